@@ -1,0 +1,68 @@
+"""ddcli: train, sample, infill and look at text diffusion models.
+
+Every command has its twin here, loaded when it is first used, so that `import ddcli` costs nothing:
+
+    import ddcli
+
+    run = ddcli.train(ddcli.load_config("names", ["train.minutes=2"]), "runs/names")
+    model = ddcli.load(run)
+    print(model.sample(n=4)[0].text)
+    print(model.infill("To be [MASK:5] the question")[0].text)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .api import infill, load, noise_viz, sample
+    from .backbones.transformer import DiffusionTransformer
+    from .config import Config, load_config
+    from .errors import DdcliError
+    from .generate import Frame, Infilling, Sample, TextModel
+    from .training import dry_run, train
+
+_HOMES = {
+    "Config": "config",
+    "DdcliError": "errors",
+    "DiffusionTransformer": "backbones.transformer",
+    "Frame": "generate",
+    "Infilling": "generate",
+    "Sample": "generate",
+    "TextModel": "generate",
+    "dry_run": "training",
+    "infill": "api",
+    "load": "api",
+    "load_config": "config",
+    "noise_viz": "api",
+    "sample": "api",
+    "train": "training",
+}
+
+__all__ = [
+    "Config",
+    "DdcliError",
+    "DiffusionTransformer",
+    "Frame",
+    "Infilling",
+    "Sample",
+    "TextModel",
+    "dry_run",
+    "infill",
+    "load",
+    "load_config",
+    "noise_viz",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ddcli' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

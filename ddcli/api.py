@@ -1,0 +1,73 @@
+"""The Python twins of the commands."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import load_model, make_process
+from .errors import DdcliError
+from .generate import Infilling, Sample, TextModel
+from .process import PROCESSES
+from .tokenizer import make_tokenizer
+from .viz import Story, default_times, tell
+
+load = load_model
+
+
+def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sample]:
+    """Draw n texts from a run folder or a loaded model. Options: those of `TextModel.samples`.
+
+    >>> ddcli.sample("runs/x", n=2, seed=1)[0].text
+    """
+    return _model(model).sample(n, **options)
+
+
+def infill(
+    model: str | Path | TextModel, document: str | bytes, n: int = 1, **options: Any
+) -> list[Infilling]:
+    """Fill the gaps of a document. Options: those of `TextModel.infill`.
+
+    >>> ddcli.infill("runs/x", "def add(a, b):\\n    return [MASK:5]\\n")[0].text
+    """
+    return _model(model).infill(document, n, **options)
+
+
+def noise_viz(
+    text: str,
+    *,
+    model: str | Path | TextModel | None = None,
+    processes: Sequence[str] | None = None,
+    schedule: str = "linear",
+    times: Sequence[float] | None = None,
+    tokenizer: str = "char",
+    seed: int = 0,
+) -> Story:
+    """The text under noise, and with a model its way back from pure noise, ready to be drawn.
+
+    processes: names, by default absorbing and uniform, or the model's own. Tokenizer: char, byte or a Hugging
+    Face name or folder; a model brings its own. Raises DdcliError for unknown names and times out of [0, 1].
+
+    >>> ddcli.viz.write(ddcli.noise_viz("To be or not to be"), "noise.html")
+    """
+    loaded = None if model is None else _model(model)
+    tokens = loaded.tokenizer if loaded else make_tokenizer(tokenizer, [text], lambda line: None)
+    times = default_times() if times is None else times
+    if not all(0 <= t <= 1 for t in times):
+        raise DdcliError("times lie between 0 (clean) and 1 (noise)")
+    if loaded and not processes:
+        chosen = {kind: loaded.process for kind in PROCESSES if type(loaded.process) is PROCESSES[kind]}
+    else:
+        names = processes or ("absorbing", "uniform")
+        chosen = {name: make_process(name, schedule, tokens, tokens.special_ids) for name in names}
+    frames = {"the model": list(loaded.frames(length=_length(loaded, text), seed=seed))} if loaded else {}
+    return tell(text, tokens, processes=chosen, times=times, seed=seed, frames=frames)
+
+
+def _length(model: TextModel, text: str) -> int:
+    """As many tokens as the text has, as far as the model can write them."""
+    longest = model.length - (2 if model.record_lengths else 0)
+    return max(1, min(len(model.tokenizer.encode(text)), longest))
+
+
+def _model(model: str | Path | TextModel) -> TextModel:
+    return model if isinstance(model, TextModel) else load(model)

@@ -1,0 +1,241 @@
+"""The run folder: written whole or not at all, verified when read, and never a pickle in it.
+
+runs/x/
+  config.json  model.safetensors  tokenizer files  generation_config.json   a Hugging Face model folder
+  config.toml  metrics.jsonl  samples/  README.md                           what was run, and how it went
+  checkpoints/step-00000500/  weights, ema and optimizer as safetensors, state.json, manifest.json
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .config import Config, build_config, read_toml
+from .denoiser import Batched, NetworkDenoiser, OneByOne
+from .errors import DdcliError, RunFailed, unknown
+from .files import MANIFEST, sha256, whole_file, whole_folder, write_text
+from .generate import SamplerSettings, TextModel
+from .process import PROCESSES, Process, Vocabulary
+from .schedule import make_schedule
+from .tokenizer import Tokenizer
+
+STEP = re.compile(r"step-(\d+)$")
+
+
+# -- the model, as Hugging Face knows it ------------------------------------------------------------------
+
+
+def make_process(name: str, schedule: str, tokenizer: Tokenizer, excluded: tuple[int, ...]) -> Process:
+    """`excluded` ids are never text: neither x_0 nor noise. Raises DdcliError for unknown names."""
+    if name not in PROCESSES:
+        raise unknown("process", name, PROCESSES)
+    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
+    return PROCESSES[name].over(vocabulary, make_schedule(schedule))
+
+
+def save_model(
+    run: Path, config: PreTrainedConfig, weights: Mapping[str, Tensor], defaults: Mapping[str, Any]
+) -> None:
+    """Write config.json, generation_config.json and model.safetensors."""
+    write_text(run / "config.json", config.to_json_string(use_diff=False))
+    write_text(run / "generation_config.json", json.dumps(dict(defaults), indent=2) + "\n")
+    with whole_file(run / "model.safetensors") as beside:
+        save_file(dict(weights), beside, metadata={"format": "pt"})
+
+
+def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
+    """A text model from a run folder, on its averaged weights.
+
+    Raises DdcliError where the folder is no run, or its parts do not fit together.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise DdcliError(
+            f"{run} is no run folder: there is no such folder; train one with `ddcli train -o {run}`"
+        )
+    described = _read_json(run / "config.json")
+    about = described.get("diffusion")
+    if described.get("model_type") != DiffusionTransformerConfig.model_type or not about:
+        raise DdcliError(
+            f"{run} holds a model, but none that ddcli trained (config.json has no diffusion section)"
+        )
+    network_config = DiffusionTransformerConfig(
+        **{
+            k: v
+            for k, v in described.items()
+            if k not in ("model_type", "architectures", "transformers_version")
+        }
+    )
+    tokenizer = Tokenizer.load(run)
+    if tokenizer.vocab_size != network_config.vocab_size:
+        raise DdcliError(
+            f"{run}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"but the network was made for {network_config.vocab_size}"
+        )
+    where = pick_device(device)
+    network = DiffusionTransformer(network_config)
+    load_weights(network, run / "model.safetensors")
+    torch.nn.Module.to(network, where)
+    network.eval()
+    dtype = pick_precision(precision, where, for_training=False)
+    excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
+    process = make_process(about["process"], about["schedule"], tokenizer, excluded)
+    denoiser = NetworkDenoiser(network, excluded, dtype)
+    return TextModel(
+        denoiser=OneByOne(denoiser) if dtype == torch.float32 else Batched(denoiser),
+        process=process,
+        tokenizer=tokenizer,
+        length=about["length"],
+        device=where,
+        record_lengths={int(k): v for k, v in about["record_lengths"].items()} or None,
+        settings=SamplerSettings().but(**_read_json(run / "generation_config.json")),
+    )
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill a network from a safetensors file: every weight, and nothing else. Raises DdcliError."""
+    weights = read_tensors(path)
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    if wanted != found:
+        wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        raise DdcliError(
+            f"{path} does not fit config.json: {len(wrong)} weights differ, the first is {wrong[0]}"
+        )
+    network.load_state_dict(weights)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise DdcliError(f"{path.parent} is no finished run: {path.name} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise DdcliError(f"{path} is damaged: {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DdcliError(f"{path.parent} is no run folder: {path.name} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DdcliError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise DdcliError(f"{path} is damaged: a JSON object was expected")
+    return content
+
+
+# -- where to compute, and how finely ---------------------------------------------------------------------
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that is there. Raises DdcliError for one that is not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DdcliError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pick_precision(name: str, device: torch.device, *, for_training: bool) -> torch.dtype:
+    """`auto` is bf16 where the machine computes in it; but float32 for inference on a CPU.
+
+    There a sequence is computed on its own, so its text depends, to the last bit, on its seed alone.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = device.type == "cpu" and for_training and torch.cpu._is_avx512_bf16_supported()
+        name = "bf16" if fast else "float32"
+    if name not in PRECISIONS:
+        raise unknown("precision", name, ["auto", *PRECISIONS])
+    return PRECISIONS[name]
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+) -> None:
+    """Write checkpoints/step-N, a safetensors file for each group, then drop all but the newest `keep`."""
+    folder = run / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    with whole_folder(folder / f"step-{step:08}") as beside:
+        for name, group in groups.items():
+            save_file(dict(group), beside / f"{name}.safetensors")
+        (beside / "state.json").write_text(json.dumps(dict(state), indent=1))
+    for _, old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+
+
+def checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint, oldest first."""
+    found = [(STEP.match(path.name), path) for path in (run / "checkpoints").glob("step-*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def verified(folder: Path) -> bool:
+    """Whether every file of a checkpoint is as it was written."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+        return all(sha256(folder / Path(name).name) == digest for name, digest in sums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def load_checkpoint(
+    run: Path, log: Callable[[str], None]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """Tensors by group and state of the newest checkpoint that verifies, or None where there is none."""
+    for step, folder in reversed(checkpoints(run)):
+        if verified(folder):
+            groups = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
+            return groups, _read_json(folder / "state.json")
+        log(f"checkpoint {step} is damaged and is passed over")
+    return None
+
+
+# -- the folder itself ------------------------------------------------------------------------------------
+
+
+def find_run(run: Path, *, resume: bool) -> Config | None:
+    """The config of the run that the folder holds; None where there is no folder yet, or an empty one.
+
+    Raises DdcliError if it holds something else, or a run that was not to be resumed. Writes nothing.
+    """
+    if (run / "config.toml").is_file():
+        if not resume:
+            raise DdcliError(f"{run} already holds a run; go on with --resume, or choose another -o")
+        return build_config(read_toml(run / "config.toml"), {}, str(run / "config.toml"))
+    if run.exists() and not run.is_dir():
+        raise DdcliError(f"{run} is a file; -o takes a folder")
+    if run.is_dir() and any(run.iterdir()):
+        raise DdcliError(f"{run} is not empty and holds no run; choose another -o")
+    return None
+
+
+def failed_write(run: Path, error: OSError) -> RunFailed:
+    return RunFailed(f"{run} cannot be written: {error.strerror}; the last checkpoint is untouched")

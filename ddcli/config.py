@@ -1,0 +1,245 @@
+"""The typed tree of settings that recipes, flags and run folders share."""
+
+import importlib.resources
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import DdcliError, unknown
+
+# sizes people ask for by name; any of the three numbers can still be set on its own
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 128, "layers": 4, "heads": 4},
+    "small": {"width": 256, "layers": 6, "heads": 4},
+    "base": {"width": 768, "layers": 12, "heads": 12},
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    source: str = "python-stdlib"  # file, folder, glob, dataset name, or the embedded python-stdlib
+    valid: str | None = None  # a source of its own; otherwise the tail of `source`
+    valid_fraction: float = Field(0.05, gt=0, lt=1)  # of the documents, or of a single text
+    text_column: str = "text"
+    split: str = "train"
+    streaming: bool = False
+    lines: bool = False  # one record per line, of varying length
+    tokenizer: str | None = None  # char, byte, bpe:N or a Hugging Face name; chosen by the data if not set
+    length: int | None = Field(None, ge=2)  # tokens in a block; 256, or what the longest record needs
+
+
+class ProcessSettings(Section):
+    name: str = "absorbing"
+    schedule: str = "linear"  # or cosine, polynomial, polynomial:3
+
+
+class ObjectiveSettings(Section):
+    name: str = "elbo"
+    timesteps: int = Field(256, ge=1)  # T of the discrete-elbo
+
+
+class Model(Section):
+    size: str = "small"
+    width: int | None = Field(None, ge=2)
+    layers: int | None = Field(None, ge=1)
+    heads: int | None = Field(None, ge=1)
+
+
+class Train(Section):
+    steps: int = Field(2000, ge=1)
+    minutes: float | None = Field(None, gt=0)  # if set, decides the number of steps
+    batch_size: int = Field(8, ge=1)  # sequences per update, over all devices and micro-batches
+    accumulate: int = Field(1, ge=1)  # micro-batches per update
+    lr: float = Field(2e-3, gt=0)  # peak, after warm-up
+    warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
+    decay: float = Field(0.5, ge=0, le=1)  # share of the run over which lr falls linearly to 0
+    weight_decay: float = Field(0.1, ge=0)  # of matrices
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
+    times: str = "bell"  # how training spreads its times: bell or even
+    given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it
+    threads: int | None = Field(None, ge=1)
+    compile: bool = True  # where a C++ compiler is found
+
+
+class Validation(Section):
+    every: int = Field(500, ge=0)  # steps; 0 turns validation off
+    sequences: int = Field(64, ge=1)  # blocks of the validation text, evenly spread, always the same
+    draws: int = Field(4, ge=1)  # noisings of each block
+    final_draws: int = Field(16, ge=1)  # at the end of the run
+
+
+class Checkpoint(Section):
+    every: int = Field(500, ge=1)  # steps
+    keep: int = Field(2, ge=1)
+
+
+class Samples(Section):
+    every: int = Field(500, ge=0)  # steps; 0 turns samples during training off
+    count: int = Field(2, ge=1)
+    steps: int = Field(64, ge=1)
+
+
+class Metrics(Section):
+    every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
+
+
+class Config(Section):
+    data: Data = Data()
+    process: ProcessSettings = ProcessSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    model: Model = Model()
+    train: Train = Train()
+    validation: Validation = Validation()
+    checkpoint: Checkpoint = Checkpoint()
+    samples: Samples = Samples()
+    metrics: Metrics = Metrics()
+
+    def shape(self) -> dict[str, int]:
+        """width, layers and heads of the network. Raises DdcliError where they do not fit together."""
+        if self.model.size not in SIZES:
+            raise unknown("model size", self.model.size, SIZES)
+        chosen = {k: getattr(self.model, k) for k in ("width", "layers", "heads")}
+        shape = SIZES[self.model.size] | {k: v for k, v in chosen.items() if v is not None}
+        if shape["width"] % (2 * shape["heads"]):
+            raise DdcliError(
+                f"model.width ({shape['width']}) must be an even multiple of model.heads ({shape['heads']})"
+            )
+        return shape
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+# changing one of these does not change what a run computes up to a step
+FREE_TO_CHANGE = (
+    "train.steps",
+    "train.minutes",
+    "train.threads",
+    "train.device",
+    "validation.",
+    "checkpoint.",
+    "samples.",
+    "metrics.",
+)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'train': {'lr': 1}} -> {'train.lr': 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """['train.lr=1e-3'] -> {'train.lr': 0.001}. A value is read as TOML, or else as plain text."""
+    given: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise DdcliError(f"--set takes section.key=value, not {assignment!r}")
+        if key in given:
+            raise DdcliError(f"{key} is set twice; set it once")
+        try:
+            given[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            given[key] = text.strip()
+    return given
+
+
+def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Config:
+    """A config from flat keys; `overrides` win over `base`. `where` names the source in errors."""
+    known = flatten_fields()
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in {**base, **overrides}.items():
+        if key not in known:
+            raise unknown(f"setting in {where}" if key in base else "setting", key, known)
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    try:
+        return Config(**tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"][0].lower() + first["msg"][1:]
+        raise DdcliError(f"{key} = {first['input']!r}: {problem}") from None
+
+
+def flatten_fields() -> list[str]:
+    """Every key of the tree, 'section.key'."""
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    ]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The flat keys of a TOML file."""
+    try:
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DdcliError(f"{path} is no valid TOML: {error}") from None
+    except OSError as error:
+        raise DdcliError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def load_config(
+    recipe: str | Path | None = None,
+    assignments: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Defaults, then a recipe (a TOML file, or the name of one that ships with ddcli), then flags and --set.
+
+    Raises DdcliError for an unknown recipe or key, a value of the wrong kind, or a key given twice.
+    """
+    return build_config(*read_settings(recipe, assignments, flags))
+
+
+def read_settings(
+    recipe: str | Path | None, assignments: Iterable[str], flags: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What the recipe says, what flags and --set say (both flat), and the recipe's name for errors."""
+    given = parse_assignments(assignments)
+    flags = {k: v for k, v in (flags or {}).items() if v is not None}
+    for key in given.keys() & flags.keys():
+        raise DdcliError(f"{key} is given by a flag and by --set; give it once")
+    base = {} if recipe is None else read_toml(find_recipe(recipe))
+    return base, {**flags, **given}, str(recipe or "the defaults")
+
+
+def recipe_folder() -> Path:
+    """Where the shipped recipes lie: inside the installed package, or at the top of the source tree."""
+    package = Path(str(importlib.resources.files(__package__)))
+    shipped = package / "recipes"
+    return shipped if shipped.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in recipe_folder().glob("*.toml"))
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """A file that exists, or a shipped recipe by name."""
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = recipe_folder() / f"{recipe}.toml"
+    if path.name == str(recipe) and shipped.is_file():
+        return shipped
+    raise unknown("recipe", str(recipe), recipe_names())

@@ -1,0 +1,135 @@
+"""What a run trains and validates on: from settings to a tokenizer and blocks of tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from .config import Data
+from .data import Blocks, StreamBlocks, pack, pack_records
+from .errors import DdcliError
+from .randomness import derive_seed
+from .sources import Document, read_corpus, split_corpus, stream_documents
+from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
+
+DEFAULT_LENGTH = 256
+LONGEST_RECORD = 1024  # tokens; of records that set no --length
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    tokenizer: Tokenizer
+    tokenizer_spec: str  # what it was made from
+    length: int  # tokens in a block
+    train: Blocks | StreamBlocks
+    valid: Blocks
+    fingerprint: str  # of all documents (of the validation documents where the rest is streamed)
+    record_lengths: dict[int, int]  # how many training records had each length, in tokens; empty for texts
+    has_end_of_text: bool  # whether the model learns to end a text
+
+    @property
+    def excluded_ids(self) -> tuple[int, ...]:
+        """Ids that are never text, neither as x_0 nor as noise."""
+        return self.tokenizer.excluded_ids(has_end_of_text=self.has_end_of_text)
+
+    @property
+    def description(self) -> str:
+        blocks = f"{len(self.train):,} blocks" if isinstance(self.train, Blocks) else "a stream of blocks"
+        unit = self.tokenizer.unit
+        return f"{blocks} of {self.length} {unit}s, vocabulary {self.tokenizer.vocab_size:,}"
+
+
+def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) -> TrainingData:
+    """Read, split, tokenize and pack. `tokenizer`: of a run to go on with; None makes the one asked for.
+
+    Raises DdcliError for data that cannot be read, is empty, or does not fill one block.
+    """
+    if settings.streaming:
+        return _streamed(settings, tokenizer, log)
+    as_bytes = settings.tokenizer == "byte"
+    corpus = read_corpus(
+        settings.source,
+        text_column=settings.text_column,
+        split=settings.split,
+        lines=settings.lines,
+        as_bytes=as_bytes,
+    )
+    if corpus.skipped:
+        log(f"{corpus.skipped:,} empty or unreadable documents left out")
+    fingerprint = corpus.sha256
+    if settings.valid is None:
+        train, valid = split_corpus(corpus, settings.valid_fraction)
+    else:
+        held_out = read_corpus(
+            settings.valid, text_column=settings.text_column, lines=settings.lines, as_bytes=as_bytes
+        )
+        train, valid = corpus.documents, held_out.documents
+        fingerprint = f"{fingerprint}+{held_out.sha256}"
+    spec = _tokenizer_spec(settings, train, log)
+    tokenizer = tokenizer or make_tokenizer(spec, train, log)
+    if settings.lines:
+        return _records(settings, tokenizer, spec, train, valid, fingerprint, log)
+    length = settings.length or DEFAULT_LENGTH
+    return TrainingData(
+        tokenizer,
+        spec,
+        length,
+        pack(train, tokenizer, length, training=True),
+        pack(valid, tokenizer, length),
+        fingerprint,
+        record_lengths={},
+        has_end_of_text=len(train) > 1,
+    )
+
+
+def _records(
+    settings: Data,
+    tokenizer: Tokenizer,
+    spec: str,
+    train: list[Document],
+    valid: list[Document],
+    fingerprint: str,
+    log: Log,
+) -> TrainingData:
+    longest = max(len(ids) for ids in tokenizer.encode_documents(train)) + 2
+    length = settings.length or min(longest, LONGEST_RECORD)
+    blocks = pack_records(train, tokenizer, length)
+    if blocks.left_out:
+        log(f"{blocks.left_out:,} records of more than {length - 2} {tokenizer.unit}s left out")
+    assert blocks.lengths is not None
+    counts = {n: int(count) for n, count in enumerate(blocks.lengths) if count}
+    held_out = pack_records(valid, tokenizer, length)
+    return TrainingData(
+        tokenizer, spec, length, blocks, held_out, fingerprint, record_lengths=counts, has_end_of_text=False
+    )
+
+
+def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> TrainingData:
+    if settings.lines:
+        raise DdcliError("records (--lines) cannot be streamed; read the data whole, without streaming")
+    documents = stream_documents(settings.source, text_column=settings.text_column, split=settings.split)
+    length = settings.length or DEFAULT_LENGTH
+    first: list[Document] = [text for text in islice(documents, 10_000) if text]
+    spec = _tokenizer_spec(settings, first, log)
+    tokenizer = tokenizer or make_tokenizer(spec, first, log)
+    stream = StreamBlocks(documents, tokenizer, length)
+    valid = pack(stream.valid_documents, tokenizer, length)
+    return TrainingData(
+        tokenizer,
+        spec,
+        length,
+        stream,
+        valid,
+        fingerprint=str(derive_seed(*map(str, stream.valid_documents))),
+        record_lengths={},
+        has_end_of_text=True,
+    )
+
+
+def _tokenizer_spec(settings: Data, documents: list[Document], log: Log) -> str:
+    if settings.tokenizer is not None:
+        return settings.tokenizer
+    spec = default_tokenizer(documents)
+    log(f"tokenizer {spec}, chosen for this data; --tokenizer sets another")
+    return spec

@@ -1,0 +1,25 @@
+"""Errors for people: what is wrong, where, and what to do, in one line each."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DdcliError(Exception):
+    """Something the user can mend. The command line prints it as one line and exits with 2."""
+
+    exit_code = 2
+
+
+class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was wrong
+    """The run itself broke down (numbers that are not finite, a full disk). Exit code 1."""
+
+    exit_code = 1
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:
+    """An error for a name that is not in a registry, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = f" (known: {', '.join(known)})" if len(known) <= 12 or not near else ""
+    return DdcliError(f"unknown {what} {name!r}{hint}{listed}")

@@ -1,0 +1,48 @@
+"""The README.md of a run folder: what the model is, how good, and how to use it."""
+
+from collections.abc import Sequence
+
+from .config import Config
+from .dataset import TrainingData
+from .evaluation import Bound
+
+
+def model_card(
+    config: Config, data: TrainingData, parameters: int, step: int, bounds: Sequence[Bound]
+) -> str:
+    """Markdown with the front matter that model hubs read."""
+    unit = data.tokenizer.unit
+    lines = [
+        "---",
+        "library_name: ddcli",
+        "pipeline_tag: fill-mask",
+        "tags: [text-diffusion, discrete-diffusion]",
+        "---",
+        "",
+        "# A text diffusion model",
+        "",
+        f"- Noise: {config.process.name}, {config.process.schedule} schedule; "
+        f"objective {config.objective.name}",
+        f"- Network: {parameters:,} parameters, {data.length} {unit}s at a time, "
+        f"vocabulary {data.tokenizer.vocab_size:,}",
+        f"- Data: `{config.data.source}` (sha256 {data.fingerprint[:16]}...)",
+        f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
+    ]
+    lines += [
+        f"- Bound on held-out text: {b.bits_per_char:.3f} bits per character, "
+        f"{b.nats_per_token:.4f} nats per token (standard error {b.stderr:.4f} over {b.clusters} clusters), "
+        f"perplexity {b.perplexity:.2f}"
+        for b in bounds
+    ]
+    lines += [
+        "",
+        "```",
+        "ddcli sample .          # write text",
+        "ddcli infill . FILE     # fill the [MASK:12] gaps of a file",
+        "```",
+        "",
+        "`AutoTokenizer.from_pretrained` reads this folder as it is, and so does",
+        "`ddcli.DiffusionTransformer.from_pretrained`.",
+        "",
+    ]
+    return "\n".join(lines)

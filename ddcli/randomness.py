@@ -1,0 +1,57 @@
+"""Random numbers: one stream per sequence, so that no sequence depends on its neighbours in a batch."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LOG_ZERO = -1e5  # log of an impossible thing: exp() is 0, yet sums and gradients stay finite
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and on their order, the same on every machine."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+class Streams:
+    """One random stream per sequence of a batch.
+
+    Numbers are drawn on the CPU in float64, so a seed means the same text on every device, and so that
+    inverse-CDF draws see a vocabulary's whole tail.
+    """
+
+    def __init__(self, seeds: Sequence[int], lengths: Sequence[int] | None = None) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(B, *shape) float64 in [0, 1), row b from stream b.
+
+        Where the sequences have `lengths` of their own, stream b is asked for lengths[b] numbers in the last
+        dimension, whatever the padding of the batch, and the rest of the row is 1.
+        """
+        if self._lengths is None:
+            return torch.stack(
+                [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._generators]
+            )
+        drawn = torch.ones(len(self), *shape, dtype=torch.float64)
+        for row, generator, length in zip(drawn, self._generators, self._lengths, strict=True):
+            row[..., :length] = torch.rand(*shape[:-1], length, generator=generator, dtype=torch.float64)
+        return drawn
+
+
+def categorical(log_p: Tensor, u: Tensor) -> Tensor:
+    """Draw one token per row by inverse CDF in float64: log_p (..., V) in nats, u (...) in [0, 1) -> (...).
+
+    Rows need not be normalised. A token of probability 0 is never drawn.
+    """
+    cdf = log_p.double().exp().cumsum(-1)
+    total = cdf[..., -1:]
+    below_total = total * (1 - 2**-53)  # u * total may round up to the total itself
+    target = torch.minimum(u[..., None].to(cdf) * total, below_total)
+    return torch.searchsorted(cdf, target, right=True)[..., 0]

@@ -1,0 +1,122 @@
+"""Schedules: the share alpha_t of the signal that is left at time t.
+
+Times run from 0 (clean text) to 1 (pure noise) and are float64: 1 - alpha loses half its digits near
+t = 0 in float32, and times are never more than one number per position.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import DdcliError, unknown
+
+
+class Schedule(Protocol):
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal kept at time t, the same shape as t; falls from alpha(0) = 1 to alpha(1) = 0."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """alpha = 1 - t, the log-linear sigma of the literature (MDLM, arXiv:2406.07524)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """alpha = 1 - cos(pi/2 (1 - t)) (MD4, arXiv:2406.04329), written so that it keeps its digits at t = 1."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """alpha = 1 - t^power (MD4, arXiv:2406.04329)."""
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < math.inf:
+            raise DdcliError(f"a polynomial schedule needs a power above 0, not {self.power:g}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t**self.power
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "polynomial": Polynomial}
+
+
+def make_schedule(spec: str) -> Schedule:
+    """`name` or `name:number`, such as polynomial:3. Raises DdcliError for what is neither."""
+    name, colon, number = spec.partition(":")
+    if name not in SCHEDULES:
+        raise unknown("schedule", name, SCHEDULES)
+    try:
+        return SCHEDULES[name](*([float(number)] if colon else []))
+    except (TypeError, ValueError):
+        raise DdcliError(f"schedule {spec!r}: {name} does not take {number!r}") from None
+
+
+def with_slope(f: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:
+    """f(t) and df/dt, for an f that acts on each time alone and returns a tensor or several."""
+    found = torch.func.jvp(f, (t,), (torch.ones_like(t),))
+    return found[0], found[1]
+
+
+def time_grid(steps: int) -> Tensor:
+    """The times of a sampler that takes `steps` steps: (steps + 1,), float64, from 1 down to 0."""
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+# -- how training spreads its times over (0, 1) -----------------------------------------------------------
+
+
+class Times(Protocol):
+    def __call__(self, u: Tensor) -> Tensor:
+        """Quantiles: uniform numbers u in [0, 1) to times in (0, 1], the same shape."""
+
+
+@dataclass(frozen=True)
+class EvenTimes:
+    """Every time equally often: the mean loss is the bound itself."""
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return u.clamp(min=1e-5)  # the weight of an absorbing loss is 1/t
+
+
+@dataclass(frozen=True)
+class BellTimes:
+    """A normal bell around the middle, cut to (0, 1), mixed with even times so that both ends stay trained.
+
+    The loss at each time keeps its weight, so the mean is a reweighted bound: small batches learn faster,
+    since neither the rare, heavy steps near t = 0 nor the hopeless ones near t = 1 dominate.
+    """
+
+    centre: float = 0.5
+    width: float = 0.2
+    even_share: float = 0.15
+
+    def __call__(self, u: Tensor) -> Tensor:
+        even = EvenTimes()
+        normal = torch.distributions.Normal(self.centre, self.width)
+        low, high = normal.cdf(torch.tensor([0.0, 1.0], dtype=u.dtype))
+        bell = normal.icdf(low + (u - self.even_share) / (1 - self.even_share) * (high - low))
+        return torch.where(u < self.even_share, even(u / self.even_share), bell)
+
+
+TIMES: dict[str, type[Times]] = {"even": EvenTimes, "bell": BellTimes}
+
+
+def stratified(u: Tensor) -> Tensor:
+    """Spread independent uniform numbers u (B,) evenly over [0, 1): one in each of B equal strata.
+
+    The strata belong to the *global* batch, so the times of a step do not depend on how it is split.
+    """
+    return (torch.arange(len(u), dtype=u.dtype, device=u.device) + u) / len(u)

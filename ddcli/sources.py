@@ -1,0 +1,322 @@
+"""Any source of text, read without changing a character."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import glob
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import re
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from .errors import DdcliError
+
+Document = str | bytes
+
+# Modules and packages of the standard library that make up the source `python-stdlib`: several MB of real
+# code that every interpreter carries. Tables, tests and the modules some versions have removed stay out.
+STDLIB = """
+    __future__ _collections_abc _compat_pickle _compression _markupbase _py_abc _pydatetime _pydecimal
+    _pyio _strptime _threading_local _weakrefset abc argparse ast asyncio base64 bdb bisect bz2 cProfile
+    calendar cmd code codecs codeop collections colorsys compileall concurrent configparser contextlib
+    contextvars copy copyreg csv ctypes curses dataclasses datetime dbm decimal difflib dis doctest email
+    enum filecmp fileinput fnmatch fractions ftplib functools genericpath getopt getpass gettext glob
+    graphlib gzip hashlib heapq hmac html http imaplib importlib inspect io ipaddress json keyword
+    linecache locale logging lzma mailbox mimetypes modulefinder multiprocessing netrc ntpath nturl2path
+    numbers opcode operator optparse os pathlib pdb pickle pickletools pkgutil platform plistlib poplib
+    posixpath pprint profile pstats pty py_compile pyclbr pydoc queue quopri random re reprlib rlcompleter
+    runpy sched secrets selectors shelve shlex shutil signal site smtplib socket socketserver sqlite3 ssl
+    stat statistics string stringprep struct subprocess symtable sysconfig tabnanny tarfile tempfile
+    textwrap threading timeit token tokenize tomllib trace traceback tracemalloc tty turtle types typing
+    unittest urllib uuid venv warnings wave weakref webbrowser wsgiref xml xmlrpc zipapp zipfile zipimport
+    zoneinfo
+"""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of one source, in a fixed order."""
+
+    documents: list[Document]  # bytes only where asked for, and only those that are not UTF-8
+    name: str  # the source, as given
+    sha256: str  # of the documents, a NUL byte between them: of a single file, what sha256sum says
+    skipped: int  # null or empty rows, empty files and, in folders, binary ones
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the documents are found inside a file."""
+
+    text_column: str = "text"
+    lines: bool = False  # each non-empty line of a text is a document
+    as_bytes: bool = False  # text that is not UTF-8 is taken as bytes instead of refused
+
+
+def read_corpus(
+    source: str,
+    *,
+    text_column: str = "text",
+    split: str = "train",
+    lines: bool = False,
+    as_bytes: bool = False,
+) -> Corpus:
+    """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
+
+    A text file is one document, or with `lines` one for each non-empty line; of .jsonl, .json, .csv and
+    .parquet files and datasets (their `split`), each row's `text_column` is one. .gz, .bz2, .xz and .zst
+    files are unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are refused.
+    DdcliError where there is no such source, it cannot be read, or it holds no text.
+    """
+    reading = Reading(text_column, lines, as_bytes)
+    path = Path(source)
+    found: Iterable[Document | None]
+    if source == "python-stdlib":
+        found = chain.from_iterable(_read_text(file, reading) for file in _stdlib_files())
+    elif path.is_dir():
+        found = chain.from_iterable(_read_member(file, reading) for file in _files_below(path))
+    elif path.exists():
+        found = _read_file(path, reading)
+    elif glob.has_magic(source):
+        found = chain.from_iterable(_read_file(Path(p), reading) for p in _files_matching(source))
+    else:
+        found = stream_documents(source, text_column=text_column, split=split, streaming=False)
+    rows = list(found)
+    documents = [row for row in rows if row]
+    if not documents:
+        raise DdcliError(f"{source} holds no text; give a source that does")
+    digest = hashlib.sha256()
+    for i, document in enumerate(documents):
+        digest.update(b"\0" * (i > 0))
+        digest.update(utf8(document))
+    return Corpus(documents, source, digest.hexdigest(), skipped=len(rows) - len(documents))
+
+
+def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
+    """Documents to train on, and the last `fraction` of them (at least one) to validate on.
+
+    A single document is cut, at the first line start after 1 - `fraction` of it if one is near.
+    """
+    documents = corpus.documents
+    if len(documents) > 1:
+        kept = len(documents) - max(1, round(len(documents) * fraction))
+        return documents[:kept], documents[kept:]
+    (text,) = documents
+    cut = min(max(1, int(len(text) * (1 - fraction))), len(text) - 1)
+    near = cut + max(1, len(text) // 100)
+    newline = text.find("\n", cut, near) if isinstance(text, str) else text.find(b"\n", cut, near)
+    if 0 <= newline < len(text) - 1:
+        cut = newline + 1
+    if cut < 1:
+        raise DdcliError(f"{corpus.name} is too short to set a part aside for validation; give more text")
+    return [text[:cut]], [text[cut:]]
+
+
+@dataclass(frozen=True)
+class StreamedDocuments:
+    """The text column of a dataset; each iteration starts from its first row. Null rows come as None."""
+
+    rows: Iterable[dict[str, Any]]
+    text_column: str
+    source: str
+
+    def __iter__(self) -> Iterator[str | None]:
+        return (_text_of(row, self.text_column, self.source) for row in self.rows)
+
+
+def stream_documents(
+    source: str, *, text_column: str = "text", split: str = "train", streaming: bool = True
+) -> StreamedDocuments:
+    """A dataset of the Hugging Face hub (`name` or `name:config`), downloaded or streamed row by row."""
+    name, _, config = source.partition(":")
+    looks_like_a_file = {*READERS, *UNPACKERS, ".txt"} & set(Path(source).suffixes)
+    if looks_like_a_file or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise DdcliError(f"no such file or folder: {source}")
+
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split, streaming=streaming)
+    except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
+        raise DdcliError(
+            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}"
+        ) from error
+    return StreamedDocuments(rows, text_column, source)
+
+
+def _read_file(path: Path, reading: Reading) -> Iterable[Document | None]:
+    """Documents of one file, by the ending of its name (before that of its compression)."""
+    inner = path.with_suffix("") if path.suffix in UNPACKERS else path
+    return READERS.get(inner.suffix, _read_text)(path, reading)
+
+
+def _read_member(path: Path, reading: Reading) -> Iterable[Document | None]:
+    """Documents of a file in a folder: text whatever its name, None if it is binary (as git sees it)."""
+    data = _unpack(path)
+    binary = not reading.as_bytes and b"\0" in data[:8000]
+    return [None] if binary else _decode_text(data, path, reading)
+
+
+def _read_text(path: Path, reading: Reading) -> Iterable[Document | None]:
+    return _decode_text(_unpack(path), path, reading)
+
+
+def _decode_text(data: bytes, path: Path, reading: Reading) -> Iterable[Document | None]:
+    try:
+        text: Document = data.decode()
+    except UnicodeDecodeError as error:
+        if not reading.as_bytes:
+            raise DdcliError(
+                f"{path} is not UTF-8 text (byte {error.start:,}); convert it, or use --tokenizer byte"
+            ) from error
+        text = data
+    return _lines(text) if reading.lines else [text]
+
+
+def _read_jsonl(path: Path, reading: Reading) -> Iterable[str | None]:
+    # Not splitlines, which would also cut at the line separators that JSON strings may hold.
+    for number, line in enumerate(_decode_table(path).split("\n"), 1):
+        if line.strip():
+            yield _text_of(_parse_json(line, f"{path} line {number}"), reading.text_column, str(path))
+
+
+def _read_json(path: Path, reading: Reading) -> Iterable[str | None]:
+    rows = _parse_json(_decode_table(path), str(path))
+    if not isinstance(rows, list):
+        raise DdcliError(f"{path} is not a list of rows; rename it .jsonl if each line is one")
+    return (_text_of(row, reading.text_column, str(path)) for row in rows)
+
+
+def _read_csv(path: Path, reading: Reading) -> Iterable[str | None]:
+    csv.field_size_limit(2**31 - 1)  # the default of 128 kB is less than a long document
+    rows = csv.DictReader(io.StringIO(_decode_table(path), newline=""))
+    return (_text_of(row, reading.text_column, str(path)) for row in rows)
+
+
+def _read_parquet(path: Path, reading: Reading) -> Iterable[str | None]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(_unpack(path)))
+    except pyarrow.ArrowException as error:
+        raise DdcliError(f"{path} is not a parquet file: {_first_line(error)}") from error
+    if reading.text_column not in file.schema_arrow.names:
+        raise _no_column(str(path), reading.text_column, file.schema_arrow.names)
+    rows = file.read(columns=[reading.text_column]).to_pylist()
+    return (_text_of(row, reading.text_column, str(path)) for row in rows)
+
+
+def _unpack_zst(packed: bytes) -> bytes:
+    import zstandard
+
+    unpacked = []
+    while packed:  # frame by frame: the library's own file reader takes a file cut short for a whole one
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        unpacked.append(frame.decompress(packed))
+        if not frame.eof:
+            raise EOFError("it ends inside a frame")
+        packed = frame.unused_data
+    return b"".join(unpacked)
+
+
+Reader = Callable[[Path, Reading], Iterable[Document | None]]
+READERS: dict[str, Reader] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": _unpack_zst,
+}
+
+
+def _unpack(path: Path) -> bytes:
+    try:
+        return UNPACKERS.get(path.suffix, bytes)(path.read_bytes())
+    except Exception as error:  # each compression has exceptions of its own
+        raise DdcliError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def _decode_table(path: Path) -> str:
+    try:
+        return _unpack(path).decode("utf-8-sig")  # here a byte order mark is no part of the text
+    except UnicodeDecodeError as error:
+        raise DdcliError(f"{path} is not UTF-8 (byte {error.start:,}); convert it first") from error
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DdcliError(f"{where} is not JSON: {error}") from error
+
+
+def _text_of(row: Any, column: str, where: str) -> str | None:
+    if not isinstance(row, dict):
+        raise DdcliError(f"{where}: a row is {type(row).__name__}, not a mapping of columns")
+    if column not in row:
+        raise _no_column(where, column, row)
+    text = row[column]
+    if not isinstance(text, str | None):
+        raise DdcliError(f"{where}: column {column!r} holds {type(text).__name__}, not text")
+    if text and re.search("[\ud800-\udfff]", text):  # JSON can spell them, UTF-8 cannot
+        raise DdcliError(f"{where}: a text holds half a surrogate pair, which is no character; mend it")
+    return text
+
+
+def _no_column(where: str, column: str, columns: Iterable[Any]) -> DdcliError:
+    return DdcliError(
+        f"{where} has no column {column!r}; set --text-column to one of: {', '.join(map(str, columns))}"
+    )
+
+
+def _lines(text: Document) -> list[Document]:
+    """Non-empty lines, without their ends; only \\n and \\r\\n end one."""
+    if isinstance(text, bytes):
+        return [line for line in re.split(rb"\r?\n", text) if line]
+    return [line for line in re.split(r"\r?\n", text) if line]
+
+
+def _stdlib_files() -> Iterator[Path]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for name in STDLIB.split():
+        package = [p for p in _files_below(root / name) if p.suffix == ".py" and "test" not in p.parts]
+        yield from package or [p for p in [root / f"{name}.py"] if p.exists()]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Files below a folder, sorted, hidden ones and those in hidden folders left out."""
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(p for p in files if not any(x.startswith(".") for x in p.relative_to(folder).parts))
+
+
+def _files_matching(pattern: str) -> list[str]:
+    files = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+    if not files:
+        raise DdcliError(f"no file matches {pattern}")
+    return files
+
+
+def present(documents: Iterable[Document | None]) -> Iterator[Document]:
+    return (document for document in documents if document)
+
+
+def utf8(document: Document) -> bytes:
+    return document.encode() if isinstance(document, str) else document
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,407 @@
+"""Text to ids and back: characters, bytes, a trained byte-pair vocabulary, or any Hugging Face tokenizer.
+
+Every tokenizer is a Hugging Face fast tokenizer inside, so a saved one loads with plain `AutoTokenizer`.
+Our own vocabularies hold the data symbols first, then `<eos>`, `<unk>` (characters only), `<bos>`, `<pad>`,
+`<mask>`. Legend: n ids of one document, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .errors import DdcliError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MAX_CHARACTERS = 60_000  # so that ids of a character vocabulary fit 16 bits; all of Chinese does
+FEW_SYMBOLS = 300  # fewer distinct characters than this, and one id a character is a fair default
+BPE_SAMPLE = 10_000_000  # characters a byte-pair vocabulary is learnt from
+PIECE = 32_768  # characters a long document is cut into, for encoding on all cores
+BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of their tokens
+
+Ids = Sequence[int] | np.ndarray
+Log = Callable[[str], None]
+Documents = Iterable[str | bytes]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A Hugging Face fast tokenizer with a mask token, and what a diffusion model asks of it."""
+
+    hf: PreTrainedTokenizerFast
+    unit: ClassVar[str] = "token"  # what one id stands for, as told to users
+
+    @property
+    def vocab_size(self) -> int:
+        """V, added tokens included."""
+        return len(self.hf)
+
+    @property
+    def mask_id(self) -> int:
+        return self._id(self.hf.mask_token)
+
+    @property
+    def pad_id(self) -> int:
+        return self._id(self.hf.pad_token)
+
+    @property
+    def eos_id(self) -> int:
+        """Ends a document; unlike the other special ids, the model is to write it."""
+        return self._id(self.hf.eos_token)
+
+    @property
+    def bos_id(self) -> int:
+        return self._id(self.hf.bos_token)
+
+    @property
+    def unk_id(self) -> int | None:
+        return self._id(self.hf.unk_token) if self.hf.unk_token else None
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that no text encodes to (but for unknown symbols), ascending: all special tokens save `eos`."""
+        special = {id for id, token in self.hf.added_tokens_decoder.items() if token.special}
+        return tuple(sorted((special | set(self.hf.all_special_ids)) - {self.eos_id}))
+
+    def excluded_ids(self, *, has_end_of_text: bool) -> tuple[int, ...]:
+        """Ids that are never text to a model, which may not have learnt to end one: neither x_0 nor noise."""
+        return self.special_ids if has_end_of_text else tuple(sorted({*self.special_ids, self.eos_id}))
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids (n,) int32. Nothing is added, and a special token's name in the text is text like any other."""
+        return self.encode_documents([text])[0]
+
+    def encode_documents(self, documents: Documents) -> list[np.ndarray]:
+        """`encode` of each document, on all cores. DdcliError for bytes, except with a byte vocabulary."""
+        pieces = ((i, piece) for i, text in enumerate(_texts(documents)) for piece in self._cut(text))
+        encoded: list[list[np.ndarray]] = []
+        while batch := list(islice(pieces, BATCH)):
+            for (i, _), ids in zip(batch, self._encode_batch([piece for _, piece in batch]), strict=True):
+                if i == len(encoded):
+                    encoded.append([])
+                encoded[i].append(ids)
+        return [np.concatenate(parts) for parts in encoded]
+
+    def decode(self, ids: Ids) -> str:
+        """Text of the ids, special tokens left out, blanks untouched."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """The bytes behind the ids, exact even where a byte-level vocabulary does not spell valid UTF-8."""
+        if self._bytes is None:
+            return self.decode(ids).encode()
+        return b"".join(self._bytes[int(i)] for i in ids)
+
+    def pieces(self, ids: Ids) -> list[str]:
+        """One string for each id, for displays; special tokens by their name."""
+        names = [self._backend.id_to_token(int(i)) for i in ids]
+        if self._bytes is None:
+            return names
+        spelt = [self._bytes[int(i)].decode(errors="replace") for i in ids]
+        return [text or name for text, name in zip(spelt, names, strict=True)]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which plain `AutoTokenizer` reads too."""
+        self.hf.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, source: str | Path, log: Log = lambda line: None) -> Tokenizer:
+        """A tokenizer from a run folder, or any Hugging Face folder or hub name.
+
+        Missing mask, pad, eos and bos tokens are added, of which `log` is told. DdcliError where there is no
+        such folder or name, no network, or no fast tokenizer.
+        """
+        hf = _load_pretrained(str(source))
+        if added := _complete(hf):
+            log(f"tokenizer {source}: added {', '.join(added)} (now {len(hf):,} entries)")
+        return UNITS.get(hf.init_kwargs.get("unit", ""), Tokenizer)(hf)
+
+    @property
+    def _backend(self) -> Any:
+        return self.hf.backend_tokenizer
+
+    def _id(self, token: str) -> int:
+        return self._backend.token_to_id(token)
+
+    def _encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
+        backend = self._backend
+        # Set at each call: the files may ask for truncation, and any use of `hf` itself sets them anew.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # the literal text of a special token is text
+        for encoding in backend.encode_batch_fast(texts, add_special_tokens=False):
+            yield np.array(encoding.ids, np.int32)
+
+    def _cut(self, text: str) -> Iterator[str]:
+        start = 0
+        if self._cuts:
+            place, least = self._cuts
+            while match := place.search(text, start + least):
+                yield text[start : match.start()]
+                start = match.start()
+        yield text[start:]
+
+    @cached_property
+    def _cuts(self) -> tuple[re.Pattern[str], int] | None:
+        """Where a document may be cut, and after how many characters; None: it is encoded whole."""
+        from tokenizers import models, pre_tokenizers
+
+        before = self._backend.pre_tokenizer
+        if isinstance(before, pre_tokenizers.BertPreTokenizer) or (
+            isinstance(before, pre_tokenizers.ByteLevel) and before.use_regex
+        ):
+            # These never form a word across a blank after a non-blank: the ids are those of the uncut text.
+            return re.compile(r"(?<=\S) "), PIECE
+        if isinstance(self._backend.model, models.Unigram):
+            # Its model holds the special tokens as pieces, and would find them in text that spells them.
+            names = [self._backend.id_to_token(id) for id in (*self.special_ids, self.eos_id)]
+            inside = (f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)
+            return re.compile("|".join(inside)), 1
+        return None
+
+    @cached_property
+    def _bytes(self) -> list[bytes] | None:
+        """What each id spells (V,), nothing for special tokens; None where pieces are not made of bytes."""
+        from tokenizers import decoders
+
+        if not isinstance(self._backend.decoder, decoders.ByteLevel):
+            return None
+        byte_of = {symbol: byte for byte, symbol in enumerate(_byte_alphabet())}
+        silent = {*self.special_ids, self.eos_id}
+
+        def spell(id: int, piece: str) -> bytes:
+            if id in silent:
+                return b""
+            known = all(symbol in byte_of for symbol in piece)  # an added token is spelt as it stands
+            return bytes(byte_of[symbol] for symbol in piece) if known else piece.encode()
+
+        return [spell(i, self._backend.id_to_token(i)) for i in range(self.vocab_size)]
+
+
+class CharacterTokenizer(Tokenizer):
+    """One id for each Unicode code point of the training text; others encode to `unk`."""
+
+    unit = "character"
+
+    def encode_documents(self, documents: Documents) -> list[np.ndarray]:
+        return [self._id_of[np.frombuffer(t.encode("utf-32-le"), np.uint32)] for t in _texts(documents)]
+
+    @cached_property
+    def _id_of(self) -> np.ndarray:
+        """Id of each code point, (0x110000,) int32."""
+        table = np.full(0x110000, self.unk_id, np.int32)
+        for symbol, id in self.hf.get_vocab().items():
+            if len(symbol) == 1:  # names of special tokens are longer
+                table[ord(symbol)] = id
+        return table
+
+
+class ByteTokenizer(Tokenizer):
+    """One id for each byte of the UTF-8 text, or of data that is not text at all."""
+
+    unit = "byte"
+
+    def encode_documents(self, documents: Documents) -> list[np.ndarray]:
+        raw = (d if isinstance(d, bytes) else d.encode() for d in documents)
+        return [np.frombuffer(data, np.uint8).astype(np.int32) for data in raw]
+
+
+UNITS: dict[str, type[Tokenizer]] = {c.unit: c for c in (Tokenizer, CharacterTokenizer, ByteTokenizer)}
+
+
+def make_tokenizer(spec: str, documents: Documents, log: Log) -> Tokenizer:
+    """The tokenizer that `spec` names: `char`, `byte`, `bpe:N` (N entries), or a Hugging Face name or folder.
+
+    Vocabularies of our own are learnt from the documents. DdcliError where the spec or the data does not do.
+    """
+    kind, _, size = spec.partition(":")
+    if kind in BUILDERS:
+        return BUILDERS[kind](size, documents, log)
+    return Tokenizer.load(spec, log)
+
+
+def default_tokenizer(documents: Documents) -> str:
+    """The spec to use where the user gives none."""
+    documents = list(documents)
+    if any(isinstance(document, bytes) for document in documents):
+        return "byte"
+    return "char" if len(set().union(*documents)) < FEW_SYMBOLS else "bpe:2048"
+
+
+def _build_characters(size: str, documents: Documents, log: Log) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models
+
+    _refuse_size("char", size)
+    symbols = sorted(set().union(*_texts(documents)))
+    if len(symbols) > MAX_CHARACTERS:
+        raise DdcliError(
+            f"{len(symbols):,} different characters are too many for --tokenizer char "
+            f"(at most {MAX_CHARACTERS:,}); use byte or bpe:N"
+        )
+    special = ["<eos>", "<unk>", "<bos>", "<pad>", "<mask>"]
+    vocab = {symbol: id for id, symbol in enumerate(symbols + special)}
+    backend = Backend(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))  # no merges: one id a character
+    backend.decoder = decoders.Fuse()
+    return _ours(CharacterTokenizer, backend, special)
+
+
+def _build_bytes(size: str, documents: Documents, log: Log) -> Tokenizer:
+    from tokenizers import models
+
+    _refuse_size("byte", size)
+    vocab = {symbol: byte for byte, symbol in enumerate(_byte_alphabet())}
+    backend = _byte_level(models.BPE(vocab=vocab, merges=[]), use_regex=False)
+    return _ours(ByteTokenizer, backend, ["<eos>", "<bos>", "<pad>", "<mask>"])
+
+
+def _build_bpe(size: str, documents: Documents, log: Log) -> Tokenizer:
+    from tokenizers import models, trainers
+
+    special = ["<eos>", "<bos>", "<pad>", "<mask>"]
+    least = 256 + len(special)
+    if not size.isdecimal() or int(size) < least:
+        raise DdcliError(
+            f"--tokenizer bpe:{size}: N is the size of the vocabulary, {least} or more; try bpe:2048"
+        )
+    backend = _byte_level(models.BPE(), use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=int(size) - len(special), initial_alphabet=sorted(_byte_alphabet()), show_progress=False
+    )
+    backend.train_from_iterator(_spread(list(_texts(documents)), BPE_SAMPLE), trainer)
+    tokenizer = _ours(Tokenizer, backend, special)
+    if tokenizer.vocab_size < int(size):
+        log(f"tokenizer bpe:{size}: the text has no more than {tokenizer.vocab_size:,} entries to learn")
+    return tokenizer
+
+
+BUILDERS: dict[str, Callable[[str, Documents, Log], Tokenizer]] = {
+    "char": _build_characters,
+    "byte": _build_bytes,
+    "bpe": _build_bpe,
+}
+
+
+def _refuse_size(kind: str, size: str) -> None:
+    if size:
+        raise DdcliError(f"--tokenizer {kind}:{size}: {kind} takes no size; use {kind}, or bpe:N")
+
+
+def _texts(documents: Documents) -> Iterator[str]:
+    for document in documents:
+        if isinstance(document, bytes):
+            raise DdcliError(
+                "the data is not UTF-8 text, which only a byte vocabulary takes; use --tokenizer byte"
+            )
+        yield document
+
+
+def _spread(texts: list[str], budget: int) -> Iterator[str]:
+    """Every k-th piece of the texts, k the least with which they hold about `budget` characters."""
+    stride = max(1, -(-sum(map(len, texts)) // budget))
+    pieces = (text[i : i + PIECE] for text in texts for i in range(0, len(text), PIECE))
+    return islice(pieces, 0, None, stride)
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable symbol that byte-level vocabularies write for each byte, (256,)."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return [bytes_to_unicode()[byte] for byte in range(256)]
+
+
+def _byte_level(model: Any, use_regex: bool) -> Any:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, pre_tokenizers
+
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _ours(kind: type[Tokenizer], backend: Any, special: list[str]) -> Tokenizer:
+    from transformers import PreTrainedTokenizerFast
+
+    backend.add_special_tokens(special)
+    roles = {f"{name.strip('<>')}_token": name for name in special}
+    # Kept in tokenizer_config.json: `unit` for `load`, the split so that AutoTokenizer gives the same ids.
+    return kind(
+        PreTrainedTokenizerFast(tokenizer_object=backend, unit=kind.unit, split_special_tokens=True, **roles)
+    )
+
+
+def _load_pretrained(source: str) -> Any:
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    local = folder.is_dir()
+    if local and not any(any(folder.glob(name)) for name in ("tokenizer*", "vocab*", "*.model")):
+        raise DdcliError(
+            f"folder {source} has no tokenizer files (tokenizer.json); is it a run or model folder?"
+        )
+    if not local:
+        if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+            raise DdcliError(f"no tokenizer folder {source}; give a folder, a hub name, char, byte or bpe:N")
+        local = isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str)
+        if not local:
+            _ask_hub(source)
+    try:
+        hf = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except Exception as error:  # broken files raise whatever the parser of their class raises
+        reason = str(error).strip().partition("\n")[0]
+        raise DdcliError(f"the tokenizer of {source} cannot be loaded: {reason}") from error
+    if not getattr(hf, "is_fast", False):
+        raise DdcliError(f"{source} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
+    if len(hf) <= len(hf.added_tokens_decoder):  # what a model without tokenizer files is given
+        raise DdcliError(f"the tokenizer of {source} has no vocabulary; is tokenizer.json missing?")
+    for load_option in ("is_local", "local_files_only"):  # of this machine, not of the saved tokenizer
+        hf.init_kwargs.pop(load_option, None)
+    return hf
+
+
+def _ask_hub(name: str) -> None:
+    """DdcliError unless the hub knows the name; answers at once where the loaders retry for a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except RepositoryNotFoundError as error:
+        raise DdcliError(
+            f"no tokenizer {name!r}: no such folder here, none on the hub (or it is private); "
+            "give a folder, a hub name, char, byte or bpe:N"
+        ) from error
+    except Exception as error:  # the exceptions of the HTTP library underneath change between versions
+        raise DdcliError(
+            f"no tokenizer {name!r}: no such folder here, and the hub cannot be asked "
+            f"({type(error).__name__}); give a folder, char, byte or bpe:N"
+        ) from error
+
+
+def _complete(hf: Any) -> list[str]:
+    """Give `hf` eos, bos, pad and mask tokens that all differ; the names of those that had to be added."""
+    fallbacks = {
+        "eos_token": "sep_token",
+        "bos_token": "cls_token",
+        "pad_token": "pad_token",
+        "mask_token": "mask_token",
+    }
+    size, taken = len(hf), set()
+    for role, fallback in fallbacks.items():
+        candidates = (getattr(hf, role), getattr(hf, fallback), f"<{role.removesuffix('_token')}>")
+        token = next(c for c in candidates if c and c not in taken)
+        if token != getattr(hf, role):
+            hf.add_special_tokens({role: token})
+        taken.add(token)
+    return [hf.backend_tokenizer.id_to_token(id) for id in range(size, len(hf))]

@@ -1,0 +1,618 @@
+"""Training, from top to bottom: data, network, steps, validation, checkpoints.
+
+Legend: B sequences of a step, L length. The data order and the noise of a step are functions of the seed and
+the step alone, never of what the process did before, so a resumed run is the run that was never stopped.
+"""
+
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .checkpoint import (
+    failed_write,
+    find_run,
+    load_checkpoint,
+    make_process,
+    pick_device,
+    pick_precision,
+    save_checkpoint,
+    save_model,
+)
+from .config import FREE_TO_CHANGE, Config, build_config, flatten
+from .data import Batch
+from .dataset import TrainingData, read_training_data
+from .denoiser import Batched, NetworkDenoiser
+from .errors import DdcliError, RunFailed, unknown
+from .evaluation import Bound, bound
+from .files import write_text
+from .generate import SamplerSettings, TextModel
+from .modelcard import model_card
+from .objective import OBJECTIVES, DiscreteElbo, Objective
+from .process import Process
+from .randomness import Streams, derive_seed
+from .schedule import TIMES, Times, stratified
+from .tokenizer import Tokenizer
+
+
+class Reporter(Protocol):
+    """Who is told how training goes: a display, plain lines, or nobody."""
+
+    def say(self, line: str) -> None: ...
+    def begin(self, step: int, steps: int) -> None: ...
+    def progress(self, step: int) -> None: ...
+    def metrics(self, line: Mapping[str, Any]) -> None: ...
+    def samples(self, step: int, texts: list[str]) -> None: ...
+    def end(self) -> None: ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def say(self, line: str) -> None: ...
+    def begin(self, step: int, steps: int) -> None: ...
+    def progress(self, step: int) -> None: ...
+    def metrics(self, line: Mapping[str, Any]) -> None: ...
+    def samples(self, step: int, texts: list[str]) -> None: ...
+    def end(self) -> None: ...
+
+
+class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
+    """Training was asked to stop, and left a checkpoint. Exit code 128 + the signal's number."""
+
+    def __init__(self, run: Path, step: int, number: int) -> None:
+        super().__init__(f"stopped at step {step}; go on with: ddcli train --resume -o {run}")
+        self.exit_code = 128 + number
+
+
+# -- one step ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a step computes: everything but the weights and the data."""
+
+    process: Process
+    objective: Objective
+    times: Times
+    given: float  # share of sequences with given spans, where the process needs a clock
+    seed: int
+
+    def noised(self, batch: Batch, step: int, device: torch.device) -> "Noised":
+        """Draw clocks and noise for the global batch of a step."""
+        x0 = torch.tensor(batch.tokens)
+        valid = torch.tensor(batch.valid)
+        running = valid & ~torch.tensor(batch.given)
+        rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(len(x0))])
+        t = self.objective.times(self.times(stratified(rng.uniform())))
+        if self.process.needs_clock:
+            running &= ~given_spans(running, self.given, rng)
+        clock = torch.where(running, t[:, None], 0.0)
+        xt = self.process.noise(x0, clock, rng)
+        x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
+        return Noised(x0, xt, clock, running, valid, padded=not bool(valid.all()))
+
+    def loss(self, denoiser: NetworkDenoiser, noised: "Noised") -> Tensor:
+        """Sum of the objective over a (part of a) batch, in nats."""
+        rows = self.process.unknown(noised.xt, noised.clock) & noised.running
+        valid = noised.valid if noised.padded else None
+        log_p0 = denoiser(noised.xt, noised.clock, rows, valid)
+        nats = self.objective(self.process, log_p0, noised.x0[rows], noised.xt[rows], noised.clock[rows])
+        return nats.sum()
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch on its way: x0, xt (B, L) tokens, clock (B, L), running and valid (B, L) bool."""
+
+    x0: Tensor
+    xt: Tensor
+    clock: Tensor
+    running: Tensor
+    valid: Tensor
+    padded: bool
+
+    def split(self, parts: int) -> Iterator["Noised"]:
+        chunks = (x.chunk(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
+        for x0, xt, clock, running, valid in zip(*chunks, strict=True):
+            yield Noised(x0, xt, clock, running, valid, self.padded)
+
+
+def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
+    """Positions to give away clean, (B, L) bool: mixed clocks for networks that read them.
+
+    In a `share` of the sequences, either a span or all but a span is given, with even ends. Without this, a
+    network that only ever saw one clock per sequence learns to ignore its input near t = 1, context included.
+    """
+    mixed, inside, start, end = rng.uniform(4)[:, :, None].unbind(1)
+    position = (torch.arange(running.shape[1]) + 0.5) / running.shape[1]
+    low, high = torch.minimum(start, end), torch.maximum(start, end)
+    within = (position >= low) & (position < high)
+    return (mixed < share) & (within ^ (inside < 0.5)) & running
+
+
+def learning_rate(step: int, config: Config) -> float:
+    """Share of the peak at a step: linear warm-up, a plateau, a linear decay to 0 at the end."""
+    train = config.train
+    warmup = min(train.warmup, train.steps // 10)
+    rising = (step + 1) / (warmup + 1)
+    falling = (train.steps - step) / max(1.0, train.decay * train.steps)
+    return min(1.0, rising, falling)
+
+
+def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """AdamW; weight decay for the matrices of the trunk alone."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, weight in network.named_parameters():
+        (decayed if weight.ndim == 2 and name.startswith("blocks") else plain).append(weight)
+    groups = [
+        {"params": decayed, "weight_decay": config.train.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.train.lr, betas=(0.9, 0.98), fused=True)
+
+
+# -- everything that changes while training ---------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """Network, optimiser and weight average, at a step. What a checkpoint holds."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: dict[str, Tensor]  # float32
+    step: int = 0
+
+    @classmethod
+    def fresh(cls, network: nn.Module, config: Config) -> "State":
+        ema = {name: weight.detach().float().clone() for name, weight in network.state_dict().items()}
+        return cls(network, make_optimizer(network, config), ema)
+
+    def update(self, loss_parts: Iterator[Tensor], config: Config) -> tuple[float, float]:
+        """One update from the parts of a loss, which are summed. Returns the loss and the gradient's norm."""
+        total = 0.0
+        for part in loss_parts:
+            part.backward()
+            total += part.item()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip).item()
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise RunFailed(f"the loss is {total} (gradient {norm}) at step {self.step}; lower train.lr")
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.train.lr * learning_rate(self.step, config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average(config)
+        self.step += 1
+        return total, norm
+
+    @torch.no_grad()
+    def _average(self, config: Config) -> None:
+        """Weights averaged over the last `ema` share of the run, and over less while it is young."""
+        horizon = max(1.0, config.train.ema * config.train.steps)
+        keep = min(1 - 1 / horizon, (1 + self.step) / (10 + self.step))
+        weights = self.network.state_dict()
+        torch._foreach_lerp_(list(self.ema.values()), [weights[k].float() for k in self.ema], 1 - keep)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network on its averaged weights."""
+        own = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.network.load_state_dict(self.ema)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(own)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        names = [name for name, _ in self.network.named_parameters()]
+        by_parameter = dict(self.network.named_parameters())
+        moments = {
+            f"{name}/{key}": value
+            for name in names
+            for key, value in self.optimizer.state[by_parameter[name]].items()
+        }
+        return {"weights": dict(self.network.state_dict()), "ema": self.ema, "optimizer": moments}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
+        self.network.load_state_dict(groups["weights"])
+        for name, weight in groups["ema"].items():
+            self.ema[name].copy_(weight)
+        for name, weight in self.network.named_parameters():
+            keys = (key for key in groups["optimizer"] if key.startswith(f"{name}/"))
+            self.optimizer.state[weight] = {
+                # `step` stays on the CPU, where AdamW keeps it
+                key.removeprefix(f"{name}/"): groups["optimizer"][key].clone()
+                for key in keys
+            }
+        self.step = step
+
+
+# -- the run ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    """Everything a run needs, made and checked before anything is written."""
+
+    config: Config
+    data: TrainingData
+    process: Process
+    objective: Objective
+    network: DiffusionTransformer
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self.network.parameters())
+
+    @property
+    def memory(self) -> int:
+        """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
+
+        Of a layer, some 20 widths a token and the attention's scores are kept for the way back; of the head,
+        logits and their gradient at the positions that are unknown, half of them on average.
+        """
+        shape, train = self.config.shape(), self.config.train
+        micro = train.batch_size // train.accumulate
+        size = 2 if self.dtype == torch.bfloat16 else 4
+        tokens = micro * self.data.length
+        scores = 2 * shape["heads"] * self.data.length
+        activations = tokens * shape["layers"] * (20 * shape["width"] + scores) * size
+        return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * 2
+
+
+def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Reporter) -> Plan:
+    """Read the data and build the network. Writes nothing. Raises DdcliError for what cannot work."""
+    if config.objective.name not in OBJECTIVES:
+        raise unknown("objective", config.objective.name, OBJECTIVES)
+    if config.train.times not in TIMES:
+        raise unknown("spread of times", config.train.times, TIMES)
+    if config.train.batch_size % config.train.accumulate:
+        raise DdcliError(
+            f"--batch-size ({config.train.batch_size}) must be a multiple of "
+            f"train.accumulate ({config.train.accumulate})"
+        )
+    shape = config.shape()
+    device = pick_device(config.train.device)
+    dtype = pick_precision(config.train.precision, device, for_training=True)
+    data = read_training_data(config.data, tokenizer, reporter.say)
+    process = make_process(config.process.name, config.process.schedule, data.tokenizer, data.excluded_ids)
+    chosen = OBJECTIVES[config.objective.name]
+    objective = DiscreteElbo(config.objective.timesteps) if chosen is DiscreteElbo else chosen()
+    torch.manual_seed(config.train.seed)
+    network = DiffusionTransformer(
+        DiffusionTransformerConfig(
+            vocab_size=data.tokenizer.vocab_size,
+            **shape,
+            clock=process.needs_clock,
+            mask_token_id=data.tokenizer.mask_id,
+            pad_token_id=data.tokenizer.pad_id,
+            eos_token_id=data.tokenizer.eos_id,
+            bos_token_id=data.tokenizer.bos_id,
+            diffusion={
+                "process": config.process.name,
+                "schedule": config.process.schedule,
+                "objective": config.objective.name,
+                "predicts": "leave-one-out",
+                "length": data.length,
+                "end_of_text": data.has_end_of_text,
+                "record_lengths": {str(n): count for n, count in data.record_lengths.items()},
+            },
+        )
+    )
+    torch.nn.Module.to(network, device)
+    return Plan(config, data, process, objective, network, device, dtype)
+
+
+def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Reporter | None = None) -> Path:
+    """Train a model into the run folder, and return the folder.
+
+    With `resume`, go on from the newest checkpoint that verifies; settings that would change what is computed
+    must be those of the run. Raises DdcliError before anything is written for settings or data that cannot
+    work, RunFailed for a run that broke down, Stopped after a signal.
+
+    >>> ddcli.train(ddcli.load_config("names", ["train.minutes=2"]), "runs/names")
+    """
+    reporter = reporter or Silent()
+    run = Path(run)
+    saved = find_run(run, resume=resume)
+    if resume and saved is None:
+        reporter.say(f"{run} holds no run yet: starting afresh")
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    started = time.monotonic()
+    with deterministic(), stop_signals() as stop:
+        plan = make_plan(config, Tokenizer.load(run) if saved else None, reporter)
+        if saved:
+            refuse_changes(saved, _resolved(plan, config.train.steps), run)
+        try:
+            return _Run(plan, run, reporter, stop, started).go(resume=saved is not None)
+        except OSError as error:
+            raise failed_write(run, error) from error
+        finally:
+            reporter.end()
+
+
+def dry_run(config: Config, reporter: Reporter) -> Plan:
+    """Everything `train` does before it writes: read the data, build the network, find what cannot work."""
+    plan = make_plan(config, None, reporter)
+    resolved = _resolved(plan, config.train.steps)
+    return Plan(resolved, plan.data, plan.process, plan.objective, plan.network, plan.device, plan.dtype)
+
+
+def refuse_changes(saved: Config, asked: Config, run: Path) -> None:
+    """Raises DdcliError, naming them, where settings differ that would change what a run computes."""
+    before, after = flatten(saved.model_dump()), flatten(asked.model_dump())
+    changed = [k for k in before if before[k] != after[k] and not k.startswith(FREE_TO_CHANGE)]
+    if changed:
+        told = ", ".join(f"{k} ({before[k]} in the run, now {after[k]})" for k in changed)
+        raise DdcliError(f"{run} cannot go on with other settings: {told}; leave them out, or use another -o")
+
+
+def _resolved(plan: Plan, steps: int) -> Config:
+    """The config with everything that was left to the data or to the clock filled in."""
+    flat = flatten(plan.config.model_dump(exclude_none=True))
+    flat.pop("train.minutes", None)
+    length, spec = plan.data.length, plan.data.tokenizer_spec
+    found = {"train.steps": steps, "data.length": length, "data.tokenizer": spec}
+    return build_config(flat, found, "the run")
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Compiled code on a CPU is reproducible from process to process only so; no speed is lost."""
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        memory.fill_uninitialized_memory = before[1]
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives the first SIGINT or SIGTERM; a second one acts at once, as it always does."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, _frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def can_compile(device: torch.device) -> bool:
+    return device.type == "cuda" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+@dataclass
+class _Run:
+    """A run in progress."""
+
+    plan: Plan
+    folder: Path
+    reporter: Reporter
+    stop: list[int]
+    started: float
+    state: State = field(init=False)
+    bounds: list[Bound] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.config = plan.config
+        self.task = Task(
+            plan.process,
+            plan.objective,
+            TIMES[self.config.train.times](),
+            self.config.train.given,
+            self.config.train.seed,
+        )
+        excluded = plan.data.excluded_ids
+        self.denoiser = NetworkDenoiser(plan.network, excluded, plan.dtype)
+        self.eager = Batched(NetworkDenoiser(plan.network, excluded, plan.dtype))
+        if self.config.train.compile and can_compile(plan.device):
+            self.denoiser.compile()
+        self.state = State.fresh(plan.network, self.config)
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    def go(self, *, resume: bool) -> Path:
+        found = load_checkpoint(self.folder, self.reporter.say) if resume else None
+        if resume and found is None:
+            self.reporter.say(f"{self.folder} holds no checkpoint that can be used: starting afresh")
+        if found and found[1]["fingerprint"] != self.plan.data.fingerprint:
+            raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
+        first = found[1]["step"] if found else 0
+        self.config = _resolved(self.plan, self._number_of_steps(first))
+        self.state = State.fresh(self.plan.network, self.config)
+        if found:
+            self.state.restore(found[0], first)
+        if first >= self.config.train.steps:
+            self.reporter.say(f"{self.folder} is finished at step {first:,}; give more --steps to go on")
+            return self.folder
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.toml", self.config.to_toml())
+        self.plan.data.tokenizer.save(self.folder)
+        metrics = self.folder / "metrics.jsonl"
+        write_text(metrics, _lines_up_to(metrics, first))
+
+        config, steps = self.config, self.config.train.steps
+        self.reporter.begin(first, steps)
+        if not found and config.validation.every:
+            self._write({"step": 0, **self._validate(config.validation.draws)})
+        window = _Window()
+        while self.state.step < steps:
+            step, begun = self.state.step, time.perf_counter()
+            loss, norm, tokens = self._step(step)
+            window.add(loss, norm, tokens, time.perf_counter() - begun)
+            step += 1
+            self.reporter.progress(step)
+            last = step == steps
+            line: dict[str, Any] = {}
+            if last or step % config.metrics.every == 0:
+                line = {
+                    "step": step,
+                    "lr": config.train.lr * learning_rate(step - 1, config),
+                    **window.close(),
+                }
+            if config.validation.every and (last or step % config.validation.every == 0):
+                draws = config.validation.final_draws if last else config.validation.draws
+                line = {"step": step, **line, **self._validate(draws)}
+            if line:
+                self._write(line)
+            if config.samples.every and (last or step % config.samples.every == 0):
+                self._sample(step)
+            if last or self.stop or step % config.checkpoint.every == 0:
+                self._save(step)
+            if self.stop and not last:
+                raise Stopped(self.folder, step, self.stop[0])
+        return self.folder
+
+    def _step(self, step: int) -> tuple[float, float, int]:
+        """One update: the loss in nats per token, the gradient's norm, the number of tokens read."""
+        train = self.config.train
+        batch = self.plan.data.train.batch(step, train.batch_size, train.seed)
+        noised = self.task.noised(batch, step, self.plan.device)
+        count = max(1, int(noised.running.sum()))
+        parts = (self.task.loss(self.denoiser, part) / count for part in noised.split(train.accumulate))
+        loss, norm = self.state.update(parts, self.config)
+        return loss, norm, int(batch.valid.sum())
+
+    def _number_of_steps(self, first: int) -> int:
+        """What was asked for, or what fits in the minutes given, measured on steps that leave no trace."""
+        train = self.config.train
+        if train.minutes is None:
+            return train.steps
+        before = {name: weight.clone() for name, weight in self.plan.network.state_dict().items()}
+        times = []
+        for step in range(12):
+            begun = time.perf_counter()
+            self._step(step)
+            times.append(time.perf_counter() - begun)
+        self.plan.network.load_state_dict(before)
+        a_step = sorted(times[4:])[len(times[4:]) // 2]
+        begun = time.perf_counter()
+        self._validate(1)
+        a_draw = time.perf_counter() - begun
+        validation = self.config.validation
+        every, draws = max(1, validation.every), validation.draws if validation.every else 0
+        left = 60 * train.minutes - (time.monotonic() - self.started)
+        left -= a_draw * (draws + validation.final_draws) + 2 * self.config.samples.count
+        steps = max(1, int(left / (a_step + a_draw * draws / every)))
+        self.reporter.say(f"{first + steps:,} steps fit in {train.minutes:g} minutes ({a_step:.3f} s a step)")
+        return first + steps
+
+    # -- what happens between steps --------------------------------------------------------------------
+
+    def _validate(self, draws: int) -> dict[str, float]:
+        validation = self.config.validation
+        with self.state.averaged():
+            found = bound(
+                self.eager,
+                self.plan.process,
+                self.plan.data.valid,
+                sequences=validation.sequences,
+                draws=draws,
+                device=self.plan.device,
+            )
+        self.bounds.append(found)
+        return {
+            "bound_nats_per_token": found.nats_per_token,
+            "bound_bits_per_char": found.bits_per_char,
+            "bound_stderr": found.stderr,
+            "bound_perplexity": found.perplexity,
+        }
+
+    def _sample(self, step: int) -> None:
+        data, samples = self.plan.data, self.config.samples
+        model = TextModel(
+            self.eager,
+            self.plan.process,
+            data.tokenizer,
+            data.length,
+            self.plan.device,
+            data.record_lengths or None,
+            SamplerSettings(steps=samples.steps),
+        )
+        with self.state.averaged():
+            texts = [sample.text for sample in model.sample(samples.count, seed=step)]
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        write_text(folder / f"step-{step:08}.txt", "\n---\n".join(texts) + "\n")
+        self.reporter.samples(step, texts)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        line["seconds"] = round(time.monotonic() - self.started, 3)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.reporter.metrics(line)
+
+    def _save(self, step: int) -> None:
+        """The checkpoint first: it is what a run goes on from. Then the model people use."""
+        state = {"step": step, "fingerprint": self.plan.data.fingerprint}
+        save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
+        save_model(self.folder, self.plan.network.config, self.state.ema, SamplerSettings().model_dump())
+        card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
+        write_text(self.folder / "README.md", card)
+
+
+@dataclass
+class _Window:
+    """What happened since the last line of metrics."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, norm: float, tokens: int, seconds: float) -> None:
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.tokens += tokens
+        self.seconds += seconds
+
+    def close(self) -> dict[str, float]:
+        """Means, and tokens per second of training time alone; then start anew."""
+        line = {
+            "loss": sum(self.losses) / len(self.losses),
+            "gradient_norm": sum(self.norms) / len(self.norms),
+            "tokens_per_second": round(self.tokens / self.seconds, 1),
+        }
+        self.__init__()  # type: ignore[misc]
+        return line
+
+
+def _lines_up_to(metrics: Path, step: int) -> str:
+    """The lines of metrics.jsonl that a checkpoint at `step` knows of."""
+    if not step or not metrics.exists():
+        return ""
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)

@@ -1,0 +1,69 @@
+"""See the noise: `tell` the story of a text under noise, `show` it in a terminal, `write` it to a file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DdcliError, unknown
+from .story import Story, tell
+from .terminal import show
+
+__all__ = ["FORMATS", "Format", "Story", "default_times", "format_of", "show", "tell", "write"]
+
+
+def _png(story: Story) -> bytes:
+    from .figure import png  # matplotlib is slow to import
+
+    return png(story)
+
+
+def _svg(story: Story) -> bytes:
+    from .figure import svg
+
+    return svg(story)
+
+
+def _html(story: Story) -> bytes:
+    from .page import html
+
+    return html(story)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file."""
+
+    render: Callable[[Story], bytes]
+    times: int  # as many as it shows well
+
+
+FORMATS = {".png": Format(_png, 11), ".svg": Format(_svg, 11), ".html": Format(_html, 101)}
+TERMINAL_TIMES = 11
+
+
+def default_times(path: str | Path | None = None) -> list[float]:
+    """Evenly spread times from 0 to 1, as many as the file at `path` (or else the terminal) shows well."""
+    count = format_of(path).times if path else TERMINAL_TIMES
+    return [i / (count - 1) for i in range(count)]
+
+
+def format_of(path: str | Path) -> Format:
+    """The format that the suffix asks for. DdcliError where there is none, or no folder to write to."""
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise unknown("picture format", path.suffix or path.name, FORMATS)
+    if not path.parent.is_dir():
+        raise DdcliError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    return FORMATS[path.suffix.lower()]
+
+
+def write(story: Story, path: str | Path) -> None:
+    """Draw the story to a file, whole or not at all, in the format of its suffix."""
+    from ..checkpoint import whole_file  # which imports the models' library
+
+    picture = format_of(path).render(story)
+    try:
+        with whole_file(Path(path)) as beside:
+            beside.write_bytes(picture)
+    except OSError as error:
+        raise DdcliError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,50 @@
+"""A grid of character cells, for the terminal and the figure: where each token stands, what is written there.
+
+A token has the same cells at every time, as wide as its clean piece, so that one sees it change in place.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len, set_cell_size
+
+from .story import State, Story, Track
+
+MASK = "░"
+
+
+def cell_widths(story: Story, track: Track, columns: int, lines: int) -> list[int]:
+    """Cells of each of the tokens, from the first, that can be seen in so many lines of so many columns."""
+    widths = [min(columns, cell_len(story.pieces[id])) for id in track.clean[: columns * lines]]
+    last = list(wrap(widths, columns))[:lines][-1]
+    return widths[: last.stop]
+
+
+def wrap(widths: Sequence[int], columns: int) -> Iterator[range]:
+    """Positions of each line."""
+    start, used = 0, 0
+    for i, width in enumerate(widths):
+        if used + width > columns:
+            yield range(start, i)
+            start, used = i, 0
+        used += width
+    yield range(start, len(widths))
+
+
+def cell(piece: str, state: str, width: int) -> str:
+    """What is written in a token's cells: exactly `width` of them."""
+    if state == State.MASKED:
+        return MASK * width
+    if cell_len(piece) > width:
+        return set_cell_size(piece, width - 1) + "…"
+    return set_cell_size(piece, width)
+
+
+def left_out(story: Story, track: Track, tokens: int, rows: int) -> str:
+    """A note on what of the track is not drawn, or ''."""
+    unit = f"{story.unit}s"
+    notes = []
+    if tokens < track.length:
+        notes.append(f"the first {tokens:,} of {track.length:,} {unit}")
+    if rows < len(track.rows):
+        notes.append(f"{rows} of {len(track.rows)} times")
+    return " and ".join(notes) and f"shown: {' and '.join(notes)}"

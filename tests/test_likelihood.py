@@ -1,0 +1,91 @@
+"""Laws of the bound's estimates, with an exact belief: their mean is the entropy."""
+
+import math
+
+import pytest
+import torch
+from worlds import VOCABULARY, ExactDenoiser, OneStream, processes, world
+
+from ddcli.likelihood import nelbo
+from ddcli.process import Absorbing, Uniform
+from ddcli.schedule import Linear, stratified
+
+F64 = torch.float64
+
+
+def estimates(process, n=40_000, positions=2, seed=0):
+    """Nats of n strings drawn from the world, (n, positions), and the entropy of the world."""
+    strings, log_p = world(positions)
+    chosen = torch.multinomial(log_p.exp(), n, True, generator=torch.Generator().manual_seed(seed))
+    rng = OneStream(n, seed)
+    u = stratified(rng.uniform())[torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))]
+    running = torch.ones(n, positions, dtype=torch.bool)
+    denoiser = ExactDenoiser(process, strings, log_p)
+    return nelbo(process, denoiser, strings[chosen], running, u, rng), -(log_p.exp() * log_p).sum()
+
+
+@processes
+def test_the_mean_estimate_of_an_exact_belief_is_the_entropy(process):
+    nats, entropy = estimates(process)
+    total = nats.sum(-1)
+    error = total.std().item() / math.sqrt(len(total))
+    assert error < 0.03
+    assert total.mean().item() == pytest.approx(entropy.item(), abs=4 * error)
+
+
+@processes
+def test_given_positions_cost_nothing_and_inform_the_others(process):
+    strings, log_p = world(2)
+    n = 20_000
+    chosen = torch.multinomial(log_p.exp(), n, True, generator=torch.Generator().manual_seed(2))
+    running = torch.tensor([False, True]).expand(n, -1)
+    rng = OneStream(n, 3)
+    denoiser = ExactDenoiser(process, strings, log_p)
+    nats = nelbo(process, denoiser, strings[chosen], running, stratified(rng.uniform()), rng)
+    assert (nats[:, 0] == 0).all()
+    first = torch.stack([log_p[strings[:, 0] == a].logsumexp(0) for a in range(3)])
+    conditional_entropy = -(log_p.exp() * (log_p - first[strings[:, 0]])).sum()
+    error = nats.sum(-1).std().item() / math.sqrt(n)
+    assert nats.sum(-1).mean().item() == pytest.approx(conditional_entropy.item(), abs=4 * error)
+
+
+def test_a_flat_belief_costs_the_logarithm_of_the_alphabet_in_every_single_draw():
+    """So a fresh network's bound is ln V to the last digit: the per-count form wastes no variance."""
+    process = Absorbing.over(VOCABULARY, Linear())
+
+    def flat(xt, t, rows, valid=None):
+        return torch.full((int(rows.sum()), VOCABULARY.size), -math.log(3), dtype=F64)
+
+    rng = OneStream(50, 4)
+    x0 = torch.zeros(50, 6, dtype=torch.long)
+    nats = nelbo(process, flat, x0, torch.ones(50, 6, dtype=torch.bool), rng.uniform(), rng)
+    torch.testing.assert_close(nats.sum(-1), torch.full((50,), 6 * math.log(3), dtype=F64))
+
+
+def test_a_missed_token_near_the_clean_end_has_a_bounded_price():
+    """Times are drawn with density 1/(2 sqrt t), since even ones would have no finite variance."""
+    process = Uniform.over(VOCABULARY, Linear())
+
+    def sure_and_wrong(xt, t, rows, valid=None):
+        return torch.tensor([-20.0, math.log1p(-2 * math.exp(-20)), -20.0, -1e5, -1e5], dtype=F64).expand(
+            int(rows.sum()), -1
+        )
+
+    n = 20_000
+    rng = OneStream(n, 5)
+    x0 = torch.zeros(n, 1, dtype=torch.long)
+    running = torch.ones(n, 1, dtype=torch.bool)
+    nats = nelbo(process, sure_and_wrong, x0, running, stratified(rng.uniform()), rng).sum(-1)
+    assert nats.mean().item() == pytest.approx(20, rel=0.1)
+    assert nats.std().item() < 5 * nats.mean().item()
+
+
+def test_a_sequence_with_nothing_running_costs_nothing():
+    for process in (Absorbing.over(VOCABULARY, Linear()), Uniform.over(VOCABULARY, Linear())):
+        strings, log_p = world(2)
+        running = torch.tensor([[False, False], [True, True]])
+        rng = OneStream(2, 6)
+        denoiser = ExactDenoiser(process, strings, log_p)
+        nats = nelbo(process, denoiser, strings[[0, 4]], running, rng.uniform(), rng)
+        assert torch.isfinite(nats).all()
+        assert (nats[0] == 0).all()

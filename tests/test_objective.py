@@ -1,0 +1,137 @@
+"""Laws of the bounds, over every registered process and schedule, in float64."""
+
+import itertools
+
+import pytest
+import torch
+from worlds import SYMBOLS, exact_belief, forward_states, processes, random_belief, world
+
+from ddcli.objective import (
+    ContinuousElbo,
+    DiscreteElbo,
+    elbo,
+    elbo_step,
+    general_elbo,
+    general_elbo_step,
+)
+from ddcli.process import one_hot
+
+F64 = torch.float64
+
+
+def rows_of(process, n=64, seed=0):
+    """Random clean tokens, times, noisy tokens and beliefs on the data symbols."""
+    rng = torch.Generator().manual_seed(seed)
+    x0 = torch.randint(0, SYMBOLS, (n,), generator=rng)
+    t = torch.rand(n, generator=rng, dtype=F64) * 0.96 + 0.02
+    marginal = process.marginal(one_hot(x0, process.vocab_size), t).exp()
+    xt = torch.multinomial(marginal, 1, generator=rng)[:, 0]
+    return random_belief(process, n, rng), x0, xt, t
+
+
+@processes
+def test_the_fast_path_is_the_general_elbo(process):
+    log_p0, x0, xt, t = rows_of(process)
+    torch.testing.assert_close(
+        elbo(process, log_p0, x0, xt, t), general_elbo(process, log_p0, x0, xt, t), rtol=1e-9, atol=1e-9
+    )
+
+
+@processes
+def test_the_fast_step_is_the_general_step(process):
+    log_p0, x0, xt, t = rows_of(process)
+    for s in (t * 0.7, torch.zeros_like(t)):
+        fast = elbo_step(process, log_p0, x0, xt, s, t)
+        torch.testing.assert_close(
+            fast, general_elbo_step(process, log_p0, x0, xt, s, t), rtol=1e-9, atol=1e-9
+        )
+
+
+@processes
+def test_many_small_steps_become_continuous_time(process):
+    log_p0, x0, xt, t = rows_of(process)
+    dt = 1e-6
+    step = elbo_step(process, log_p0, x0, xt, t - dt, t) / dt
+    torch.testing.assert_close(step, elbo(process, log_p0, x0, xt, t), rtol=1e-3, atol=1e-3)
+
+
+@processes
+def test_gradients_of_the_fast_path_are_those_of_the_general_elbo(process):
+    log_p0, x0, xt, t = rows_of(process)
+    grads = []
+    for form in (elbo, general_elbo):
+        logits = log_p0.clone().requires_grad_()
+        form(process, logits.log_softmax(-1), x0, xt, t).sum().backward()
+        grads.append(logits.grad)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-8, atol=1e-8)
+
+
+def expected_loss(process, objective, positions, grid):
+    """Exact mean over x_0, x_t (every string) and the times `grid` of the loss of the exact belief."""
+    strings, log_p = world(positions)
+    total = torch.zeros((), dtype=F64)
+    for t in grid:
+        states, joint = forward_states(process, strings, log_p, t)
+        clock = torch.full(states.shape, float(t), dtype=F64)
+        belief = exact_belief(process, strings, log_p, states, t)
+        for i, x0 in enumerate(strings):
+            loss = objective(process, belief, x0.expand_as(states), states, clock).sum(-1)
+            total = total + (joint[i] * loss).sum()
+    return total / len(grid)
+
+
+def entropy(positions):
+    _, log_p = world(positions)
+    return -(log_p.exp() * log_p).sum()
+
+
+def gauss_legendre(n):
+    """Nodes and weights on (0, 1)."""
+    import numpy as np
+
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
+
+
+@processes
+def test_the_elbo_of_an_exact_belief_is_the_entropy(process):
+    nodes, weights = gauss_legendre(24)
+    # t = u^2 crowds the nodes where uniform noise has its logarithm
+    losses = torch.stack([expected_loss(process, ContinuousElbo(), 2, [u**2]) * 2 * u for u in nodes])
+    torch.testing.assert_close((losses * weights).sum(), entropy(2), rtol=0, atol=2e-4)
+
+
+@processes
+@pytest.mark.parametrize("timesteps", [1, 3, 8])
+def test_one_position_in_any_number_of_steps_costs_its_entropy(process, timesteps):
+    grid = (torch.arange(timesteps, dtype=F64) + 1) / timesteps
+    loss = expected_loss(process, DiscreteElbo(timesteps), 1, grid)
+    torch.testing.assert_close(loss, entropy(1), rtol=0, atol=1e-9)
+
+
+@processes
+def test_correlated_positions_cost_an_excess_that_falls_as_one_over_the_steps(process):
+    excess = []
+    for timesteps in (16, 32, 64):
+        grid = (torch.arange(timesteps, dtype=F64) + 1) / timesteps
+        excess.append((expected_loss(process, DiscreteElbo(timesteps), 2, grid) - entropy(2)).item())
+    assert min(excess) > 0
+    for coarse, fine in itertools.pairwise(excess):
+        assert 1.8 < coarse / fine < 2.2
+
+
+@processes
+def test_a_wrong_belief_costs_more_than_the_entropy(process):
+    strings, log_p = world(2)
+    flat = torch.full_like(log_p, -torch.log(torch.tensor(float(len(log_p)))))
+    nodes, weights = gauss_legendre(16)
+    cost = torch.zeros((), dtype=F64)
+    for u, w in zip(nodes, weights, strict=True):
+        t = u**2
+        states, joint = forward_states(process, strings, log_p, t)
+        belief = exact_belief(process, strings, flat, states, t)
+        clock = torch.full(states.shape, float(t), dtype=F64)
+        for i, x0 in enumerate(strings):
+            loss = elbo(process, belief, x0.expand_as(states), states, clock).sum(-1)
+            cost += w * 2 * u * (joint[i] * loss).sum()
+    assert cost > entropy(2) + 0.05

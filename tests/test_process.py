@@ -1,0 +1,200 @@
+"""Laws of noise, over every registered process and schedule."""
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from worlds import SYMBOLS, VOCABULARY, processes, random_belief
+
+from ddcli.errors import DdcliError
+from ddcli.process import Absorbing, Vocabulary, leave_one_out, one_hot, posterior
+from ddcli.randomness import LOG_ZERO, Streams, categorical
+from ddcli.schedule import SCHEDULES, Linear, make_schedule, time_grid, with_slope
+
+F64 = torch.float64
+
+
+def matrix(process, s, t):
+    """Q_{s:t}, (V, V), columns from: q(x_t = i | x_s = j)."""
+    v = process.vocab_size
+    times = torch.full((v,), s, dtype=F64), torch.full((v,), t, dtype=F64)
+    return process.likelihood(torch.arange(v), *times).exp()  # row i: q(x_t = i | x_s = every j)
+
+
+def states(process):
+    """What the chain can be in: its symbols, and the mask where there is one."""
+    return (process.stationary() > 0).nonzero()[:, 0].tolist() + [i for i in range(SYMBOLS)]
+
+
+@processes
+def test_columns_of_every_transition_sum_to_one(process):
+    q = matrix(process, 0.3, 0.8)
+    chain = sorted(set(states(process)))
+    torch.testing.assert_close(q[:, chain].sum(0), torch.ones(len(chain), dtype=F64))
+
+
+@processes
+def test_steps_compose_to_the_marginal(process):
+    """Chapman-Kolmogorov, in the column convention: Q_{0:t} = Q_{s:t} Q_{0:s}."""
+    q = matrix(process, 0.35, 0.8) @ matrix(process, 0.0, 0.35)
+    torch.testing.assert_close(q, matrix(process, 0.0, 0.8), rtol=0, atol=1e-12)
+
+
+@processes
+def test_the_marginal_is_a_product_with_columns(process):
+    rng = torch.Generator().manual_seed(0)
+    log_p0, t = random_belief(process, 1, rng)[0], torch.tensor(0.6, dtype=F64)
+    torch.testing.assert_close(process.marginal(log_p0, t).exp(), matrix(process, 0.0, 0.6) @ log_p0.exp())
+
+
+def test_the_column_convention_on_a_matrix_that_is_not_symmetric():
+    q = matrix(Absorbing.over(VOCABULARY, Linear()), 0.0, 0.25)
+    assert q[VOCABULARY.mask_id, 0] == pytest.approx(0.25)  # from a symbol to the mask
+    assert q[0, VOCABULARY.mask_id] == 0  # never back
+
+
+@processes
+def test_the_ends_of_time_are_the_clean_text_and_the_stationary_distribution(process):
+    log_p0 = one_hot(torch.tensor(1), process.vocab_size)
+    zero, one = torch.tensor(0.0, dtype=F64), torch.tensor(1.0, dtype=F64)
+    torch.testing.assert_close(process.marginal(log_p0, zero).exp(), log_p0.exp())
+    torch.testing.assert_close(process.marginal(log_p0, one).exp(), process.stationary(), rtol=0, atol=1e-12)
+
+
+@processes
+def test_noise_follows_its_marginal(process):
+    n, t = 20_000, 0.4
+    x0 = torch.full((1, n), 2)
+    xt = process.noise(x0, torch.full((1, n), t, dtype=F64), Streams([5]))
+    expected = process.marginal(
+        one_hot(torch.tensor(2), process.vocab_size), torch.tensor(t, dtype=F64)
+    ).exp()
+    seen = torch.bincount(xt[0], minlength=process.vocab_size)
+    possible = expected > 0
+    assert seen[~possible].sum() == 0
+    assert chisquare(seen[possible], n * expected[possible]).pvalue > 1e-3
+
+
+@processes
+def test_a_position_at_clock_zero_is_never_touched(process):
+    x0 = torch.arange(SYMBOLS).repeat(4, 100)
+    clock = (torch.arange(x0.shape[1]) % 2).double().expand(x0.shape)
+    xt = process.noise(x0, clock, Streams(range(4)))
+    assert (xt == x0)[clock == 0].all()
+    assert (xt != x0)[clock == 1].any()
+
+
+@processes
+def test_the_posterior_is_bayes_rule_by_enumeration(process):
+    rng = torch.Generator().manual_seed(1)
+    s, t = 0.3, 0.7
+    log_p0 = random_belief(process, 1, rng)[0]
+    for xt in sorted(set(states(process))):
+        joint = torch.zeros(process.vocab_size, dtype=F64)
+        for x0 in range(SYMBOLS):
+            joint += log_p0[x0].exp() * matrix(process, 0.0, s)[:, x0] * matrix(process, s, t)[xt]
+        found = posterior(process, log_p0, torch.tensor(xt), *torch.tensor([s, t], dtype=F64))
+        torch.testing.assert_close(found.exp(), joint / joint.sum(), rtol=1e-9, atol=1e-12)
+
+
+@processes
+def test_a_position_that_does_not_move_keeps_its_token(process):
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
+    xt = torch.tensor([1, 1, 1])
+    log_p = posterior(process, random_belief(process, 3, torch.Generator().manual_seed(2)), xt, t, t)
+    assert (log_p.argmax(-1) == xt).all()
+    assert log_p.max(-1).values.abs().max() < 1e-9
+
+
+@processes
+def test_leave_one_out_undoes_the_own_token(process):
+    rng = torch.Generator().manual_seed(3)
+    log_p0, t = random_belief(process, 4, rng), torch.full((4,), 0.45, dtype=F64)
+    chain = sorted(set(states(process)))
+    xt = torch.tensor([0, 1, 2, chain[-1]])
+    log_posterior = posterior(process, log_p0, xt, torch.zeros_like(t), t)
+    seen = log_posterior > LOG_ZERO / 2  # a visible token of absorbing noise hides what the others think
+    found = leave_one_out(process, log_posterior, xt, t)
+    keep = seen.all(-1) if process.needs_clock else xt == VOCABULARY.mask_id
+    torch.testing.assert_close(found[keep][:, :SYMBOLS], log_p0[keep][:, :SYMBOLS], rtol=1e-6, atol=1e-6)
+
+
+@processes
+def test_rates_are_the_slope_of_the_likelihood(process):
+    """R_t(y -> xt) = lim q(x_t = xt | x_{t - dt} = y) / dt for y != xt."""
+    dt = 1e-7
+    for xt in sorted(set(states(process))):
+        t = torch.tensor(0.55, dtype=F64)
+        rate = process.rate(torch.tensor(xt), t)
+        near = process.likelihood(torch.tensor(xt), t - dt, t).exp() / dt
+        other = torch.arange(process.vocab_size) != xt
+        torch.testing.assert_close(rate[other], near[other], rtol=1e-5, atol=1e-7)
+        assert rate[xt] == 0
+
+
+@processes
+def test_opening_and_opened_make_up_the_posterior(process):
+    rng = torch.Generator().manual_seed(4)
+    s, t = torch.full((3,), 0.2, dtype=F64), torch.full((3,), 0.9, dtype=F64)
+    xt = torch.tensor([0, 2, sorted(set(states(process)))[-1]])
+    log_p0 = random_belief(process, 3, rng)
+    share = process.opening(xt, s, t)[:, None]
+    both = (
+        share * process.opened(log_p0, xt, s, t).exp() + (1 - share) * one_hot(xt, process.vocab_size).exp()
+    )
+    expected = posterior(process, log_p0, xt, s, t).exp()
+    torch.testing.assert_close(both, expected, rtol=1e-9, atol=1e-12)
+
+
+@processes
+def test_nothing_is_nan_at_the_ends_of_time(process):
+    rng = torch.Generator().manual_seed(5)
+    for s, t in [(0.0, 1.0), (0.0, 0.0), (1.0, 1.0), (0.0, 1e-12), (1 - 1e-12, 1.0)]:
+        clocks = [torch.full((SYMBOLS,), c, dtype=F64) for c in (s, t)]
+        chain = sorted(set(states(process)))[-SYMBOLS:]
+        log_p = posterior(process, random_belief(process, SYMBOLS, rng), torch.tensor(chain), *clocks)
+        assert torch.isfinite(log_p).all()
+
+
+def test_absorbing_noise_needs_a_mask():
+    with pytest.raises(DdcliError, match="mask token"):
+        Absorbing.over(Vocabulary(4), Linear())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_falls_from_one_to_zero_with_the_slope_it_says(name):
+    schedule = make_schedule(name)
+    t = time_grid(1000).flip(0)
+    alpha = schedule.alpha(t)
+    assert alpha[0] == pytest.approx(1, abs=1e-12)
+    assert alpha[-1] == pytest.approx(0, abs=1e-12)
+    assert (alpha.diff() < 0).all()
+    middle = t[1:-1]
+    _, slope = with_slope(schedule.alpha, middle)
+    rise = (schedule.alpha(middle + 1e-6) - schedule.alpha(middle - 1e-6)) / 2e-6
+    torch.testing.assert_close(slope, rise, rtol=1e-5, atol=1e-5)
+
+
+def test_a_schedule_takes_its_number_after_a_colon():
+    t = torch.tensor([0.5], dtype=F64)
+    assert make_schedule("polynomial:3").alpha(t).item() == pytest.approx(1 - 0.125)
+    for bad in ("polynomial:x", "linear:2", "polynomial:-1", "polynomial:nan", "geometrical"):
+        with pytest.raises(DdcliError):
+            make_schedule(bad)
+
+
+def test_draws_reach_into_the_tail_of_a_zipf_vocabulary():
+    """The last of 50,257 tokens get their share, which a race in float32 would deny them."""
+    v, n = 50_257, 400
+    p = 1 / torch.arange(1, v + 1, dtype=F64)
+    p /= p.sum()
+    u = (torch.arange(n, dtype=F64) + 0.5) / n
+    drawn = categorical(p.log().float().expand(n, v), u)
+    for cut in (1, 100, 10_000, 40_000):
+        expected = p[cut:].sum().item()
+        assert (drawn >= cut).double().mean().item() == pytest.approx(expected, abs=1.5 / n)
+
+
+def test_a_token_of_no_probability_is_never_drawn():
+    log_p = torch.tensor([LOG_ZERO, 0.0, LOG_ZERO, 0.0, LOG_ZERO], dtype=F64).expand(4, 5)
+    u = torch.tensor([0.0, 0.4999999, 0.5, 1 - 2**-53], dtype=F64)
+    assert categorical(log_p, u).tolist() == [1, 1, 3, 3]

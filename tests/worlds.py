@@ -1,0 +1,115 @@
+"""Worlds small enough to enumerate: every string, its probability, and what an exact belief would say."""
+
+import itertools
+
+import pytest
+import torch
+
+from ddcli.process import PROCESSES, Vocabulary, one_hot
+from ddcli.randomness import LOG_ZERO
+from ddcli.schedule import SCHEDULES
+
+SYMBOLS = 3  # ids 0, 1, 2 are text; then a pad and a mask, which are not
+VOCABULARY = Vocabulary(size=SYMBOLS + 2, mask_id=SYMBOLS + 1, special_ids=(SYMBOLS, SYMBOLS + 1))
+F64 = torch.float64
+
+CELLS = list(itertools.product(PROCESSES, SCHEDULES))
+processes = pytest.mark.parametrize(
+    "process",
+    [PROCESSES[name].over(VOCABULARY, SCHEDULES[schedule]()) for name, schedule in CELLS],
+    ids=["-".join(cell) for cell in CELLS],
+)
+
+
+def world(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every string (S, positions) over the symbols, and the log of a joint (S,) that does not factorise."""
+    strings = torch.tensor(list(itertools.product(range(SYMBOLS), repeat=positions)))
+    rng = torch.Generator().manual_seed(7)
+    return strings, (2 * torch.randn(len(strings), generator=rng, dtype=F64)).log_softmax(0)
+
+
+def reachable(process, positions: int) -> torch.Tensor:
+    """Every noisy string (Z, positions) the chain can be in."""
+    marginal = process.marginal(
+        one_hot(torch.arange(SYMBOLS), process.vocab_size), torch.tensor(0.5, dtype=F64)
+    )
+    states = (marginal.exp().sum(0) > 0).nonzero()[:, 0].tolist()
+    return torch.tensor(list(itertools.product(states, repeat=positions)))
+
+
+def log_noising(process, strings, states, t):
+    """log q(x_t = z | x_0 = x) at each position, (S, Z, positions)."""
+    log_q = process.marginal(
+        one_hot(strings, process.vocab_size), torch.full(strings.shape, float(t), dtype=F64)
+    )
+    s, z = len(strings), len(states)
+    return (
+        log_q[:, None]
+        .expand(s, z, *log_q.shape[1:])
+        .gather(-1, states[None, :, :, None].expand(s, z, -1, 1))[..., 0]
+    )
+
+
+def forward_states(process, strings, log_p, t):
+    """Every noisy string (Z, positions) and the joint probability of (x_0, x_t), (S, Z)."""
+    states = reachable(process, strings.shape[1])
+    return states, (log_p[:, None] + log_noising(process, strings, states, t).sum(-1)).exp()
+
+
+def exact_belief(process, strings, log_p, states, t):
+    """log p(x_0^i | the *other* positions of x_t), (Z, positions, V): leave-one-out, by enumeration."""
+    per_position = log_noising(process, strings, states, t)
+    _, z, n = per_position.shape
+    belief = torch.full((z, n, process.vocab_size), LOG_ZERO, dtype=F64)
+    for i in range(n):
+        others = torch.cat([per_position[..., :i], per_position[..., i + 1 :]], -1).sum(-1)
+        weight = log_p[:, None] + others  # (S, Z)
+        for symbol in range(SYMBOLS):
+            belief[:, i, symbol] = weight[strings[:, i] == symbol].logsumexp(0)
+    return belief.log_softmax(-1)
+
+
+def random_belief(process, n, rng):
+    """Beliefs (n, V) spread over the text's symbols only."""
+    logits = torch.full((n, process.vocab_size), LOG_ZERO, dtype=F64)
+    logits[:, :SYMBOLS] = torch.randn(n, SYMBOLS, generator=rng, dtype=F64)
+    return logits.log_softmax(-1)
+
+
+class ExactDenoiser:
+    """The belief of one who knows the joint of a world, whatever the clocks: leave-one-out."""
+
+    def __init__(self, process, strings, log_p):
+        self.process, self.strings, self.log_p = process, strings, log_p
+        self.calls = 0
+
+    def __call__(self, xt, t, rows, valid=None):
+        self.calls += 1
+        clean = one_hot(torch.arange(SYMBOLS), self.process.vocab_size)  # (symbols, V)
+        log_q = self.process.marginal(clean[:, None, None], t[None])  # (symbols, B, L, V)
+        index = xt[None, :, :, None].expand(SYMBOLS, -1, -1, 1)
+        likely = log_q.expand(-1, *xt.shape, -1).gather(-1, index)[..., 0]  # (symbols, B, L)
+        positions = torch.arange(xt.shape[1])
+        each = likely.permute(1, 2, 0)[:, positions, self.strings]  # (B, strings, L)
+        others = self.log_p[None, :, None] + each.sum(-1, keepdim=True) - each
+        belief = torch.full((*xt.shape, self.process.vocab_size), LOG_ZERO, dtype=F64)
+        for symbol in range(SYMBOLS):
+            chosen = (self.strings == symbol)[None]
+            belief[..., symbol] = others.masked_fill(~chosen, 10 * LOG_ZERO).logsumexp(1)
+        return belief.log_softmax(-1)[rows]
+
+
+class OneStream:
+    """Stands in for Streams where a law is tested on many sequences: all of them draw from one generator."""
+
+    def __init__(self, size, seed=0):
+        self.size, self.rng = size, torch.Generator().manual_seed(seed)
+
+    def uniform(self, *shape):
+        return torch.rand(self.size, *shape, generator=self.rng, dtype=F64)
+
+
+def law_of(samples, positions):
+    """How often each string of the world occurs, (S,), in the order of `world`."""
+    weights = SYMBOLS ** torch.arange(positions - 1, -1, -1)
+    return torch.bincount((samples * weights).sum(-1), minlength=SYMBOLS**positions)
