@@ -4,14 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import load_model, make_process
 from .errors import DdcliError
 from .generate import Infilling, Sample, TextModel
-from .process import PROCESSES
+from .process import PROCESSES, Vocabulary, make_process
 from .tokenizer import make_tokenizer
 from .viz import Story, default_times, tell
 
-load = load_model
+
+def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
+    """A text model from a run folder, on its averaged weights.
+
+    Raises DdcliError where the folder is no run, or its parts do not fit together.
+
+    >>> model = ddcli.load("runs/x")
+    """
+    from .checkpoint import load_model  # imports transformers, which pictures without a model do not need
+
+    return load_model(run, device=device, precision=precision)
 
 
 def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sample]:
@@ -54,12 +63,14 @@ def noise_viz(
     times = default_times() if times is None else times
     if not all(0 <= t <= 1 for t in times):
         raise DdcliError("times lie between 0 (clean) and 1 (noise)")
-    if loaded and not processes:
-        chosen = {kind: loaded.process for kind in PROCESSES if type(loaded.process) is PROCESSES[kind]}
-    else:
-        names = processes or ("absorbing", "uniform")
-        chosen = {name: make_process(name, schedule, tokens, tokens.special_ids) for name in names}
-    frames = {"the model": list(loaded.frames(length=_length(loaded, text), seed=seed))} if loaded else {}
+    own = {kind: loaded.process for kind in PROCESSES if loaded and type(loaded.process) is PROCESSES[kind]}
+    names = processes or list(own) or ["absorbing", "uniform"]
+    excluded = tokens.excluded_ids(has_end_of_text=False)  # your text has no end to turn into
+    vocabulary = Vocabulary(tokens.vocab_size, tokens.mask_id, excluded)
+    chosen = {name: make_process(name, schedule, vocabulary) for name in names} | own
+    frames = {}
+    if loaded:
+        frames = {name: list(loaded.frames(length=_length(loaded, text), seed=seed)) for name in own}
     return tell(text, tokens, processes=chosen, times=times, seed=seed, frames=frames)
 
 

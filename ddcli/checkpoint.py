@@ -25,22 +25,13 @@ from .denoiser import Batched, NetworkDenoiser, OneByOne
 from .errors import DdcliError, RunFailed, unknown
 from .files import MANIFEST, sha256, whole_file, whole_folder, write_text
 from .generate import SamplerSettings, TextModel
-from .process import PROCESSES, Process, Vocabulary
-from .schedule import make_schedule
+from .process import Vocabulary, make_process
 from .tokenizer import Tokenizer
 
 STEP = re.compile(r"step-(\d+)$")
 
 
 # -- the model, as Hugging Face knows it ------------------------------------------------------------------
-
-
-def make_process(name: str, schedule: str, tokenizer: Tokenizer, excluded: tuple[int, ...]) -> Process:
-    """`excluded` ids are never text: neither x_0 nor noise. Raises DdcliError for unknown names."""
-    if name not in PROCESSES:
-        raise unknown("process", name, PROCESSES)
-    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
-    return PROCESSES[name].over(vocabulary, make_schedule(schedule))
 
 
 def save_model(
@@ -89,7 +80,8 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     network.eval()
     dtype = pick_precision(precision, where, for_training=False)
     excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
-    process = make_process(about["process"], about["schedule"], tokenizer, excluded)
+    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
+    process = make_process(about["process"], about["schedule"], vocabulary)
     denoiser = NetworkDenoiser(network, excluded, dtype)
     return TextModel(
         denoiser=OneByOne(denoiser) if dtype == torch.float32 else Batched(denoiser),

@@ -350,7 +350,7 @@ def noise_viz(
     ddcli noise-viz --text "To be, or not to be" -o noise.html
     """
     from . import api
-    from .viz import default_times, show, write
+    from .viz import default_times, format_of, show, write
 
     if (file is None) == (text is None):
         raise DdcliError("give one text: a FILE, - for stdin, or --text")
@@ -360,6 +360,8 @@ def noise_viz(
             text = _read(file).decode()
         except UnicodeDecodeError as error:
             raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
+    if output is not None:
+        format_of(output)  # what cannot be drawn is refused before a model runs
     story = api.noise_viz(
         text,
         model=model,

@@ -54,7 +54,7 @@ class NetworkDenoiser:
         with torch.autocast(xt.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.trunk(xt, t.float(), valid)
             logits = self.network.head(hidden[rows])
-        impossible = torch.tensor(self.impossible, device=logits.device)
+        impossible = torch.tensor(self.impossible, dtype=torch.long, device=logits.device)
         return logits.float().index_fill(-1, impossible, LOG_ZERO).log_softmax(-1)
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import DdcliError
+from .errors import DdcliError, unknown
 from .randomness import LOG_ZERO, Streams, categorical
-from .schedule import Schedule, with_slope
+from .schedule import Schedule, make_schedule, with_slope
 
 
 @dataclass(frozen=True)
@@ -225,3 +225,10 @@ class Uniform(Interpolating):
 
 
 PROCESSES: dict[str, type[Process]] = {"absorbing": Absorbing, "uniform": Uniform}
+
+
+def make_process(name: str, schedule: str, vocabulary: Vocabulary) -> Process:
+    """A process by its name and its schedule's. Raises DdcliError for unknown ones."""
+    if name not in PROCESSES:
+        raise unknown("process", name, PROCESSES)
+    return PROCESSES[name].over(vocabulary, make_schedule(schedule))

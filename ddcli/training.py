@@ -24,7 +24,6 @@ from .checkpoint import (
     failed_write,
     find_run,
     load_checkpoint,
-    make_process,
     pick_device,
     pick_precision,
     save_checkpoint,
@@ -40,7 +39,7 @@ from .files import write_text
 from .generate import SamplerSettings, TextModel
 from .modelcard import model_card
 from .objective import OBJECTIVES, DiscreteElbo, Objective
-from .process import Process
+from .process import Process, Vocabulary, make_process
 from .randomness import Streams, derive_seed
 from .schedule import TIMES, Times, stratified
 from .tokenizer import Tokenizer
@@ -290,7 +289,8 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Reporter) -
     device = pick_device(config.train.device)
     dtype = pick_precision(config.train.precision, device, for_training=True)
     data = read_training_data(config.data, tokenizer, reporter.say)
-    process = make_process(config.process.name, config.process.schedule, data.tokenizer, data.excluded_ids)
+    vocabulary = Vocabulary(data.tokenizer.vocab_size, data.tokenizer.mask_id, data.excluded_ids)
+    process = make_process(config.process.name, config.process.schedule, vocabulary)
     chosen = OBJECTIVES[config.objective.name]
     objective = DiscreteElbo(config.objective.timesteps) if chosen is DiscreteElbo else chosen()
     torch.manual_seed(config.train.seed)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DdcliError, unknown
+from ..files import whole_file
 from .story import Story, tell
 from .terminal import show
 
@@ -59,8 +60,6 @@ def format_of(path: str | Path) -> Format:
 
 def write(story: Story, path: str | Path) -> None:
     """Draw the story to a file, whole or not at all, in the format of its suffix."""
-    from ..checkpoint import whole_file  # which imports the models' library
-
     picture = format_of(path).render(story)
     try:
         with whole_file(Path(path)) as beside:

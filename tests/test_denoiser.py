@@ -1,0 +1,166 @@
+"""Laws of the network and of what is built around it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from ddcli.denoiser import Batched, NetworkDenoiser, OneByOne, Temperature, TopP, Without
+from ddcli.randomness import LOG_ZERO
+
+V, L = 11, 24
+
+
+def network(clock=False, seed=0):
+    """A network with nothing left at zero, so that every part of it shows."""
+    torch.manual_seed(seed)
+    config = DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2, clock=clock)
+    made = DiffusionTransformer(config).eval()
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return made
+
+
+def inputs(b=3, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    xt = torch.randint(0, V, (b, L), generator=rng)
+    t = torch.rand(b, L, generator=rng, dtype=torch.float64)
+    return xt, t, torch.rand(b, L, generator=rng) < 0.4
+
+
+def fixed(log_p):
+    """A denoiser that always believes the same rows."""
+    return lambda xt, t, rows, valid=None: log_p
+
+
+NOTHING = (torch.zeros(1, 1),) * 3
+
+
+@torch.no_grad()
+def test_beliefs_at_rows_are_those_of_the_whole_and_never_of_impossible_ids():
+    net = network()
+    xt, t, rows = inputs()
+    log_p = NetworkDenoiser(net, [3, 7], torch.float32)(xt, t, rows)
+    logits = net(xt).logits[rows]
+    logits[:, [3, 7]] = LOG_ZERO
+    torch.testing.assert_close(log_p, logits.log_softmax(-1), rtol=1e-5, atol=1e-5)
+    assert (log_p[:, [3, 7]].exp() == 0).all()
+
+
+@torch.no_grad()
+def test_a_fresh_network_believes_nothing():
+    torch.manual_seed(0)
+    net = DiffusionTransformer(DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2))
+    assert (net(inputs()[0]).logits == 0).all()
+
+
+@torch.no_grad()
+def test_every_position_sees_every_other_one():
+    net = network()
+    xt = inputs(1)[0]
+    before = net(xt).logits
+    for changed in (0, L // 2, L - 1):
+        other = xt.clone()
+        other[0, changed] = (other[0, changed] + 1) % V
+        assert ((net(other).logits - before).abs().amax(-1) > 0).all()
+
+
+@torch.no_grad()
+def test_padding_is_never_attended_to():
+    net = network()
+    xt = inputs(1)[0]
+    valid = torch.arange(L)[None] < 15
+    alone = net(xt[:, :15]).logits
+    padded = net(xt, attention_mask=valid).logits[:, :15]
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_is_the_same_by_either_way_of_computing_it(monkeypatch):
+    net = network()
+    xt = inputs()[0]
+    valid = torch.arange(L)[None] < torch.tensor([L, 10, 15])[:, None]
+    plain = net(xt, attention_mask=valid).logits
+    monkeypatch.setattr("ddcli.backbones.transformer.SHORT", 0)
+    torch.testing.assert_close(
+        net(xt, attention_mask=valid).logits[valid], plain[valid], rtol=1e-4, atol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_a_clock_is_read_at_each_position_and_only_where_there_is_one():
+    xt, t, rows = inputs()
+    other = t.clone()
+    other[:, 5] = 0.0
+    reads, ignores = (NetworkDenoiser(network(clock), [], torch.float32) for clock in (True, False))
+    assert (reads(xt, t, rows) != reads(xt, other, rows)).any()
+    assert (ignores(xt, t, rows) == ignores(xt, other, rows)).all()
+
+
+@torch.no_grad()
+def test_one_by_one_a_sequence_does_not_depend_on_its_neighbours_to_the_last_bit():
+    xt, t, rows = inputs(5)
+    valid = torch.arange(L)[None] < torch.tensor([L, 10, 15, 20, L])[:, None]
+    rows &= valid
+    rows[3] = False
+    denoiser = NetworkDenoiser(network(True), [], torch.float32)
+    together = OneByOne(denoiser)(xt, t, rows, valid).split(rows.sum(-1).tolist())
+    for i in (0, 1, 2, 4):
+        alone = OneByOne(denoiser)(xt[i : i + 1], t[i : i + 1], rows[i : i + 1], valid[i : i + 1])
+        assert (alone == together[i]).all()
+    batched = Batched(denoiser)(xt, t, rows, valid)
+    torch.testing.assert_close(batched, torch.cat(together), rtol=1e-4, atol=1e-5)
+
+
+def test_sequences_that_ask_for_nothing_are_not_computed():
+    asked = []
+
+    def spy(xt, t, rows, valid=None):
+        asked.append(len(xt))
+        return torch.zeros(int(rows.sum()), V)
+
+    xt, t, rows = inputs(4)
+    rows[1:3] = False
+    OneByOne(spy)(xt, t, rows)
+    Batched(spy)(xt, t, rows)
+    assert asked == [1, 1, 2]
+
+
+def test_temperature_sharpens_and_zero_leaves_the_likeliest():
+    log_p = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    cold = Temperature(fixed(log_p), 0.5)(*NOTHING).exp()
+    torch.testing.assert_close(cold, torch.tensor([[0.25, 0.09, 0.04]]) / 0.38)
+    assert Temperature(fixed(log_p), 0)(*NOTHING).exp().tolist() == [[1, 0, 0]]
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.floats(0.05, 1))
+def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(weights, p):
+    probs = torch.tensor([weights], dtype=torch.float64)
+    probs /= probs.sum()
+    kept = TopP(fixed(probs.log()), p)(*NOTHING).exp() > 0
+    ranked = probs[kept].sort(descending=True).values
+    assert ranked.sum() >= p - 1e-9
+    assert ranked[:-1].sum() < p + 1e-9
+    if kept.sum() < probs.numel():
+        assert probs[~kept].max() <= ranked[-1]
+
+
+def test_top_p_drops_what_lies_beyond_the_crossing_token():
+    log_p = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    assert (TopP(fixed(log_p), 0.6)(*NOTHING).exp() > 0).tolist() == [[True, True, False]]
+
+
+def test_without_a_token_the_others_keep_their_odds():
+    log_p = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    found = Without(fixed(log_p), (0,))(*NOTHING).exp()
+    torch.testing.assert_close(found, torch.tensor([[0, 0.6, 0.4]]))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7,)])
+def test_the_configuration_survives_a_round_trip(tmp_path, shape):
+    net = network()
+    net.save_pretrained(tmp_path)
+    again = DiffusionTransformer.from_pretrained(tmp_path)
+    xt = torch.zeros(1, *shape[:1], dtype=torch.long)
+    assert (again(xt).logits == net(xt).logits).all()

@@ -1,0 +1,395 @@
+"""Pictures of noise: what they show is the process itself, and what they embed is inert."""
+
+import functools
+import io
+import json
+import operator
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.cells import cell_len
+from rich.console import Console
+
+from ddcli import viz
+from ddcli.errors import DdcliError
+from ddcli.process import PROCESSES, Vocabulary
+from ddcli.randomness import Streams
+from ddcli.schedule import SCHEDULES
+from ddcli.tokenizer import make_tokenizer
+from ddcli.viz.layout import cell, wrap
+from ddcli.viz.story import SHOWN, State, spread, visible, walk
+
+TIMES = [i / 10 for i in range(11)]
+TEXT = "to be, or not to be: that is the question\n"
+LONG = TEXT * 60  # more than SHOWN tokens
+HOSTILE = (
+    "</script><script>document.title='owned'</script><!-- <b>&amp; \u2028 \x1b[31m \x07 \u202e {{policy}}"
+)
+
+processes = pytest.mark.parametrize("name", PROCESSES)
+schedules = pytest.mark.parametrize("schedule", SCHEDULES)
+
+
+def make(text, names=tuple(PROCESSES), schedule="linear", times=TIMES, seed=1, vocabulary="", frames=None):
+    """A story, its tokenizer and its processes."""
+    tokenizer = make_tokenizer("char", [text + vocabulary], print)
+    states = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
+    noises = {name: PROCESSES[name].over(states, SCHEDULES[schedule]()) for name in names}
+    runs = {name: frames(process, tokenizer, text) for name, process in noises.items()} if frames else None
+    story = viz.tell(text, tokenizer, processes=noises, times=times, seed=seed, frames=runs)
+    return story, tokenizer, noises
+
+
+def perfect_run(process, tokenizer, text):
+    """Frames of a model that knows the text: a noising path, backwards."""
+    x0 = torch.from_numpy(tokenizer.encode(text)).long()
+    path = [x0, *walk(process, x0, TIMES[1:], Streams([5]))][::-1]
+    return [
+        SimpleNamespace(
+            x=x[None],
+            clock=torch.full((1, len(x)), 1 - k / 10, dtype=torch.float64),
+            opened=(x != path[k - 1])[None] if k else torch.ones(1, len(x), dtype=torch.bool),
+            nfe=torch.tensor([k]),
+            step=k,
+        )
+        for k, x in enumerate(path)
+    ]
+
+
+def printed(story, width=80, **options):
+    out = io.StringIO()
+    viz.show(story, Console(file=out, width=width, **options))
+    return out.getvalue()
+
+
+# -- the story --------------------------------------------------------------------------------------------
+
+
+@processes
+@schedules
+def test_the_noise_drawn_matches_its_expectation(name, schedule):
+    story, *_ = make(LONG, [name], schedule)
+    for row in story.chapters[0].tracks[0].rows:
+        share = row.measures.noise
+        assert abs(row.noise - share) <= 4.5 * np.sqrt(share * (1 - share) / SHOWN) + 1e-12
+
+
+@processes
+@schedules
+def test_a_path_takes_the_steps_of_the_chain(name, schedule):
+    """Two steps, s and t: the pairs (x_s, x_t) are as frequent as q(x_s | x_0) q(x_t | x_s) has it."""
+    process = PROCESSES[name].over(Vocabulary(5, 4, (3, 4)), SCHEDULES[schedule]())
+    n, s, t = 40_000, torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    x0 = torch.zeros(n, dtype=torch.long)
+    xs, xt = walk(process, x0, [float(s), float(t)], Streams([3]))
+    seen = torch.bincount(5 * xs + xt, minlength=25).reshape(5, 5) / n
+    for a in range(5):
+        for b in range(5):
+            p_s = process.likelihood(torch.tensor(a), torch.zeros_like(s), s)[0].exp()
+            expected = p_s * process.likelihood(torch.tensor(b), s, t)[a].exp()
+            assert abs(seen[a, b] - expected) <= 4.5 * (expected * (1 - expected) / n).sqrt() + 1e-12
+
+
+@schedules
+def test_a_masked_token_stays_masked(schedule):
+    story, tokenizer, _ = make(TEXT, ["absorbing"], schedule)
+    rows = np.array([row.tokens for row in story.chapters[0].tracks[0].rows])
+    masked = rows == tokenizer.mask_id
+    assert (masked[:-1] <= masked[1:]).all()
+    assert not masked[0].any()
+    assert masked[-1].all()
+
+
+@processes
+def test_states_say_what_became_of_each_token(name):
+    story, tokenizer, _ = make(TEXT, [name])
+    track = story.chapters[0].tracks[0]
+    assert tokenizer.decode(track.clean) == TEXT
+    for row in track.rows:
+        for clean, token, state in zip(track.clean, row.tokens, row.states, strict=True):
+            changed = State.MASKED if token == tokenizer.mask_id else State.REPLACED
+            assert state == (State.KEPT if token == clean else changed)
+
+
+def test_denoising_opens_what_changes_and_keeps_what_is_known():
+    story, _, noises = make(TEXT, frames=perfect_run)
+    absorbing, uniform = (chapter.tracks[1] for chapter in story.chapters)
+    assert set(absorbing.rows[0].states) == {State.MASKED}
+    assert set(uniform.rows[0].states) == {State.TENTATIVE}
+    assert set(absorbing.rows[5].states) == {State.MASKED, State.OPENED, State.KEPT}
+    assert set(uniform.rows[5].states) == {State.TENTATIVE, State.OPENED}
+    for track in (absorbing, uniform):
+        assert track.rows[-1].tokens == track.clean
+        assert set(track.rows[-1].states) <= {State.OPENED, State.KEPT}
+        assert [row.nfe for row in track.rows] == list(range(11))
+    with pytest.raises(DdcliError, match="hybrid"):
+        viz.tell(TEXT, _, processes=noises, times=TIMES, seed=0, frames={"hybrid": []})
+
+
+@processes
+def test_information_falls_from_the_entropy_of_the_text_to_nothing(name):
+    story, *_ = make(TEXT, [name])
+    counts = np.unique(list(TEXT), return_counts=True)[1] / len(TEXT)
+    bits = [measures.information for measures in story.chapters[0].curves]
+    assert bits[0] == pytest.approx(-(counts * np.log2(counts)).sum(), abs=1e-9)
+    assert bits[-1] == pytest.approx(0, abs=1e-9)
+    assert (np.diff(bits) < 0).all()
+
+
+def test_absorbing_information_is_the_signal_times_the_entropy():
+    story, *_ = make(TEXT, ["absorbing"], "cosine")
+    curves = story.chapters[0].curves
+    assert [m.information for m in curves] == pytest.approx([m.alpha * curves[0].entropy for m in curves])
+
+
+@pytest.mark.parametrize(
+    "others", ["", "".join(map(chr, range(0x3B1, 0x3B1 + 200)))], ids=["small", "lumped"]
+)
+@processes
+@schedules
+def test_columns_sum_to_one_and_steps_multiply_to_the_product(name, schedule, others):
+    story, *_ = make(TEXT, [name], schedule, vocabulary=others)
+    chain = story.chapters[0].chain
+    steps, products = np.array(chain.steps), np.array(chain.products)
+    assert steps.shape[1] <= 32
+    assert (chain.lumped > 0) == (name == "uniform" and others != "")
+    assert steps.sum(1) == pytest.approx(1)
+    for k, product in enumerate(products):
+        assert product == pytest.approx(functools.reduce(operator.matmul, steps[k::-1]), abs=1e-12)
+
+
+@processes
+@schedules
+def test_the_chain_converges_to_pure_noise(name, schedule):
+    story, _, noises = make(TEXT, [name], schedule)
+    chapter = story.chapters[0]
+    distances = [measures.distance for measures in chapter.curves]
+    assert (np.diff(distances) < 0).all()
+    assert distances[-1] == pytest.approx(0, abs=1e-9)
+    pi = noises[name].stationary()[chapter.chain.states].numpy()
+    for t, product in zip(chapter.chain.times, np.array(chapter.chain.products), strict=True):
+        farthest = np.abs(product - pi[:, None]).sum(0).max() / 2
+        assert farthest == pytest.approx(distances[round(100 * t)], abs=1e-9)
+
+
+def test_the_same_seed_tells_the_same_story():
+    assert make(TEXT)[0] == make(TEXT)[0]
+    assert make(TEXT)[0] != make(TEXT, seed=2)[0]
+    hit = [[row.states for row in chapter.tracks[0].rows] for chapter in make(TEXT)[0].chapters]
+    for absorbing, uniform in zip(*hit, strict=True):  # the same tokens are hit, but some by themselves
+        assert all(a == State.MASKED for a, u in zip(absorbing, uniform, strict=True) if u == State.REPLACED)
+
+
+def test_a_story_is_plain_json():
+    story, *_ = make(TEXT, frames=perfect_run)
+    told = json.loads(story.to_json())
+    assert told["chapters"][0]["curves"][0]["weight"] is None  # infinite
+    assert told["chapters"][1]["tracks"][0]["rows"][3]["states"] == story.chapters[1].tracks[0].rows[3].states
+
+
+@pytest.mark.parametrize("times", [[], [-0.1], [0.5, 1.5], [float("nan")]], ids=str)
+def test_times_outside_the_unit_interval_are_refused(times):
+    with pytest.raises(DdcliError, match="times run from 0"):
+        make(TEXT, times=times)
+
+
+def test_an_empty_text_is_refused():
+    with pytest.raises(DdcliError, match="empty"):
+        make("", vocabulary=TEXT)
+
+
+@pytest.mark.parametrize(
+    "piece", ["\x1b[2J", "\r", "\x07", "\u202e", "\u200b", "\u2028", "\x85", "\u0301", ""]
+)
+def test_nothing_invisible_is_printed(piece):
+    assert visible(piece).isprintable()
+    assert cell_len(visible(piece)) >= 1
+
+
+def test_spread_keeps_both_ends():
+    assert spread(range(100), 4) == [0, 33, 66, 99]
+    assert spread("abc", 4) == ["a", "b", "c"]
+
+
+# -- the terminal -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_no_line_is_wider_than_the_terminal(width):
+    story, *_ = make(TEXT + "東京 " * 30, frames=perfect_run)
+    lines = printed(story, width).splitlines()
+    texts = [line for line in lines if "░" in line or "^" in line]
+    assert len(texts) > 20
+    assert max(map(cell_len, texts)) <= max(width, 60)  # the legend alone may be longer
+
+
+def test_tokens_stay_in_their_column():
+    story, *_ = make("東京 to kyo " * 3)
+    for chapter in story.chapters:
+        for row in chapter.tracks[0].rows:
+            for clean, token, state in zip(chapter.tracks[0].clean, row.tokens, row.states, strict=True):
+                width = cell_len(story.pieces[clean])
+                assert cell_len(cell(story.pieces[token], state, width)) == width
+
+
+def test_lines_hold_every_token_once():
+    widths = [3, 1, 2, 4, 4, 1]
+    lines = list(wrap(widths, 5))
+    assert [i for line in lines for i in line] == list(range(6))
+    assert all(sum(widths[i] for i in line) <= 5 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "options", [{"no_color": True, "force_terminal": True}, {}], ids=["NO_COLOR", "no tty"]
+)
+def test_without_colour_every_change_is_still_marked(options):
+    story, *_ = make(TEXT, times=[0.6])
+    absorbing, uniform = (chapter.tracks[0].rows[0] for chapter in story.chapters)
+    text = re.sub(r"\x1b\[[\d;]*m", "", printed(story, 200, **options))
+    legend = 1  # sign of each in the legends
+    assert text.count("░") == legend + absorbing.states.count(State.MASKED)
+    assert text.count("^") == legend + uniform.states.count(State.REPLACED)
+
+
+def test_colour_needs_no_marks():
+    story, *_ = make(TEXT, ["uniform"])
+    text = printed(story, 200, force_terminal=True, color_system="standard")
+    assert "^" not in text
+    assert "\x1b[" in text
+
+
+def test_escapes_in_the_text_never_reach_the_terminal():
+    text = printed(make(HOSTILE, times=[0.0])[0])
+    assert not set(text) - {"\n"} & set(map(chr, [*range(32), 0x7F, 0x202E, 0x2028]))
+    assert "␛[31m" in text.replace("\n", "")
+
+
+def test_a_long_text_is_cut_and_says_so():
+    story, *_ = make("lorem ipsum " * 90_000, times=[0.5])
+    track = story.chapters[0].tracks[0]
+    assert (track.length, len(track.clean)) == (1_080_000, SHOWN)
+    text = printed(story)
+    assert len(text.splitlines()) < 40
+    assert "of 1,080,000 characters" in text
+    assert "1,080,000 characters" in _svg_text(viz.FORMATS[".svg"].render(story))
+
+
+# -- files ------------------------------------------------------------------------------------------------
+
+
+def _svg_text(svg: bytes) -> str:
+    return " ".join(element.text or "" for element in ElementTree.fromstring(svg).iter())
+
+
+def test_a_png_shows_something(tmp_path):
+    story, *_ = make(TEXT + "東京 $x$ \x1b \u0301", frames=perfect_run)
+    viz.write(story, tmp_path / "noise.png")
+    pixels = np.asarray(Image.open(tmp_path / "noise.png").convert("RGB"))
+    assert min(pixels.shape[:2]) > 1000
+    assert (pixels != 255).any(-1).mean() > 0.05
+    assert [file.name for file in tmp_path.iterdir()] == ["noise.png"]
+
+
+def test_an_svg_holds_the_text_as_text():
+    story, *_ = make("pay $x^2$ for <b>", times=[0.0, 0.5])
+    svg = viz.FORMATS[".svg"].render(story)
+    text = _svg_text(svg)
+    assert all(word in text for word in ("pay", "$x^2$", "<b>", "absorbing noise", "uniform noise"))
+    assert svg == viz.FORMATS[".svg"].render(story)
+
+
+def test_a_figure_leaves_matplotlib_as_it_was():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    viz.FORMATS[".svg"].render(make("abc", ["absorbing"], times=[0.5])[0])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_page_embeds_hostile_text_inertly_and_needs_nothing_else():
+    story, *_ = make(HOSTILE, frames=perfect_run)
+    page = viz.FORMATS[".html"].render(story).decode()
+    data = re.search(r'<script type="application/json" id="story">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    assert not set("<>&\u2028\x1b") & set(data[1])
+    pieces = json.loads(data[1])["pieces"]
+    assert [pieces[str(id)] for id in story.chapters[0].tracks[0].clean].count("<") == HOSTILE.count("<")
+    assert page.count("<script") == 2
+    assert "owned" not in page
+    assert "default-src 'none'; script-src 'sha256-" in page
+    outside = page.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert not re.search(r"https?:|//\w+\.|\bsrc=|href=|url\(|@import|fetch\(|innerHTML", outside)
+
+
+@pytest.mark.parametrize("suffix", viz.FORMATS)
+def test_one_token_before_any_noise_can_be_drawn(suffix):
+    assert viz.FORMATS[suffix].render(make("a", times=[0.0])[0])
+
+
+@pytest.mark.parametrize("name", ["noise.gif", "noise", ".png"])
+def test_an_unknown_suffix_names_the_known_ones(tmp_path, name):
+    with pytest.raises(DdcliError, match=r"\.html, \.png, \.svg"):
+        viz.write(make("abc", ["absorbing"], times=[0.5])[0], tmp_path / name)
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(DdcliError, match="no folder"):
+        viz.default_times(tmp_path / "nowhere" / "noise.svg")
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "noise.html"
+    path.write_text("old")
+    story, *_ = make("abc", ["absorbing"], times=[0.5])
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(DdcliError, match="No space left"):
+        viz.write(story, path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_noise_of_another_family_is_refused_in_words():
+    tokenizer = make_tokenizer("char", [TEXT], print)
+    with pytest.raises(DdcliError, match="band noise has no signal share"):
+        viz.tell(TEXT, tokenizer, processes={"band": object()}, times=TIMES, seed=0)
+
+
+def test_default_times_suit_the_format():
+    assert viz.default_times() == pytest.approx(TIMES)
+    assert len(viz.default_times("noise.html")) > 60
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+def test_a_browser_shows_the_text_and_runs_nothing_of_it(tmp_path):
+    viz.write(make(HOSTILE)[0], tmp_path / "noise.html")
+    dom = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            f"file://{tmp_path}/noise.html",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    assert "<title>Text under noise</title>" in dom
+    text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
+    assert text.count('<span class="k">&lt;</span>') == HOSTILE.count("<")
+    assert 'aria-valuetext="t = 0.00, 0 % noise"' in dom
