@@ -11,9 +11,10 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -55,24 +56,19 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
             f"{run} is no run folder: there is no such folder; train one with `ddcli train -o {run}`"
         )
     described = _read_json(run / "config.json")
-    about = described.get("diffusion")
-    if described.get("model_type") != DiffusionTransformerConfig.model_type or not about:
+    ours = described.get("model_type") == DiffusionTransformerConfig.model_type
+    if not ours or not described.get("diffusion"):
         raise DdcliError(
             f"{run} holds a model, but none that ddcli trained (config.json has no diffusion section)"
         )
-    network_config = DiffusionTransformerConfig(
-        **{
-            k: v
-            for k, v in described.items()
-            if k not in ("model_type", "architectures", "transformers_version")
-        }
-    )
+    network_config = _network_config(described, run / "config.json")
     tokenizer = Tokenizer.load(run)
     if tokenizer.vocab_size != network_config.vocab_size:
         raise DdcliError(
             f"{run}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"but the network was made for {network_config.vocab_size}"
         )
+    about = network_config.diffusion
     where = pick_device(device)
     network = DiffusionTransformer(network_config)
     load_weights(network, run / "model.safetensors")
@@ -89,9 +85,45 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         tokenizer=tokenizer,
         length=about["length"],
         device=where,
-        record_lengths={int(k): v for k, v in about["record_lengths"].items()} or None,
+        record_lengths=about["record_lengths"] or None,
         settings=SamplerSettings().but(**_read_json(run / "generation_config.json")),
     )
+
+
+class _Diffusion(BaseModel):
+    """The `diffusion` section of config.json, as far as a model is made from it."""
+
+    process: str
+    schedule: str
+    predicts: Literal["leave-one-out"]
+    length: int = Field(ge=2)
+    end_of_text: bool
+    record_lengths: dict[int, int]
+
+
+class _Described(BaseModel):
+    """What config.json has to say for a model to be made from it."""
+
+    vocab_size: int = Field(ge=1)
+    width: int = Field(ge=2)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    mlp_ratio: int = Field(ge=1)
+    clock: bool
+    diffusion: _Diffusion
+
+
+def _network_config(described: Mapping[str, Any], path: Path) -> DiffusionTransformerConfig:
+    """The part of config.json that a model is made from, checked. Raises DdcliError."""
+    try:
+        found = _Described.model_validate(described)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DdcliError(f"{path} is damaged: {key}: {first['msg'].lower()}") from None
+    if found.width % (2 * found.heads):
+        raise DdcliError(f"{path} is damaged: width {found.width} does not fit {found.heads} heads")
+    return DiffusionTransformerConfig(**found.model_dump())
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -179,8 +211,10 @@ def save_checkpoint(
         for name, group in groups.items():
             save_file(dict(group), beside / f"{name}.safetensors")
         (beside / "state.json").write_text(json.dumps(dict(state), indent=1))
-    for _, old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    kept = [path for at, path in checkpoints(run) if at <= step][-keep:]
+    for _, path in checkpoints(run):
+        if path not in kept:  # old, or of a later step: damaged, and passed over when the run went on
+            shutil.rmtree(path)
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
@@ -222,8 +256,8 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
         if not resume:
             raise DdcliError(f"{run} already holds a run; go on with --resume, or choose another -o")
         return build_config(read_toml(run / "config.toml"), {}, str(run / "config.toml"))
-    if run.exists() and not run.is_dir():
-        raise DdcliError(f"{run} is a file; -o takes a folder")
+    if files := [place for place in (run, *run.parents) if place.exists() and not place.is_dir()]:
+        raise DdcliError(f"{files[0]} is a file; -o takes a folder")
     if run.is_dir() and any(run.iterdir()):
         raise DdcliError(f"{run} is not empty and holds no run; choose another -o")
     return None

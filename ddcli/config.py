@@ -20,7 +20,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -95,6 +95,8 @@ class Metrics(Section):
 
 
 class Config(Section):
+    """All settings of a run."""
+
     data: Data = Data()
     process: ProcessSettings = ProcessSettings()
     objective: ObjectiveSettings = ObjectiveSettings()

@@ -14,7 +14,14 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, put in its place once the block is left without an error."""
+    """A temporary file beside `path`, put in its place once the block is left without an error.
+
+    A link stays, and what it points to is replaced. A pipe or a device is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     beside = Path(name)
@@ -38,6 +45,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         (beside / MANIFEST).write_text(json.dumps(sums, indent=1))
         for file in beside.iterdir():
             _sync(file)
+        beside.chmod(0o777 & ~_umask())
         _sync(beside)
         if path.exists():
             shutil.rmtree(path)

@@ -1,0 +1,49 @@
+"""Trained runs that many tests read. Whoever wants to change one takes a copy (`tiny.copy_of`)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import names, train_tiny, words
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 lines of English words."""
+    path = tmp_path_factory.mktemp("data") / "words.txt"
+    path.write_text(words(300))
+    return path
+
+
+@pytest.fixture(scope="session")
+def names_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 names, one a line."""
+    path = tmp_path_factory.mktemp("data") / "names.txt"
+    path.write_text(names(300))
+    return path
+
+
+@pytest.fixture(scope="session")
+def absorbing_run(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
+    """A character model with absorbing noise, and a sample written halfway."""
+    run = tmp_path_factory.mktemp("runs") / "absorbing"
+    train_tiny(run, text_file, train__steps=100, checkpoint__every=50, samples__every=50)
+    return run
+
+
+@pytest.fixture(scope="session")
+def uniform_run(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
+    """A character model with uniform noise."""
+    run = tmp_path_factory.mktemp("runs") / "uniform"
+    train_tiny(run, text_file, process__name="uniform", train__steps=100, checkpoint__every=50)
+    return run
+
+
+@pytest.fixture(scope="session")
+def records_run(tmp_path_factory: pytest.TempPathFactory, names_file: Path) -> Path:
+    """A character model of names, one record a line."""
+    run = tmp_path_factory.mktemp("runs") / "records"
+    train_tiny(run, names_file, data__lines=True, data__length=None, train__steps=100, checkpoint__every=50)
+    return run

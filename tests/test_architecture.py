@@ -1,0 +1,119 @@
+"""Which module may know which: each imports only from lower floors."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ddcli
+
+PACKAGE = Path(ddcli.__file__).parent
+
+FLOORS = {
+    "errors": 0,
+    "files": 0,
+    "randomness": 0,
+    "schedule": 1,
+    "process": 2,
+    "objective": 3,
+    "sampler": 3,
+    "backbones": 3,
+    "backbones.transformer": 3,
+    "denoiser": 4,
+    "config": 4,
+    "tokenizer": 4,
+    "sources": 4,
+    "infilling": 4,
+    "likelihood": 5,
+    "data": 6,
+    "dataset": 7,
+    "evaluation": 7,
+    "generate": 8,
+    "modelcard": 8,
+    "checkpoint": 9,
+    "viz.story": 9,
+    "viz.layout": 9.1,
+    "viz.figure": 9.2,
+    "viz.page": 9.2,
+    "viz.terminal": 9.2,
+    "viz": 9.3,
+    "training": 10,
+    "display": 11,
+    "api": 11,
+    "": 12,  # the package itself
+    "cli": 13,
+    "__main__": 14,
+}
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(name: str, source: str, is_package: bool) -> Iterator[str]:
+    """The modules of this package that a module imports, wherever in its text: '' is the package itself."""
+    home = name.split(".") if name else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            whole = [alias.name.split(".") for alias in node.names]
+            yield from (".".join(parts[1:]) for parts in whole if parts[0] == "ddcli")
+        if isinstance(node, ast.ImportFrom):
+            written = node.module.split(".") if node.module else []
+            if node.level:
+                depth = len(home) + is_package - node.level
+                start = [*home[:depth], *written]
+            elif written[0] == "ddcli":
+                start = written[1:]
+            else:
+                continue
+            for alias in node.names:  # `from . import api` means the module, `from . import __version__` not
+                inner = ".".join([*start, alias.name])
+                yield inner if inner in MODULES else ".".join(start)
+
+
+def test_every_module_has_a_floor_and_every_floor_a_module():
+    assert MODULES.keys() == FLOORS.keys()
+
+
+@pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "ddcli")
+def test_a_module_imports_only_from_lower_floors(name):
+    file = MODULES[name]
+    known = set(imported(name, file.read_text(), file.name == "__init__.py"))
+    too_high = {other: FLOORS[other] for other in known if FLOORS[other] >= FLOORS[name]}
+    assert not too_high, f"{name or 'ddcli'} stands on floor {FLOORS[name]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_package", "source", "found"),
+    [
+        ("cli", False, "from . import api, __version__", ["api", ""]),
+        ("cli", False, "def f():\n    from .viz import show", ["viz"]),
+        ("viz.story", False, "from ..errors import DdcliError", ["errors"]),
+        ("viz", True, "from .story import Story\nfrom ..files import whole_file", ["viz.story", "files"]),
+        ("infilling", False, "from ddcli.errors import DdcliError\nimport ddcli.data", ["errors", "data"]),
+        ("data", False, "import numpy as np\nfrom torch import Tensor", []),
+    ],
+)
+def test_the_walk_finds_imports_however_they_are_written(name, is_package, source, found):
+    assert sorted(imported(name, source, is_package)) == sorted(found)
+
+
+def test_no_module_bears_the_name_of_a_function_of_the_package():
+    """Importing the submodule would hide the function."""
+    assert not set(ddcli.__all__) & {name.split(".")[0] for name in MODULES}
+
+
+@pytest.mark.parametrize("name", ddcli.__all__)
+def test_everything_the_package_promises_is_there(name):
+    assert getattr(ddcli, name).__doc__
+    assert name in dir(ddcli)
+
+
+def test_a_name_the_package_lacks_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        ddcli.nonsense  # noqa: B018

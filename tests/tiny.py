@@ -1,0 +1,109 @@
+"""Runs small enough to train within a test, and short ways to make, damage and read them."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ddcli.config import Config, load_config
+from ddcli.training import Silent, train
+
+LENGTH = 32
+SETTINGS: dict[str, Any] = {
+    "data.tokenizer": "char",
+    "data.length": LENGTH,
+    "model.size": "tiny",
+    "model.width": 32,
+    "model.layers": 2,
+    "model.heads": 2,
+    "train.steps": 20,
+    "train.precision": "float32",
+    "train.compile": False,
+    "train.threads": 1,
+    "validation.every": 10,
+    "validation.sequences": 4,
+    "validation.draws": 2,
+    "validation.final_draws": 2,
+    "checkpoint.every": 10,
+    "samples.every": 0,
+    "samples.steps": 8,
+    "metrics.every": 5,
+}
+WORDS = "the cat sat on a mat and saw my dog run far".split()
+
+
+def words(lines: int, seed: int = 0) -> str:
+    """Lines of eight random words."""
+    rng = random.Random(seed)
+    return "".join(" ".join(rng.choices(WORDS, k=8)) + "\n" for _ in range(lines))
+
+
+def names(count: int, seed: int = 0) -> str:
+    """One name a line, 3 to 12 letters."""
+    rng = random.Random(seed)
+    return "".join("".join(rng.choices("abcdefgh", k=rng.randint(3, 12))) + "\n" for _ in range(count))
+
+
+def tiny_config(source: str | Path, **changes: Any) -> Config:
+    """`train__lr=1` stands for train.lr = 1."""
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_config(None, flags={**SETTINGS, "data.source": str(source), **changed})
+
+
+def assignments(settings: dict[str, Any]) -> list[str]:
+    """Settings as the command line takes them."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+class Heard(Silent):
+    """A reporter that remembers what it was told, and can answer by pulling the brake."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps: list[int] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, step: int) -> None:
+        self.steps.append(step)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def train_tiny(run: Path, source: str | Path, *, resume: bool = False, **changes: Any) -> Heard:
+    heard = Heard()
+    train(tiny_config(source, **changes), run, resume=resume, reporter=heard)
+    return heard
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """A run of one's own, to damage."""
+    return Path(shutil.copytree(run, folder / run.name))
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file, `section__key` inside a section; Ellipsis takes a key away."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        target = content
+        for section in sections:
+            target = target[section]
+        if value is ...:
+            del target[key]
+        else:
+            target[key] = value
+    path.write_text(json.dumps(content))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder, to compare before and after."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
