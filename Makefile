@@ -26,8 +26,22 @@ lint: $(READY)  ## formatting, style and types
 
 check: lint test
 
-demo: $(READY)  ## train, sample, infill and draw, in a few minutes
-	sh recipes/demo.sh $(BIN)/ddcli $(DEMO)
+demo: $(READY)  ## train on the standard library's code, sample, infill and draw, in six minutes
+	mkdir -p $(DEMO)
+	@printf '\n== Training on the Python standard library\n'
+	$(BIN)/ddcli train demo $$(test -f $(DEMO)/run/config.toml && echo --resume) -o $(DEMO)/run
+	@printf '\n== Writing new code\n'
+	$(BIN)/ddcli sample $(DEMO)/run --length 128 --seed 1 -o $(DEMO)/sample.txt
+	@cat $(DEMO)/sample.txt
+	@printf '\n== Filling the gaps of a file\n'
+	printf 'def read(path):\n    with open(path[MASK:4]) as file:\n        return[MASK:4]\n' > $(DEMO)/gaps.py
+	$(BIN)/ddcli infill $(DEMO)/run $(DEMO)/gaps.py --seed 1 -o $(DEMO)/filled.py
+	@cat $(DEMO)/filled.py
+	@printf '\n== Drawing the noise\n'
+	$(BIN)/ddcli noise-viz $(DEMO)/filled.py -m $(DEMO)/run -o $(DEMO)/noise.html
+	$(BIN)/ddcli noise-viz $(DEMO)/filled.py -m $(DEMO)/run -o $(DEMO)/noise.png
+	@printf '\nMade: %s\n' $(DEMO)/run $(DEMO)/sample.txt $(DEMO)/filled.py $(DEMO)/noise.html $(DEMO)/noise.png
+	@printf '\nNext: $(BIN)/ddcli infill $(DEMO)/run YOUR_FILE.py   (write [MASK:8] where eight tokens are missing)\n'
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis

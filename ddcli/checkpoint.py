@@ -263,5 +263,6 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
     return None
 
 
-def failed_write(run: Path, error: OSError) -> RunFailed:
-    return RunFailed(f"{run} cannot be written: {error.strerror}; the last checkpoint is untouched")
+def failed_write(run: Path, error: OSError | SafetensorError) -> RunFailed:
+    reason = getattr(error, "strerror", None) or error
+    return RunFailed(f"{run} cannot be written: {reason}; the last checkpoint is untouched")

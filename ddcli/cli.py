@@ -171,15 +171,18 @@ def train(
     flags = {key: context.params[flag] for flag, key in TRAIN_FLAGS.items()}
     base, overrides, where = read_settings(recipe, set_ or (), flags)
     if resume and output is not None and (output / "config.toml").is_file():
+        base.pop("train.minutes", None)  # has become a number of steps
         base = {**read_toml(output / "config.toml"), **base}
     config = build_config(base, overrides, where)
     reporter = _reporter(quiet)
     if dry_run:
         plan = plan_run(config, reporter)
         print(plan.config.to_toml())
-        tokens = plan.config.train.steps * plan.config.train.batch_size * plan.data.length
+        settings = plan.config.train
+        tokens = f"{settings.steps * settings.batch_size * plan.data.length:,} tokens to train on"
         print(f"# {plan.parameters:,} parameters, {plan.data.description}")
-        print(f"# {tokens:,} tokens to train on, about {plan.memory / 1e9:.1f} GB of memory")
+        amount = f"{settings.minutes:g} minutes to train" if settings.minutes else tokens
+        print(f"# {amount}, about {plan.memory / 1e9:.1f} GB of memory")
         return
     assert output is not None
     train_run(config, output, resume=resume, reporter=reporter)

@@ -166,11 +166,16 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Config:
     """A config from flat keys; `overrides` win over `base`. `where` names the source in errors."""
+    if "train.steps" in overrides and "train.minutes" in overrides:
+        raise DdcliError("train.steps and train.minutes both decide how long to train; give one")
+    if "train.steps" in overrides:
+        base = {k: v for k, v in base.items() if k != "train.minutes"}
     known = flatten_fields()
     tree: dict[str, dict[str, Any]] = {}
     for key, value in {**base, **overrides}.items():
         if key not in known:
-            raise unknown(f"setting in {where}" if key in base else "setting", key, known)
+            meant = [k for k in known if k.endswith(f".{key}")]  # `lr` for `train.lr`
+            raise unknown(f"setting in {where}" if key in base else "setting", key, meant or known)
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value
     try:

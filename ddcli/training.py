@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
@@ -341,7 +342,7 @@ def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Re
             refuse_changes(saved, _resolved(plan, config.train.steps), run)
         try:
             return _Run(plan, run, reporter, stop, started).go(resume=saved is not None)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise failed_write(run, error) from error
         finally:
             reporter.end()
@@ -351,6 +352,8 @@ def dry_run(config: Config, reporter: Reporter) -> Plan:
     """Everything `train` does before it writes: read the data, build the network, find what cannot work."""
     plan = make_plan(config, None, reporter)
     resolved = _resolved(plan, config.train.steps)
+    timed = resolved.train.model_copy(update={"minutes": config.train.minutes})
+    resolved = resolved.model_copy(update={"train": timed})
     return Plan(resolved, plan.data, plan.process, plan.objective, plan.network, plan.device, plan.dtype)
 
 
@@ -423,6 +426,7 @@ class _Run:
     started: float
     state: State = field(init=False)
     bounds: list[Bound] = field(default_factory=list)
+    window: "_Window" = field(default_factory=lambda: _Window())
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -454,6 +458,8 @@ class _Run:
         self.state = State.fresh(self.plan.network, self.config)
         if found:
             self.state.restore(found[0], first)
+            self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
+            self.window = _Window(**found[1]["window"])
         if first >= self.config.train.steps:
             self.reporter.say(f"{self.folder} is finished at step {first:,}; give more --steps to go on")
             return self.folder
@@ -468,11 +474,10 @@ class _Run:
         self.reporter.begin(first, steps)
         if not found and config.validation.every:
             self._write({"step": 0, **self._validate(config.validation.draws)})
-        window = _Window()
         while self.state.step < steps:
             step, begun = self.state.step, time.perf_counter()
             loss, norm, tokens = self._step(step)
-            window.add(loss, norm, tokens, time.perf_counter() - begun)
+            self.window.add(loss, norm, tokens, time.perf_counter() - begun)
             step += 1
             self.reporter.progress(step)
             last = step == steps
@@ -481,7 +486,7 @@ class _Run:
                 line = {
                     "step": step,
                     "lr": config.train.lr * learning_rate(step - 1, config),
-                    **window.close(),
+                    **self.window.close(),
                 }
             if config.validation.every and (last or step % config.validation.every == 0):
                 draws = config.validation.final_draws if last else config.validation.draws
@@ -490,9 +495,10 @@ class _Run:
                 self._write(line)
             if config.samples.every and (last or step % config.samples.every == 0):
                 self._sample(step)
-            if last or self.stop or step % config.checkpoint.every == 0:
+            stop = bool(self.stop) and not last
+            if last or stop or step % config.checkpoint.every == 0:
                 self._save(step)
-            if self.stop and not last:
+            if stop:
                 raise Stopped(self.folder, step, self.stop[0])
         return self.folder
 
@@ -522,6 +528,7 @@ class _Run:
         begun = time.perf_counter()
         self._validate(1)
         a_draw = time.perf_counter() - begun
+        self.bounds.clear()
         validation = self.config.validation
         every, draws = max(1, validation.every), validation.draws if validation.every else 0
         left = 60 * train.minutes - (time.monotonic() - self.started)
@@ -577,7 +584,12 @@ class _Run:
 
     def _save(self, step: int) -> None:
         """The checkpoint first: it is what a run goes on from. Then the model people use."""
-        state = {"step": step, "fingerprint": self.plan.data.fingerprint}
+        state = {
+            "step": step,
+            "fingerprint": self.plan.data.fingerprint,
+            "window": asdict(self.window),
+            "bounds": [asdict(found) for found in self.bounds[-1:]],
+        }
         save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
         save_model(self.folder, self.plan.network.config, self.state.ema, SamplerSettings().model_dump())
         card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
@@ -614,5 +626,5 @@ def _lines_up_to(metrics: Path, step: int) -> str:
     """The lines of metrics.jsonl that a checkpoint at `step` knows of."""
     if not step or not metrics.exists():
         return ""
-    lines = metrics.read_text(encoding="utf-8").splitlines()
+    *lines, _ = metrics.read_text(encoding="utf-8").split("\n")  # a last line without an end was cut short
     return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)

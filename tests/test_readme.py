@@ -1,0 +1,64 @@
+"""What the README shows is run: every command, and the Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny import SETTINGS, assignments, words
+
+from ddcli.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+COMMANDS = [
+    line.partition("  #")[0]
+    for kind, block in BLOCKS
+    if kind == "sh"
+    for line in block.splitlines()
+    if re.match(r"(echo .*\| )?ddcli", line)
+]
+COMMANDS.sort(key=lambda command: "ddcli train" not in command)  # what is shown first may need the run
+# what makes a training of minutes one of seconds; the data and the rest of a command stay as they are
+QUICK = assignments({k: v for k, v in SETTINGS.items() if k not in ("data.tokenizer", "train.steps")})
+TAKES_VALUE = {"--minutes", "--steps", "--size", "--length"}
+
+
+def test_the_readme_shows_every_command():
+    for command in ("train", "sample", "infill", "noise-viz"):
+        assert any(re.search(rf"ddcli {command}\b", line) for line in COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with the files that the README's commands name."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "runs").mkdir()
+    (folder / "novel.txt").write_text(words(200))
+    (folder / "names.txt").write_text("ann\nbob\ncarol\n" * 30)
+    (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
+    (folder / "script.py").write_text("a = [MASK:2]\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs(command, workplace, monkeypatch, capfd):
+    monkeypatch.chdir(workplace)
+    piped, _, command = command.rpartition("| ")
+    if piped:
+        text = shlex.split(piped)[1] + "\n"
+        monkeypatch.setattr("ddcli.cli._read", lambda file: text.encode())
+    _, *arguments = shlex.split(command.partition(" > ")[0])
+    if arguments[0] == "train":
+        for option in TAKES_VALUE & set(arguments):
+            place = arguments.index(option)
+            del arguments[place : place + 2]
+        arguments += [*QUICK, "--steps", "2"]
+    assert main(arguments) == 0, capfd.readouterr().err
+
+
+def test_the_python_runs(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    (python,) = [block for kind, block in BLOCKS if kind == "python"]
+    exec(compile(python, "README.md", "exec"), {})
+    assert capsys.readouterr().out
