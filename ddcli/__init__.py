@@ -11,6 +11,7 @@ Every command has its twin here, loaded when it is first used, so that `import d
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .errors import DdcliError
     from .generate import Frame, Infilling, Sample, TextModel
     from .training import dry_run, train
+
+if "transformers" in sys.modules:  # then its Auto classes are to know our network
+    importlib.import_module(".backbones.transformer", __name__)
 
 _HOMES = {
     "Config": "config",
@@ -59,6 +63,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "viz":
+        return importlib.import_module(".viz", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'ddcli' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -46,20 +46,23 @@ def noise_viz(
     *,
     model: str | Path | TextModel | None = None,
     processes: Sequence[str] | None = None,
-    schedule: str = "linear",
+    schedule: str | None = None,
     times: Sequence[float] | None = None,
-    tokenizer: str = "char",
+    tokenizer: str | None = None,
     seed: int = 0,
 ) -> Story:
     """The text under noise, and with a model its way back from pure noise, ready to be drawn.
 
-    processes: names, by default absorbing and uniform, or the model's own. Tokenizer: char, byte or a Hugging
-    Face name or folder; a model brings its own. Raises DdcliError for unknown names and times out of [0, 1].
+    processes: names, by default absorbing and uniform; a model's own is drawn in any case, on its schedule.
+    tokenizer: char (the default), byte or a Hugging Face name or folder; a model brings its own.
+    Raises DdcliError for unknown names, times out of [0, 1], and a tokenizer beside a model's.
 
     >>> ddcli.viz.write(ddcli.noise_viz("To be or not to be"), "noise.html")
     """
+    if model is not None and tokenizer is not None:
+        raise DdcliError("a model brings its own tokenizer; leave --tokenizer out")
     loaded = None if model is None else _model(model)
-    tokens = loaded.tokenizer if loaded else make_tokenizer(tokenizer, [text], lambda line: None)
+    tokens = loaded.tokenizer if loaded else make_tokenizer(tokenizer or "char", [text], lambda line: None)
     times = default_times() if times is None else times
     if not all(0 <= t <= 1 for t in times):
         raise DdcliError("times lie between 0 (clean) and 1 (noise)")
@@ -67,7 +70,7 @@ def noise_viz(
     names = processes or list(own) or ["absorbing", "uniform"]
     excluded = tokens.excluded_ids(has_end_of_text=False)  # your text has no end to turn into
     vocabulary = Vocabulary(tokens.vocab_size, tokens.mask_id, excluded)
-    chosen = {name: make_process(name, schedule, vocabulary) for name in names} | own
+    chosen = {name: make_process(name, schedule or "linear", vocabulary) for name in names} | own
     frames = {}
     if loaded:
         frames = {name: list(loaded.frames(length=_length(loaded, text), seed=seed)) for name in own}

@@ -40,7 +40,8 @@ def save_model(
 ) -> None:
     """Write config.json, generation_config.json and model.safetensors."""
     write_text(run / "config.json", config.to_json_string(use_diff=False))
-    write_text(run / "generation_config.json", json.dumps(dict(defaults), indent=2) + "\n")
+    if not (run / "generation_config.json").exists():  # which people may have edited
+        write_text(run / "generation_config.json", json.dumps(dict(defaults), indent=2) + "\n")
     with whole_file(run / "model.safetensors") as beside:
         save_file(dict(weights), beside, metadata={"format": "pt"})
 
@@ -69,6 +70,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
             f"but the network was made for {network_config.vocab_size}"
         )
     about = network_config.diffusion
+    sampling = _read_json(run / "generation_config.json")
     where = pick_device(device)
     network = DiffusionTransformer(network_config)
     load_weights(network, run / "model.safetensors")
@@ -86,7 +88,9 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         length=about["length"],
         device=where,
         record_lengths=about["record_lengths"] or None,
-        settings=SamplerSettings().but(**_read_json(run / "generation_config.json")),
+        settings=SamplerSettings().but(
+            **{k: v for k, v in sampling.items() if k in SamplerSettings.model_fields}
+        ),
     )
 
 
@@ -164,11 +168,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first of cuda, mps and cpu that is there. Raises DdcliError for one that is not."""
+    """`auto` is cuda where there is one. Raises DdcliError for a device that is not there or will not do."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):  # mps knows no float64, which clocks and draws need
+            raise RuntimeError("ddcli computes on cpu or cuda")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DdcliError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
@@ -176,6 +182,7 @@ def pick_device(name: str) -> torch.device:
 
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+PRECISION_NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 def pick_precision(name: str, device: torch.device, *, for_training: bool) -> torch.dtype:
@@ -185,7 +192,7 @@ def pick_precision(name: str, device: torch.device, *, for_training: bool) -> to
     """
     if name == "auto":
         if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             fast = device.type == "cpu" and for_training and torch.cpu._is_avx512_bf16_supported()
         name = "bf16" if fast else "float32"
@@ -207,6 +214,8 @@ def save_checkpoint(
     """Write checkpoints/step-N, a safetensors file for each group, then drop all but the newest `keep`."""
     folder = run / "checkpoints"
     folder.mkdir(exist_ok=True)
+    for unfinished in folder.glob(".step-*"):  # of a process that was killed while it wrote
+        shutil.rmtree(unfinished)
     with whole_folder(folder / f"step-{step:08}") as beside:
         for name, group in groups.items():
             save_file(dict(group), beside / f"{name}.safetensors")

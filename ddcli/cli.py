@@ -4,20 +4,23 @@ stdout is the answer, stderr is the conversation. Exit codes: 0; 2 for what the 
 that failed; 128 + the signal for one that was stopped.
 """
 
+import errno
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from . import __version__
 from .errors import DdcliError
+
+if TYPE_CHECKING:
+    from .generate import Infilling, Sample, TextModel
 
 app = typer.Typer(
     name="ddcli",
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         outcome = app([a for a in arguments if a != "--debug"], prog_name="ddcli", standalone_mode=False)
         sys.stdout.flush()
+        if outcome == 130:  # what typer makes of an interrupt
+            raise KeyboardInterrupt
         return outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
@@ -45,9 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if message:
-            print(f"ddcli: {message}", file=sys.stderr)
+            asked = message.startswith("Usage: ")  # a command without arguments: the error is its help
+            print(message if asked else f"ddcli: {message}", file=sys.stderr)
         return 2 if isinstance(error, TyperException) else error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        cause = error.__context__ if isinstance(error, SystemExit) else error  # typer makes an exit of it
+        if not isinstance(cause, OSError) or cause.errno != errno.EPIPE:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return 0
     except (KeyboardInterrupt, typer.Abort):
@@ -56,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"ddcli: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        reason = str(error).strip().partition("\n")[0]
+        print(f"ddcli: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
         return 1
 
 
@@ -79,7 +89,7 @@ def ddcli(
 # -- options that several commands take -------------------------------------------------------------------
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]
 Sampler = Annotated[str | None, typer.Option(help="ancestral or confidence.")]
@@ -148,7 +158,7 @@ def train(
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,
     lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     set_: Annotated[
@@ -214,7 +224,9 @@ def sample(
     temperature: Temperature = None,
     top_p: TopP = None,
     seed: Seed = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts at a time; does not change them.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts at a time; in float32 it does not change them.")
+    ] = 16,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A file, or a FOLDER/ for a file each.")
     ] = None,
@@ -229,33 +241,36 @@ def sample(
 
     ddcli sample runs/novel -n 3 --prompt "It was" --seed 1
     """
+    from .api import load
     from .generate import fresh_seed
 
-    loaded = _load(model, device, precision, quiet)
+    _check_utf8("--prompt", prompt)
+    loaded = load(model, device=device, precision=precision)
+    _check_output(output)
     seed = fresh_seed() if seed is None else seed
     began = time.perf_counter()
-    canvas = _live(live, loaded)
-    drawn = []
-    with canvas or nullcontext():
+    drawn: list[Sample] = []
+
+    def answers(on_frame: Any) -> Iterator[Answer]:
         for one in loaded.samples(
             n,
             length=length,
             prompt=prompt,
             seed=seed,
             batch_size=batch_size,
-            on_frame=canvas,
+            on_frame=on_frame,
             sampler=sampler,
             steps=steps,
             temperature=temperature,
             top_p=top_p,
         ):
             drawn.append(one)
-    seconds = time.perf_counter() - began
-    records = [
-        {"text": s.text, "tokens": s.tokens, "nfe": s.nfe, "seed": s.seed, "index": s.index} for s in drawn
-    ]
-    _deliver([s.text.encode() for s in drawn], records, output, as_json, null, line_end=b"\n")
-    _close(quiet, [s.nfe for s in drawn], sum(len(s.tokens) for s in drawn), seconds, seed)
+            record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
+            yield one.content, record | {"seed": one.seed, "index": one.index}
+
+    _deliver(_watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
+    tokens = sum(len(one.tokens) for one in drawn)
+    _close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed)
 
 
 # -- infill -----------------------------------------------------------------------------------------------
@@ -287,43 +302,48 @@ def infill(
 
     echo "To be, or [MASK:6] be" | ddcli infill runs/novel -
     """
+    from .api import load
     from .generate import fresh_seed
     from .infilling import parse
 
-    if in_place and (n > 1 or file == "-" or output is not None or as_json):
-        raise DdcliError("--in-place takes one FILE and one way to fill it: no -n, -o, --json or stdin")
+    if in_place and (n > 1 or file == "-" or output is not None or as_json or null):
+        raise DdcliError("--in-place takes one FILE and one way to fill it: no -n, -o, -0, --json or stdin")
     document = _read(file)
     parsed = parse(document, mask_token)
-    loaded = _load(model, device, precision, quiet)
+    loaded = load(model, device=device, precision=precision)
     if not quiet:
         _tell(parsed.describe(loaded.tokenizer.unit))
     seed = fresh_seed() if seed is None else seed
+    _check_output(output)
     began = time.perf_counter()
-    canvas = _live(live, loaded)
-    with canvas or nullcontext():
-        ways = loaded.infill(
-            document,
-            n,
-            mask_token=mask_token,
-            score=n > 1 or as_json,
-            seed=seed,
-            on_frame=canvas,
-            sampler=sampler,
-            steps=steps,
-            temperature=temperature,
-            top_p=top_p,
+    ways: list[Infilling] = []
+
+    def answers(on_frame: Any) -> Iterator[Answer]:
+        ways.extend(
+            loaded.infill(
+                document,
+                n,
+                mask_token=mask_token,
+                score=n > 1 or as_json,
+                seed=seed,
+                on_frame=on_frame,
+                sampler=sampler,
+                steps=steps,
+                temperature=temperature,
+                top_p=top_p,
+            )
         )
-    seconds = time.perf_counter() - began
-    records = [
-        {"text": w.text, "fills": w.fills, "score": w.score, "nfe": w.nfe, "seed": w.seed, "index": w.index}
-        for w in ways
-    ]
+        for way in ways:
+            record = {"text": way.text, "fills": way.fills, "score": way.score, "nfe": way.nfe}
+            yield way.content, record | {"seed": way.seed, "index": way.index}
+
     target = file if in_place else output
-    _deliver([w.content for w in ways], records, target, as_json, null, line_end=b"")
+    _deliver(_watched(answers, live, loaded), target, as_json, null, line_end=b"")
     if n > 1 and not quiet:
         for place, way in enumerate(ways, 1):
             _tell(f"{place}: ln p(gaps | text) at least {way.score:.2f} nats (estimate)")
-    _close(quiet, [w.nfe for w in ways], n * sum(gap.tokens for gap in parsed.gaps), seconds, seed)
+    tokens = n * sum(gap.tokens for gap in parsed.gaps)
+    _close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)
 
 
 # -- noise-viz --------------------------------------------------------------------------------------------
@@ -342,9 +362,9 @@ def noise_viz(
     process: Annotated[
         str | None, typer.Option(help="absorbing, uniform, both, or a list with commas.")
     ] = None,
-    schedule: Annotated[str, typer.Option(help="linear, cosine or polynomial[:POWER].")] = "linear",
+    schedule: Annotated[str | None, typer.Option(help="linear, cosine or polynomial[:POWER].")] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
-    tokenizer: Annotated[str, typer.Option(help="char, byte, or a Hugging Face one.")] = "char",
+    tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -363,6 +383,7 @@ def noise_viz(
             text = _read(file).decode()
         except UnicodeDecodeError as error:
             raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
+    _check_utf8("--text", text)
     if output is not None:
         format_of(output)  # what cannot be drawn is refused before a model runs
     story = api.noise_viz(
@@ -400,12 +421,6 @@ def _numbers(text: str) -> list[float]:
 # -- in and out -------------------------------------------------------------------------------------------
 
 
-def _load(model: Path, device: str, precision: str, quiet: bool) -> Any:
-    from .api import load
-
-    return load(model, device=device, precision=precision)
-
-
 def _read(file: str) -> bytes:
     if file == "-":
         return sys.stdin.buffer.read()
@@ -415,33 +430,60 @@ def _read(file: str) -> bytes:
         raise DdcliError(f"{file} cannot be read: {error.strerror}") from None
 
 
+def _check_utf8(option: str, text: str) -> None:
+    """DdcliError for an argument of bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DdcliError(f"{option} is not UTF-8 text") from None
+
+
+Answer = tuple[bytes, dict[str, Any]]  # a text, and what is known of it
+
+
+def _check_output(output: str | None) -> None:
+    """DdcliError, before any work is done, for an output that could not be written."""
+    if output is not None and not output.endswith(("/", os.sep)) and not Path(output).parent.is_dir():
+        raise DdcliError(f"{output} cannot be written: there is no folder {Path(output).parent}")
+
+
+def _watched(answers: Callable[[Any], Iterator[Answer]], live: bool, model: "TextModel") -> Iterable[Answer]:
+    """The answers as they come; or, with the live view in the terminal's way, once all are there."""
+    if not live:
+        return answers(None)
+    from .display import LiveCanvas
+
+    with LiveCanvas(_console(), model) as canvas:
+        return list(answers(canvas))
+
+
 def _deliver(
-    texts: list[bytes],
-    records: Iterable[dict[str, Any]],
-    output: str | None,
-    as_json: bool,
-    null: bool,
-    *,
-    line_end: bytes,
+    answers: Iterable[Answer], output: str | None, as_json: bool, null: bool, *, line_end: bytes
 ) -> None:
-    """Texts to stdout, to a file or to a file each; a file is replaced whole or not at all."""
-    if as_json:
-        parts = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records]
-        joined = b"".join(parts)
-    else:
-        parts = [text + line_end for text in texts]
-        between = b"\0" if null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
-        joined = b"\0".join(texts) + b"\0" if null else between.join(parts)
-    if output is None:
-        sys.stdout.buffer.write(joined)
-        sys.stdout.flush()
-    elif output.endswith(("/", os.sep)) or Path(output).is_dir():
+    """Texts to stdout as they come, to a file, or to a file each; a file is replaced whole or not at all."""
+
+    def shown(content: bytes, record: dict[str, Any]) -> bytes:
+        if as_json:
+            return json.dumps(record, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+        return content + (b"\0" if null else line_end)
+
+    between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
+    if output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir()):
         folder, suffix = Path(output), ".json" if as_json else ".txt"
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, part in enumerate(parts):
-            _replace(folder / f"{number:04}{suffix}", part)
-    else:
-        _replace(Path(output), joined)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DdcliError(f"{output} cannot be made: {error.strerror}") from None
+        for number, answer in enumerate(answers):
+            _replace(folder / f"{number:04}{suffix}", shown(*answer))
+        return
+    parts = (between * (number > 0) + shown(*answer) for number, answer in enumerate(answers))
+    if output is not None:
+        _replace(Path(output), b"".join(parts))
+        return
+    for part in parts:
+        sys.stdout.buffer.write(part)
+        sys.stdout.flush()
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -462,14 +504,6 @@ def _console() -> Any:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _live(asked: bool, model: Any) -> Any:
-    if not asked:
-        return None
-    from .display import LiveCanvas
-
-    return LiveCanvas(_console(), model)
 
 
 def _close(quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int) -> None:

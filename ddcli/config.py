@@ -26,6 +26,7 @@ class Section(BaseModel):
 class Data(Section):
     source: str = "python-stdlib"  # file, folder, glob, dataset name, or the embedded python-stdlib
     valid: str | None = None  # a source of its own; otherwise the tail of `source`
+    valid_split: str = "validation"  # of `valid`, where it is a dataset
     valid_fraction: float = Field(0.05, gt=0, lt=1)  # of the documents, or of a single text
     text_column: str = "text"
     split: str = "train"
@@ -63,9 +64,9 @@ class Train(Section):
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
-    times: str = "bell"  # how training spreads its times: bell or even
+    times: str = "bell"  # bell or even: with bell the loss is a reweighted bound, which learns faster
     given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it
     threads: int | None = Field(None, ge=1)

@@ -58,14 +58,22 @@ class Blocks:
         return self.take(np.array(rows))
 
 
-def pack(documents: list[Document], tokenizer: Tokenizer, length: int, *, training: bool = False) -> Blocks:
-    """Cut `doc <eos> doc <eos> ...` in blocks of `length`; a lone document gets no eos.
+def pack(
+    documents: list[Document],
+    tokenizer: Tokenizer,
+    length: int,
+    *,
+    end_of_text: bool | None = None,
+    training: bool = False,
+) -> Blocks:
+    """Cut `doc <eos> doc <eos> ...` in blocks of `length`; by default a lone document gets no eos.
 
     The last block is padded. For training it is left out instead, so that all shapes are alike; DdcliError
     where the text then fills no block. Symbols the vocabulary lacks are given: context, never predicted.
     """
     encoded = tokenizer.encode_documents(documents)
-    end = np.array([tokenizer.eos_id] if len(encoded) > 1 else [], np.int32)
+    ends = len(encoded) > 1 if end_of_text is None else end_of_text
+    end = np.array([tokenizer.eos_id] if ends else [], np.int32)
     stream = np.concatenate([part for ids in encoded for part in (ids, end)])
     if training and len(stream) < length:
         raise DdcliError(
@@ -78,7 +86,10 @@ def pack(documents: list[Document], tokenizer: Tokenizer, length: int, *, traini
     document = np.pad(owner[:whole], (0, room), constant_values=-1)
     tokens, document = tokens.reshape(-1, length), document.reshape(-1, length)
     unknown = np.isin(tokens, tokenizer.special_ids) & (document >= 0)
-    return Blocks(tokens, document, unknown if unknown.any() else None, *_count(documents))
+    characters, utf8_bytes = _count(documents)
+    if tokenizer.unit == "character":
+        characters -= int(unknown.sum())  # or what is not predicted would make the others look cheap
+    return Blocks(tokens, document, unknown if unknown.any() else None, characters, utf8_bytes)
 
 
 def pack_records(documents: list[Document], tokenizer: Tokenizer, length: int) -> Blocks:
@@ -136,7 +147,7 @@ class StreamBlocks:
             for w, p in zip(windows, places, strict=True)
         ]
         tokens = np.stack(rows).astype(np.int64)
-        return Batch(tokens, np.zeros(tokens.shape, bool), np.ones(tokens.shape, bool))
+        return Batch(tokens, np.isin(tokens, self.tokenizer.special_ids), np.ones(tokens.shape, bool))
 
     def _restart(self) -> None:
         self._blocks, self._at = self._pack(), -1

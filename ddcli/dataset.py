@@ -7,11 +7,11 @@ from itertools import islice
 from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
 from .errors import DdcliError
-from .randomness import derive_seed
-from .sources import Document, read_corpus, split_corpus, stream_documents
+from .sources import Document, read_corpus, sha256_of, split_corpus, stream_documents
 from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 
 DEFAULT_LENGTH = 256
+SOURCE_TOKENIZERS = {"python-stdlib": "bpe:2048"}  # few symbols, but code is worth reading in larger pieces
 LONGEST_RECORD = 1024  # tokens; of records that set no --length
 
 Log = Callable[[str], None]
@@ -62,7 +62,11 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         train, valid = split_corpus(corpus, settings.valid_fraction)
     else:
         held_out = read_corpus(
-            settings.valid, text_column=settings.text_column, lines=settings.lines, as_bytes=as_bytes
+            settings.valid,
+            text_column=settings.text_column,
+            split=settings.valid_split,
+            lines=settings.lines,
+            as_bytes=as_bytes,
         )
         train, valid = corpus.documents, held_out.documents
         fingerprint = f"{fingerprint}+{held_out.sha256}"
@@ -71,16 +75,24 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
     if settings.lines:
         return _records(settings, tokenizer, spec, train, valid, fingerprint, log)
     length = settings.length or DEFAULT_LENGTH
+    ends = len(train) > 1
     return TrainingData(
         tokenizer,
         spec,
         length,
-        pack(train, tokenizer, length, training=True),
-        pack(valid, tokenizer, length),
+        pack(train, tokenizer, length, end_of_text=ends, training=True),
+        _checked(pack(valid, tokenizer, length, end_of_text=ends)),
         fingerprint,
         record_lengths={},
-        has_end_of_text=len(train) > 1,
+        has_end_of_text=ends,
     )
+
+
+def _checked(valid: Blocks) -> Blocks:
+    """Validation blocks in which there is something to predict. Raises DdcliError."""
+    if not valid.predicted:
+        raise DdcliError("no symbol of the validation data is in the vocabulary; give others to validate on")
+    return valid
 
 
 def _records(
@@ -99,7 +111,7 @@ def _records(
         log(f"{blocks.left_out:,} records of more than {length - 2} {tokenizer.unit}s left out")
     assert blocks.lengths is not None
     counts = {n: int(count) for n, count in enumerate(blocks.lengths) if count}
-    held_out = pack_records(valid, tokenizer, length)
+    held_out = _checked(pack_records(valid, tokenizer, length))
     return TrainingData(
         tokenizer, spec, length, blocks, held_out, fingerprint, record_lengths=counts, has_end_of_text=False
     )
@@ -114,14 +126,14 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
     spec = _tokenizer_spec(settings, first, log)
     tokenizer = tokenizer or make_tokenizer(spec, first, log)
     stream = StreamBlocks(documents, tokenizer, length)
-    valid = pack(stream.valid_documents, tokenizer, length)
+    valid = _checked(pack(stream.valid_documents, tokenizer, length, end_of_text=True))
     return TrainingData(
         tokenizer,
         spec,
         length,
         stream,
         valid,
-        fingerprint=str(derive_seed(*map(str, stream.valid_documents))),
+        fingerprint=sha256_of(stream.valid_documents),
         record_lengths={},
         has_end_of_text=True,
     )
@@ -130,6 +142,6 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
 def _tokenizer_spec(settings: Data, documents: list[Document], log: Log) -> str:
     if settings.tokenizer is not None:
         return settings.tokenizer
-    spec = default_tokenizer(documents)
+    spec = SOURCE_TOKENIZERS.get(settings.source) or default_tokenizer(documents)
     log(f"tokenizer {spec}, chosen for this data; --tokenizer sets another")
     return spec

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .randomness import LOG_ZERO
+
+ROW_COUNT = (
+    128  # training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
+)
 
 
 class Denoiser(Protocol):
@@ -25,7 +30,7 @@ class Denoiser(Protocol):
 class Backbone(Protocol):
     """A network in two halves."""
 
-    def trunk(self, input_ids: Tensor, clock: Tensor, valid: Tensor | None) -> Tensor:
+    def trunk(self, input_ids: Tensor, clock: Tensor, valid: Tensor | None, /) -> Tensor:
         """Hidden states (B, L, D) of tokens (B, L) at clocks (B, L) float32."""
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -46,14 +51,31 @@ class NetworkDenoiser:
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
 
-    def compile(self) -> None:
-        """Compile the trunk. The head stays eager: it sees another number of rows at every step."""
-        self.trunk = torch.compile(self.network.trunk)
+    def compile(self, log: Callable[[str], None]) -> None:
+        """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
+
+        The head stays eager in any case: it sees another number of rows at every step.
+        """
+        compiled = torch.compile(self.network.trunk)
+
+        def first_use(xt: Tensor, clock: Tensor, valid: Tensor | None) -> Tensor:
+            self.trunk = compiled
+            try:
+                return compiled(xt, clock, valid)
+            except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
+                reason = str(error).strip().partition("\n")[0][:100]
+                log(f"not compiled, which is slower: {reason or type(error).__name__}")
+                self.trunk = self.network.trunk
+                return self.trunk(xt, clock, valid)
+
+        self.trunk = first_use
 
     def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
         with torch.autocast(xt.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            hidden = self.trunk(xt, t.float(), valid)
-            logits = self.network.head(hidden[rows])
+            hidden = self.trunk(xt, t.float(), valid).flatten(0, 1)
+            chosen = rows.flatten().nonzero()[:, 0]
+            spare = -len(chosen) % ROW_COUNT if torch.is_grad_enabled() else 0
+            logits = self.network.head(hidden[F.pad(chosen, (0, spare))])[: len(chosen)]
         impossible = torch.tensor(self.impossible, dtype=torch.long, device=logits.device)
         return logits.float().index_fill(-1, impossible, LOG_ZERO).log_softmax(-1)
 

@@ -9,19 +9,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .errors import printable
 from .generate import Frame, TextModel
 from .training import Silent
 
 MASK = "░"
-
-
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal: control characters, escapes among them, as their pictures."""
-    return "".join(c if c.isprintable() or c == "\n" else _picture(c) for c in text)
-
-
-def _picture(character: str) -> str:
-    return chr(0x2400 + ord(character)) if character < " " else "\N{REPLACEMENT CHARACTER}"
 
 
 # -- training ---------------------------------------------------------------------------------------------
@@ -98,7 +90,7 @@ class TrainingDisplay(Silent):
 
     def samples(self, step: int, texts: list[str]) -> None:
         width = max(20, self._console.width - 2)
-        first = printable(texts[0]).replace("\n", "↵")
+        first = printable(texts[0].replace("\n", "↵"))
         self._console.print(Text(f"  {first[: 2 * width]}", style="dim", overflow="fold"))
 
     def end(self) -> None:
@@ -168,6 +160,6 @@ class LiveCanvas:
                 text.append(MASK, style="bright_black")
             elif token not in tokenizer.special_ids:
                 tentative = clock > 0 and not settles
-                text.append(printable(piece), style="bold" if new else "dim" if tentative else "")
+                text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")
         wrapped = text.wrap(self._console, max(10, self._console.width))
         return Text("\n").join(wrapped[:lines])

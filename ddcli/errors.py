@@ -16,6 +16,15 @@ class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was w
     exit_code = 1
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text that does nothing to a terminal: control characters as their pictures, but for those to `keep`."""
+    return "".join(c if c.isprintable() or c in keep else _picture(c) for c in text)
+
+
+def _picture(character: str) -> str:
+    return chr(0x2400 + ord(character)) if character < " " else "\N{REPLACEMENT CHARACTER}"
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:
     """An error for a name that is not in a registry, with the nearest known one."""
     known = sorted(known)

@@ -27,7 +27,7 @@ class Bound:
     @property
     def perplexity(self) -> float:
         """Per token."""
-        return math.exp(self.nats_per_token)
+        return math.exp(min(self.nats_per_token, 700.0))
 
 
 def bound(
@@ -56,7 +56,7 @@ def bound(
     for start in range(0, len(asked), batch_size):
         part = asked[start : start + batch_size]
         batch = blocks.take(np.array([block for block, _ in part]))
-        rng = Streams([derive_seed(seed, "noise", block, draw) for block, draw in part])
+        rng = Streams([derive_seed(seed, "validation", block, draw) for block, draw in part])
         valid = torch.tensor(batch.valid, device=device)
         with torch.no_grad():
             cost = nelbo(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser, Temperature, TopP, Without
 from .errors import DdcliError, unknown
-from .infilling import parse
+from .infilling import Window, parse
 from .likelihood import nelbo
 from .process import Process
 from .randomness import Streams, derive_seed
@@ -72,7 +72,7 @@ def generate(
 class SamplerSettings(BaseModel):
     """How to sample; a model's own are saved in its generation_config.json."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: str = "ancestral"
     steps: int = Field(128, ge=1, le=1_000_000)
@@ -96,11 +96,15 @@ class SamplerSettings(BaseModel):
 class Sample:
     """A text drawn from the model."""
 
-    text: str
-    tokens: list[int]
+    content: bytes  # the prompt included; UTF-8 but for byte vocabularies, which can write anything
+    tokens: list[int]  # drawn, without the prompt
     nfe: int  # network evaluations it took
     seed: int
     index: int  # with `seed`, its random stream
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -174,26 +178,28 @@ class TextModel:
         seed = fresh_seed() if seed is None else seed
         if n < 1 or batch_size < 1:
             raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
+        given = self.tokenizer.encode(prompt)
         for start in range(0, n, batch_size):
             indices = range(start, min(start + batch_size, n))
-            canvas = self._blank(length, prompt, seed, indices)
+            canvas = self._blank(length, given, seed, indices)
             frame = self._last(self._denoise(canvas, chosen), on_frame)
             rows = frame.x.cpu().numpy()
             for i, row, frozen, nfe in zip(indices, rows, canvas.frozen, frame.nfe.tolist(), strict=True):
                 drawn = row[~frozen].tolist()
                 if self.tokenizer.eos_id in drawn:
                     drawn = drawn[: drawn.index(self.tokenizer.eos_id)]
-                yield Sample(prompt + self.tokenizer.decode(drawn), drawn, nfe, seed, i)
+                content = prompt.encode() + self.tokenizer.continuation(given, drawn)
+                yield Sample(content, drawn, nfe, seed, i)
 
     def frames(
         self, *, length: int | None = None, prompt: str = "", seed: int = 0, **settings: Any
     ) -> Iterator[Frame]:
         """Every state on the way to the first sample of a seed. Options as in `samples`."""
-        return self._denoise(self._blank(length, prompt, seed, range(1)), self.settings.but(**settings))
+        canvas = self._blank(length, self.tokenizer.encode(prompt), seed, range(1))
+        return self._denoise(canvas, self.settings.but(**settings))
 
-    def _blank(self, length: int | None, prompt: str, seed: int, indices: range) -> Canvas:
+    def _blank(self, length: int | None, given: np.ndarray, seed: int, indices: range) -> Canvas:
         """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
-        given = self.tokenizer.encode(prompt)
         edge = 1 if self.record_lengths else 0
         lengths = [self._length(length, len(given), seed, i) for i in indices]
         tokens = np.full((len(lengths), max(lengths) + 2 * edge), self.tokenizer.pad_id)
@@ -251,40 +257,66 @@ class TextModel:
         if n < 1:
             raise DdcliError(f"at least one way to fill the gaps, not {n}")
         source = document.encode(errors="surrogateescape") if isinstance(document, str) else document
-        parsed = parse(source, mask_token)
+        whole = parse(source, mask_token)
+        # a model of records reads one line at a time
+        parts = [line for line in whole.lines() if line.gaps] if self.record_lengths else [whole]
         edges = (self.tokenizer.bos_id, self.tokenizer.eos_id) if self.record_lengths else None
-        layout = parsed.layout(self.tokenizer, self.length, edges)
-        ids = np.tile(layout.ids, (n, 1))
-        nfe = np.zeros(n, dtype=np.int64)
-        denoiser = Without(self.denoiser, (self.tokenizer.eos_id,))
-        for number, window in enumerate(layout.windows):
-            canvas = Canvas(
-                ids[:, window.span],
-                np.tile(window.frozen, (n, 1)),
-                [len(window.frozen)] * n,
-                [derive_seed(seed, "infill", i, number) for i in range(n)],
+        layouts = [part.layout(self.tokenizer, self.length, edges) for part in parts]
+        fills: list[list[bytes]] = [[] for _ in range(n)]
+        nfe, scores = np.zeros(n, dtype=np.int64), np.zeros(n)
+        for number, layout in enumerate(layouts):
+            ids = np.tile(layout.ids, (n, 1))
+            for window in layout.windows:
+                seeds = [derive_seed(seed, "infill", i, number, window.span.start) for i in range(n)]
+                canvas = Canvas(
+                    ids[:, window.span],
+                    np.tile(window.frozen, (n, 1)),
+                    [len(window.frozen)] * n,
+                    seeds,
+                )
+                frame = self._last(self._denoise(canvas, chosen, self._within_text), on_frame)
+                window.write(ids, frame.x.cpu().numpy())
+                nfe += frame.nfe.numpy()
+                if score:
+                    scores += [self._score(row[window.span], window, seed) for row in ids]
+            for row, filled in zip(ids, fills, strict=True):
+                filled += [self.tokenizer.continuation(row[: gap.start], row[gap]) for gap in layout.gaps]
+        ways = [
+            Infilling(
+                content=whole.assemble(filled),
+                fills=[fill.decode(errors="replace") for fill in filled],
+                nfe=int(nfe[i]),
+                seed=seed,
+                index=i,
+                score=float(scores[i]) if score else None,
             )
-            frame = self._last(self._denoise(canvas, chosen, denoiser), on_frame)
-            window.write(ids, frame.x.cpu().numpy())
-            nfe += frame.nfe.numpy()
-        ways = []
-        for i, row in enumerate(ids):
-            fills = [self.tokenizer.decode_bytes(row[gap]) for gap in layout.gaps]
-            worth = None
-            if score:
-                worth = sum(self._score(row[w.span], w.own, denoiser, seed) for w in layout.windows)
-            shown = [fill.decode(errors="replace") for fill in fills]
-            ways.append(Infilling(parsed.assemble(fills), shown, int(nfe[i]), seed, i, worth))
+            for i, filled in enumerate(fills)
+        ]
         return sorted(ways, key=lambda way: -(way.score or 0.0))
 
-    def _score(self, ids: np.ndarray, gap: np.ndarray, denoiser: Denoiser, seed: int) -> float:
-        """A lower bound on ln p(gap | the rest), nats; every way to fill it meets the same noise."""
+    @property
+    def _within_text(self) -> Denoiser:
+        """What is believed of positions where no text ends."""
+        return Without(self.denoiser, (self.tokenizer.eos_id,))
+
+    def _score(self, ids: np.ndarray, window: Window, seed: int) -> float:
+        """A lower bound on ln p(its gaps | what a window was given), nats; every way meets the same noise."""
         draws = 16
-        x0 = torch.tensor(ids, device=self.device).expand(draws, -1)
-        running = torch.tensor(gap, device=self.device).expand(draws, -1)
+
+        def repeated(row: np.ndarray) -> Tensor:
+            return torch.tensor(row, device=self.device).expand(draws, -1)
+
         rng = Streams([derive_seed(seed, "score", i) for i in range(draws)])
         with torch.no_grad():
-            nats = nelbo(self.process, denoiser, x0, running, stratified(rng.uniform()), rng)
+            nats = nelbo(
+                self.process,
+                self._within_text,
+                repeated(ids),
+                repeated(window.own),
+                stratified(rng.uniform()),
+                rng,
+                unseen=repeated(~window.frozen & ~window.own),
+            )
         return -nats.sum().item() / draws
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -295,10 +327,10 @@ class TextModel:
         sampler = SAMPLERS[settings.sampler]()
         sampler.check(self.process)
         believed = denoiser or self.denoiser
-        if settings.top_p < 1:
-            believed = TopP(believed, settings.top_p)
         if settings.temperature != 1:
             believed = Temperature(believed, settings.temperature)
+        if settings.top_p < 1:
+            believed = TopP(believed, settings.top_p)
         count, longest = canvas.tokens.shape
         valid = None
         if min(canvas.sizes) < longest:

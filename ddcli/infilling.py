@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 from rich.cells import cell_len
 
-from ddcli.errors import DdcliError
+from .errors import DdcliError, printable
 
 EXCERPT = 72  # characters of the source line shown in an error
 SEAM = 16  # tokens distrusted where a text was cut: half a word, or a character in 9 byte tokens
@@ -82,6 +82,20 @@ class Document:
         """The document with one fill per gap, byte for byte as it was outside them."""
         filled = zip(fills, self.pieces[1:], strict=True)
         return self.pieces[0] + b"".join(fill + piece for fill, piece in filled)
+
+    def lines(self) -> Iterator["Document"]:
+        """Each line, its end included, as a document of its own; put together they are this one."""
+        pieces, gaps = [b""], list[Gap]()
+        for number, piece in enumerate(self.pieces):
+            if number:
+                gaps.append(self.gaps[number - 1])
+                pieces.append(b"")
+            first, *others = re.split(rb"(?<=\n)", piece)
+            pieces[-1] += first
+            for line in others:
+                yield Document(self.source, tuple(pieces), tuple(gaps))
+                pieces, gaps = [line], []
+        yield Document(self.source, tuple(pieces), tuple(gaps))
 
     def layout(self, tokenizer: Tokenizer, length: int, edges: tuple[int, int] | None = None) -> "Layout":
         """The gaps and the text around them, as a network that reads `length` tokens takes them.
@@ -232,10 +246,4 @@ def _shorten(text: str, limit: int) -> str:
     """At most `limit` characters, fit for a terminal: control characters as pictures, no escape sequences."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    if character.isprintable():
-        return character
-    return chr(0x2400 + ord(character)) if character < " " else "\N{REPLACEMENT CHARACTER}"
+    return printable(text)

@@ -27,28 +27,33 @@ def nelbo(
     u: Tensor,
     rng: Streams,
     valid: Tensor | None = None,
+    unseen: Tensor | None = None,
 ) -> Tensor:
-    """One unbiased draw of minus the ELBO, spread over its positions: nats, (B, L) float64, 0 where given.
+    """One unbiased draw of minus the ELBO, over its positions: nats, (B, L) float64, 0 where given.
 
-    u (B,) in [0, 1) chooses the time of each sequence; give stratified numbers to lower the variance. Times
-    are drawn with density 1/(2 sqrt t): a corrupted token near t = 0 is rare but costs 1/t, so even times
-    would have no finite variance. The strict bound: it ends with the reconstruction -ln p(x_0 | x_t) at
-    t = 1e-4; the prior term is 0, since alpha(1) = 0.
+    `unseen` (B, L) positions are neither given nor asked for: pure noise. u (B,) in [0, 1) chooses the time
+    of each sequence; stratified numbers lower the variance. Times are drawn with density 1/(2 sqrt t): a
+    corrupted token near t = 0 is rare but costs 1/t, so even times would have no finite variance. The strict
+    bound: it ends with the reconstruction -ln p(x_0 | x_t) at t = 1e-4; the prior term is 0, since
+    alpha(1) = 0.
     """
     first = u < RECONSTRUCTION_SHARE
     low = EARLIEST**0.5
     root = low + (1 - low) * ((u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
     t = torch.where(first, EARLIEST, root**2)[:, None].to(x0.device)
     weight = torch.where(first, 1 / RECONSTRUCTION_SHARE, 2 * root * (1 - low) / (1 - RECONSTRUCTION_SHARE))
-    clock = torch.where(running, t, 0.0)
+    clock = torch.where(running, t, 0.0 if unseen is None else unseen.double())
     xt = process.noise(x0, clock, rng)
     log_p0 = denoiser(xt, clock, running, valid).double()
     clean, noisy, now = x0[running], xt[running], clock[running]
-    density = elbo(process, log_p0, clean, noisy, now)
-    reconstruction = elbo_step(process, log_p0, clean, noisy, torch.zeros_like(now), now)
-    rows_first = first.to(x0.device)[:, None].expand(running.shape)[running]
+    early = first.to(x0.device)[:, None].expand(running.shape)[running]
+    late = ~early
+    found = torch.zeros(len(clean), dtype=torch.float64, device=x0.device)
+    found[late] = elbo(process, log_p0[late], clean[late], noisy[late], now[late])
+    start = torch.zeros_like(now[early])
+    found[early] = elbo_step(process, log_p0[early], clean[early], noisy[early], start, now[early])
     cost = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
-    cost[running] = torch.where(rows_first, reconstruction, density)
+    cost[running] = found
     return cost * weight.to(x0.device)[:, None]
 
 
@@ -61,6 +66,7 @@ def _(
     u: Tensor,
     rng: Streams,
     valid: Tensor | None = None,
+    unseen: Tensor | None = None,
 ) -> Tensor:
     """The per-count form: n of the N running positions masked, n even on 1..N, cross-entropy times N / n.
 
@@ -72,7 +78,8 @@ def _(
     order = rng.uniform(x0.shape[1]).to(x0.device).masked_fill(~running, 2.0).argsort(-1).argsort(-1)
     hidden = running & (order < count[:, None])
     clock = torch.where(running, (count / total.clamp(min=1))[:, None].double(), 0.0)
-    log_p0 = denoiser(x0.masked_fill(hidden, process.mask_id), clock, hidden, valid).double()
+    masked = hidden if unseen is None else hidden | unseen
+    log_p0 = denoiser(x0.masked_fill(masked, process.mask_id), clock, hidden, valid).double()
     cost = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
     cost[hidden] = -at(log_p0, x0[hidden])
     return cost * (total / count)[:, None]

@@ -5,6 +5,7 @@ and xt (...) tokens, t (...) clocks. Only unknown positions cost anything; elsew
 caller sums, and divides by the number of valid (not of noisy) tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Protocol
@@ -70,21 +71,25 @@ def _(process: Uniform, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Te
     the clean token and z the noisy one. kappa = (1 - alpha) / (K alpha + 1 - alpha).
     """
     k = len(process.states)
-    alpha, slope = (a.to(log_p0) for a in with_slope(process.schedule.alpha, t))
-    log_noise = (1 - alpha).log()
-    mixed = torch.logaddexp(log_p0 + (k * alpha).log()[..., None], log_noise[..., None])
+    alpha, slope = with_slope(process.schedule.alpha, t)
+    weight = (slope / (k * alpha)).to(log_p0)
+    signal = (k * alpha / (1 - alpha)).to(log_p0)
+    # in float64 up to here: 1 - alpha has no digits left in float32 where t is small
+    log_noise, log_signal, log_clean = (
+        x.log().to(log_p0) for x in (1 - alpha, k * alpha, k * alpha + 1 - alpha)
+    )
+    mixed = torch.logaddexp(log_p0 + log_signal[..., None], log_noise[..., None])
     mixed_x, mixed_z = at(mixed, x0), at(mixed, xt)
     # ids outside the chain have no noise term; a belief puts nothing on them, so each counts ln(1 - alpha)
     total = mixed.sum(-1) - (process.vocab_size - k) * log_noise
-    log_clean = (k * alpha + 1 - alpha).log()
     log_kappa = log_noise - log_clean
     kappa, same = log_kappa.exp(), (x0 == xt).to(log_p0)
     spread = -(same * kappa + 1 - same) * (total - k * mixed_z)
-    pull = -(1 - same) * (k * alpha / (1 - alpha)) * (mixed_x - mixed_z)
+    pull = -(1 - same) * signal * (mixed_x - mixed_z)
     constant = ((k - 1) * kappa * same - (1 - same) / kappa) * log_kappa
     noisy_clean = torch.where(same.bool(), log_clean, log_noise)
     bracket = k * (-noisy_clean).exp() - k * (-mixed_z).exp() - (spread + pull + constant)
-    return torch.where(process.unknown(xt, t), slope / (k * alpha) * bracket, 0.0)
+    return torch.where(process.unknown(xt, t), weight * bracket, 0.0)
 
 
 @dataclass(frozen=True)
@@ -144,4 +149,8 @@ class DiscreteElbo:
         return torch.where(process.unknown(xt, t), self.timesteps * step, 0.0)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"elbo": ContinuousElbo, "discrete-elbo": DiscreteElbo}
+# from the number of steps T, which continuous time has no use for
+OBJECTIVES: dict[str, Callable[[int], Objective]] = {
+    "elbo": lambda timesteps: ContinuousElbo(),
+    "discrete-elbo": DiscreteElbo,
+}

@@ -8,6 +8,7 @@ logarithms, LOG_ZERO (finite) standing for impossible.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol, Self
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import DdcliError, unknown
-from .randomness import LOG_ZERO, Streams, categorical
+from .randomness import LOG_ZERO, Streams
 from .schedule import Schedule, make_schedule, with_slope
 
 
@@ -122,10 +123,14 @@ class Interpolating(ABC):
     def stationary(self) -> Tensor:
         """pi, (V,) float64: what is left when all signal is gone."""
 
+    @cached_property
+    def _pi(self) -> Tensor:
+        return self.stationary()
+
     def mix(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, m_t), (...) and (..., V) float64, with q(x_t | x_0) = alpha_t x_0 + m_t."""
         alpha = self.schedule.alpha(t)
-        return alpha, (1 - alpha)[..., None] * self.stationary().to(t.device)
+        return alpha, (1 - alpha)[..., None] * self._pi.to(t.device)
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha), (...): how fast noise grows over the noise there is, per unit time."""
@@ -155,7 +160,9 @@ class Interpolating(ABC):
 
     def replace(self, u: Tensor) -> Tensor:
         """A draw from the stationary distribution for each uniform number u (...): (...)."""
-        return categorical(_log(self.stationary().to(u.device)).expand(*u.shape, -1), u)
+        return torch.searchsorted(self._pi.to(u.device).cumsum(0), u, right=True).clamp(
+            max=self.vocab_size - 1
+        )
 
     def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
         return (t > 0).expand(xt.shape)
@@ -221,7 +228,11 @@ class Uniform(Interpolating):
         return pi
 
     def replace(self, u: Tensor) -> Tensor:
-        return torch.tensor(self.states, device=u.device)[(u * len(self.states)).long()]
+        return self._states.to(u.device)[(u * len(self.states)).long()]
+
+    @cached_property
+    def _states(self) -> Tensor:
+        return torch.tensor(self.states)
 
 
 PROCESSES: dict[str, type[Process]] = {"absorbing": Absorbing, "uniform": Uniform}

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,26 +24,24 @@ class Streams:
     """
 
     def __init__(self, seeds: Sequence[int], lengths: Sequence[int] | None = None) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        # not torch's CPU generator, which keeps 32 bits of a seed: among 100,000 samples two would be alike
+        self._generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
         self._lengths = lengths
-
-    def __len__(self) -> int:
-        return len(self._generators)
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) float64 in [0, 1), row b from stream b.
 
         Where the sequences have `lengths` of their own, stream b is asked for lengths[b] numbers in the last
-        dimension, whatever the padding of the batch, and the rest of the row is 1.
+        dimension, whatever the padding of the batch, and the rest of the row is 0.
         """
-        if self._lengths is None:
-            return torch.stack(
-                [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._generators]
-            )
-        drawn = torch.ones(len(self), *shape, dtype=torch.float64)
-        for row, generator, length in zip(drawn, self._generators, self._lengths, strict=True):
-            row[..., :length] = torch.rand(*shape[:-1], length, generator=generator, dtype=torch.float64)
-        return drawn
+        drawn = np.zeros((len(self._generators), *shape))
+        for b, generator in enumerate(self._generators):
+            if self._lengths is None:
+                drawn[b] = generator.random(shape)
+            else:
+                size = self._lengths[b]
+                drawn[b, ..., :size] = generator.random((*shape[:-1], size))
+        return torch.from_numpy(drawn)
 
 
 def categorical(log_p: Tensor, u: Tensor) -> Tensor:

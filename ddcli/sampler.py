@@ -87,8 +87,7 @@ class Confidence:
         sure = sure.masked_scatter(rows, log_p0.max(-1).values)
         rank = sure.argsort(stable=True, dim=-1, descending=True).argsort(-1)
         chosen = rows & (rank < self._count(process, rows, s, t)[:, None])
-        drawn = xt.masked_scatter(rows, categorical(log_p0, u[rows]))
-        return torch.where(chosen, drawn, xt)
+        return xt.masked_scatter(chosen, categorical(log_p0[chosen[rows]], u[chosen]))
 
 
 SAMPLERS: dict[str, type[Sampler]] = {"ancestral": Ancestral, "confidence": Confidence}

@@ -93,11 +93,7 @@ def read_corpus(
     documents = [row for row in rows if row]
     if not documents:
         raise DdcliError(f"{source} holds no text; give a source that does")
-    digest = hashlib.sha256()
-    for i, document in enumerate(documents):
-        digest.update(b"\0" * (i > 0))
-        digest.update(utf8(document))
-    return Corpus(documents, source, digest.hexdigest(), skipped=len(rows) - len(documents))
+    return Corpus(documents, source, sha256_of(documents), skipped=len(rows) - len(documents))
 
 
 def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
@@ -312,6 +308,15 @@ def _files_matching(pattern: str) -> list[str]:
 
 def present(documents: Iterable[Document | None]) -> Iterator[Document]:
     return (document for document in documents if document)
+
+
+def sha256_of(documents: Iterable[Document]) -> str:
+    """Of the documents with a NUL byte between them: of a single file, what sha256sum says."""
+    digest = hashlib.sha256()
+    for i, document in enumerate(documents):
+        digest.update(b"\0" * (i > 0))
+        digest.update(utf8(document))
+    return digest.hexdigest()
 
 
 def utf8(document: Document) -> bytes:

@@ -101,6 +101,16 @@ class Tokenizer:
             return self.decode(ids).encode()
         return b"".join(self._bytes[int(i)] for i in ids)
 
+    def continuation(self, before: Ids, ids: Ids) -> bytes:
+        """What `ids` add to the text of the ids before them.
+
+        Vocabularies that are not byte-level write a blank, or none, by what stands to the left.
+        """
+        if self._bytes is not None:
+            return self.decode_bytes(ids)
+        near = before[-8:]
+        return self.decode([*near, *ids])[len(self.decode(near)) :].encode()
+
     def pieces(self, ids: Ids) -> list[str]:
         """One string for each id, for displays; special tokens by their name."""
         names = [self._backend.id_to_token(int(i)) for i in ids]

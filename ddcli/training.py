@@ -6,15 +6,17 @@ the step alone, never of what the process did before, so a resumed run is the ru
 
 import json
 import math
+import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,8 @@ from torch import Tensor, nn
 
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .checkpoint import (
+    PRECISION_NAMES,
+    checkpoints,
     failed_write,
     find_run,
     load_checkpoint,
@@ -39,26 +43,15 @@ from .evaluation import Bound, bound
 from .files import write_text
 from .generate import SamplerSettings, TextModel
 from .modelcard import model_card
-from .objective import OBJECTIVES, DiscreteElbo, Objective
+from .objective import OBJECTIVES, Objective
 from .process import Process, Vocabulary, make_process
 from .randomness import Streams, derive_seed
 from .schedule import TIMES, Times, stratified
 from .tokenizer import Tokenizer
 
 
-class Reporter(Protocol):
-    """Who is told how training goes: a display, plain lines, or nobody."""
-
-    def say(self, line: str) -> None: ...
-    def begin(self, step: int, steps: int) -> None: ...
-    def progress(self, step: int) -> None: ...
-    def metrics(self, line: Mapping[str, Any]) -> None: ...
-    def samples(self, step: int, texts: list[str]) -> None: ...
-    def end(self) -> None: ...
-
-
 class Silent:
-    """Tells nobody."""
+    """Who is told how training goes. This one tells nobody; a display overrides what it shows."""
 
     def say(self, line: str) -> None: ...
     def begin(self, step: int, steps: int) -> None: ...
@@ -136,7 +129,7 @@ def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
     network that only ever saw one clock per sequence learns to ignore its input near t = 1, context included.
     """
     mixed, inside, start, end = rng.uniform(4)[:, :, None].unbind(1)
-    position = (torch.arange(running.shape[1]) + 0.5) / running.shape[1]
+    position = (running.cumsum(-1) - 0.5) / running.sum(-1, keepdim=True).clamp(min=1)
     low, high = torch.minimum(start, end), torch.maximum(start, end)
     within = (position >= low) & (position < high)
     return (mixed < share) & (within ^ (inside < 0.5)) & running
@@ -231,11 +224,11 @@ class State:
         for name, weight in groups["ema"].items():
             self.ema[name].copy_(weight)
         for name, weight in self.network.named_parameters():
-            keys = (key for key in groups["optimizer"] if key.startswith(f"{name}/"))
+            moments = groups["optimizer"]
             self.optimizer.state[weight] = {
-                # `step` stays on the CPU, where AdamW keeps it
-                key.removeprefix(f"{name}/"): groups["optimizer"][key].clone()
-                for key in keys
+                key.removeprefix(f"{name}/"): value.to(weight.device, copy=True)
+                for key, value in moments.items()
+                if key.startswith(f"{name}/")
             }
         self.step = step
 
@@ -275,7 +268,7 @@ class Plan:
         return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * 2
 
 
-def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Reporter) -> Plan:
+def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> Plan:
     """Read the data and build the network. Writes nothing. Raises DdcliError for what cannot work."""
     if config.objective.name not in OBJECTIVES:
         raise unknown("objective", config.objective.name, OBJECTIVES)
@@ -287,13 +280,14 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Reporter) -
             f"train.accumulate ({config.train.accumulate})"
         )
     shape = config.shape()
+    # a name that is wrong is better refused before a long text is read
+    make_process(config.process.name, config.process.schedule, Vocabulary(2, mask_id=1))
     device = pick_device(config.train.device)
     dtype = pick_precision(config.train.precision, device, for_training=True)
     data = read_training_data(config.data, tokenizer, reporter.say)
     vocabulary = Vocabulary(data.tokenizer.vocab_size, data.tokenizer.mask_id, data.excluded_ids)
     process = make_process(config.process.name, config.process.schedule, vocabulary)
-    chosen = OBJECTIVES[config.objective.name]
-    objective = DiscreteElbo(config.objective.timesteps) if chosen is DiscreteElbo else chosen()
+    objective = OBJECTIVES[config.objective.name](config.objective.timesteps)
     torch.manual_seed(config.train.seed)
     network = DiffusionTransformer(
         DiffusionTransformerConfig(
@@ -309,6 +303,7 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Reporter) -
                 "schedule": config.process.schedule,
                 "objective": config.objective.name,
                 "predicts": "leave-one-out",
+                "data": {"source": config.data.source, "sha256": data.fingerprint},
                 "length": data.length,
                 "end_of_text": data.has_end_of_text,
                 "record_lengths": {str(n): count for n, count in data.record_lengths.items()},
@@ -319,7 +314,7 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Reporter) -
     return Plan(config, data, process, objective, network, device, dtype)
 
 
-def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Reporter | None = None) -> Path:
+def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Silent | None = None) -> Path:
     """Train a model into the run folder, and return the folder.
 
     With `resume`, go on from the newest checkpoint that verifies; settings that would change what is computed
@@ -336,10 +331,11 @@ def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Re
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     started = time.monotonic()
-    with deterministic(), stop_signals() as stop:
-        plan = make_plan(config, Tokenizer.load(run) if saved else None, reporter)
-        if saved:
-            refuse_changes(saved, _resolved(plan, config.train.steps), run)
+    begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
+    plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter)
+    if saved and begun:
+        refuse_changes(saved, _resolved(plan, config.train.steps), run)
+    with deterministic(plan.device), stop_signals(reporter) as stop:
         try:
             return _Run(plan, run, reporter, stop, started).go(resume=saved is not None)
         except (OSError, SafetensorError) as error:
@@ -348,13 +344,12 @@ def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Re
             reporter.end()
 
 
-def dry_run(config: Config, reporter: Reporter) -> Plan:
+def dry_run(config: Config, reporter: Silent) -> Plan:
     """Everything `train` does before it writes: read the data, build the network, find what cannot work."""
     plan = make_plan(config, None, reporter)
     resolved = _resolved(plan, config.train.steps)
     timed = resolved.train.model_copy(update={"minutes": config.train.minutes})
-    resolved = resolved.model_copy(update={"train": timed})
-    return Plan(resolved, plan.data, plan.process, plan.objective, plan.network, plan.device, plan.dtype)
+    return replace(plan, config=resolved.model_copy(update={"train": timed}))
 
 
 def refuse_changes(saved: Config, asked: Config, run: Path) -> None:
@@ -372,15 +367,16 @@ def _resolved(plan: Plan, steps: int) -> Config:
     flat.pop("train.minutes", None)
     length, spec = plan.data.length, plan.data.tokenizer_spec
     found = {"train.steps": steps, "data.length": length, "data.tokenizer": spec}
+    found["train.precision"] = PRECISION_NAMES[plan.dtype]
     return build_config(flat, found, "the run")
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """Compiled code on a CPU is reproducible from process to process only so; no speed is lost."""
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    torch.use_deterministic_algorithms(device.type == "cpu")
     memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
     try:
         yield
@@ -390,7 +386,7 @@ def deterministic() -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def stop_signals(reporter: Silent) -> Iterator[list[int]]:
     """A list that receives the first SIGINT or SIGTERM; a second one acts at once, as it always does."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -400,6 +396,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def receive(number: int, _frame: Any) -> None:
         received.append(number)
+        reporter.say("stopping after this step; once more stops at once")
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
@@ -411,8 +408,9 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def can_compile(device: torch.device) -> bool:
-    return device.type == "cuda" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 @dataclass
@@ -421,7 +419,7 @@ class _Run:
 
     plan: Plan
     folder: Path
-    reporter: Reporter
+    reporter: Silent
     stop: list[int]
     started: float
     state: State = field(init=False)
@@ -441,19 +439,24 @@ class _Run:
         excluded = plan.data.excluded_ids
         self.denoiser = NetworkDenoiser(plan.network, excluded, plan.dtype)
         self.eager = Batched(NetworkDenoiser(plan.network, excluded, plan.dtype))
-        if self.config.train.compile and can_compile(plan.device):
-            self.denoiser.compile()
-        self.state = State.fresh(plan.network, self.config)
+        if self.config.train.compile and can_compile():
+            self.denoiser.compile(self.reporter.say)
+        self.state = State.fresh(plan.network, self.config)  # until the number of steps is known
 
     # -- the loop --------------------------------------------------------------------------------------
 
     def go(self, *, resume: bool) -> Path:
         found = load_checkpoint(self.folder, self.reporter.say) if resume else None
+        if found is None and checkpoints(self.folder):
+            raise DdcliError(
+                f"every checkpoint of {self.folder} is damaged; sample from it as it is, or use another -o"
+            )
         if resume and found is None:
-            self.reporter.say(f"{self.folder} holds no checkpoint that can be used: starting afresh")
+            self.reporter.say(f"{self.folder} holds no checkpoint: starting afresh")
         if found and found[1]["fingerprint"] != self.plan.data.fingerprint:
             raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
         first = found[1]["step"] if found else 0
+        self.started -= found[1]["seconds"] if found else 0.0
         self.config = _resolved(self.plan, self._number_of_steps(first))
         self.state = State.fresh(self.plan.network, self.config)
         if found:
@@ -481,17 +484,13 @@ class _Run:
             step += 1
             self.reporter.progress(step)
             last = step == steps
-            line: dict[str, Any] = {}
-            if last or step % config.metrics.every == 0:
-                line = {
-                    "step": step,
-                    "lr": config.train.lr * learning_rate(step - 1, config),
-                    **self.window.close(),
-                }
-            if config.validation.every and (last or step % config.validation.every == 0):
-                draws = config.validation.final_draws if last else config.validation.draws
-                line = {"step": step, **line, **self._validate(draws)}
-            if line:
+            validates = config.validation.every and (last or step % config.validation.every == 0)
+            if last or validates or step % config.metrics.every == 0:
+                rate = config.train.lr * learning_rate(step - 1, config)
+                line = {"step": step, "lr": rate, **self.window.means()}
+                self.window = _Window()
+                if validates:
+                    line |= self._validate(config.validation.final_draws if last else config.validation.draws)
                 self._write(line)
             if config.samples.every and (last or step % config.samples.every == 0):
                 self._sample(step)
@@ -518,24 +517,25 @@ class _Run:
         if train.minutes is None:
             return train.steps
         before = {name: weight.clone() for name, weight in self.plan.network.state_dict().items()}
-        times = []
-        for step in range(12):
-            begun = time.perf_counter()
-            self._step(step)
-            times.append(time.perf_counter() - begun)
+        steps = [_seconds(partial(self._step, step)) for step in range(12)]
         self.plan.network.load_state_dict(before)
-        a_step = sorted(times[4:])[len(times[4:]) // 2]
-        begun = time.perf_counter()
-        self._validate(1)
-        a_draw = time.perf_counter() - begun
-        self.bounds.clear()
-        validation = self.config.validation
-        every, draws = max(1, validation.every), validation.draws if validation.every else 0
-        left = 60 * train.minutes - (time.monotonic() - self.started)
-        left -= a_draw * (draws + validation.final_draws) + 2 * self.config.samples.count
-        steps = max(1, int(left / (a_step + a_draw * draws / every)))
-        self.reporter.say(f"{first + steps:,} steps fit in {train.minutes:g} minutes ({a_step:.3f} s a step)")
-        return first + steps
+        a_step = sorted(steps[4:])[len(steps[4:]) // 2]
+        config, left, between = self.config, 60 * train.minutes, 0.0
+        if config.validation.every:
+            a_draw = _seconds(partial(self._validate, 1))
+            self.bounds.clear()
+            left -= a_draw * (config.validation.draws + config.validation.final_draws)
+            between += a_draw * config.validation.draws / config.validation.every
+        if config.samples.every:
+            a_sampling = _seconds(self._texts)
+            left -= a_sampling
+            between += a_sampling / config.samples.every
+        left -= time.monotonic() - self.started
+        fitting = max(1, int(left / (a_step + between)))
+        self.reporter.say(
+            f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({a_step:.3f} s a step)"
+        )
+        return first + fitting
 
     # -- what happens between steps --------------------------------------------------------------------
 
@@ -558,7 +558,7 @@ class _Run:
             "bound_perplexity": found.perplexity,
         }
 
-    def _sample(self, step: int) -> None:
+    def _texts(self, seed: int = 0) -> list[str]:
         data, samples = self.plan.data, self.config.samples
         model = TextModel(
             self.eager,
@@ -570,7 +570,10 @@ class _Run:
             SamplerSettings(steps=samples.steps),
         )
         with self.state.averaged():
-            texts = [sample.text for sample in model.sample(samples.count, seed=step)]
+            return [sample.text for sample in model.sample(samples.count, seed=seed)]
+
+    def _sample(self, step: int) -> None:
+        texts = self._texts(step)
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         write_text(folder / f"step-{step:08}.txt", "\n---\n".join(texts) + "\n")
@@ -579,7 +582,8 @@ class _Run:
     def _write(self, line: dict[str, Any]) -> None:
         line["seconds"] = round(time.monotonic() - self.started, 3)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            known = {k: None if v != v else v for k, v in line.items()}  # JSON has no NaN
+            file.write(json.dumps(known) + "\n")
         self.reporter.metrics(line)
 
     def _save(self, step: int) -> None:
@@ -588,12 +592,19 @@ class _Run:
             "step": step,
             "fingerprint": self.plan.data.fingerprint,
             "window": asdict(self.window),
+            "seconds": time.monotonic() - self.started,
             "bounds": [asdict(found) for found in self.bounds[-1:]],
         }
         save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
         save_model(self.folder, self.plan.network.config, self.state.ema, SamplerSettings().model_dump())
         card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
         write_text(self.folder / "README.md", card)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
 
 
 @dataclass
@@ -611,15 +622,13 @@ class _Window:
         self.tokens += tokens
         self.seconds += seconds
 
-    def close(self) -> dict[str, float]:
-        """Means, and tokens per second of training time alone; then start anew."""
-        line = {
+    def means(self) -> dict[str, float]:
+        """Of its steps; tokens per second of training time alone."""
+        return {
             "loss": sum(self.losses) / len(self.losses),
             "gradient_norm": sum(self.norms) / len(self.norms),
             "tokens_per_second": round(self.tokens / self.seconds, 1),
         }
-        self.__init__()  # type: ignore[misc]
-        return line
 
 
 def _lines_up_to(metrics: Path, step: int) -> str:

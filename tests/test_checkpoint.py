@@ -112,6 +112,15 @@ def test_a_checkpoint_is_not_dropped_for_a_later_one_that_was_passed_over(tmp_pa
     assert [step for step, _ in checkpoints(tmp_path)] == [15]
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
+    half = tmp_path / "checkpoints" / ".step-00000005.x7"
+    half.mkdir(parents=True)
+    (half / "weights.safetensors").write_bytes(b"half")
+    assert load_checkpoint(tmp_path, pytest.fail) is None
+    save_checkpoint(tmp_path, 10, tensors(10), {}, keep=1)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
+
+
 def test_what_is_no_checkpoint_is_left_alone(tmp_path):
     for step in (5, 10):
         save_checkpoint(tmp_path, step, tensors(step), {}, keep=1)
@@ -274,7 +283,8 @@ import json, sys
 from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 ids = tokenizer("the cat <mask>").input_ids
-print(json.dumps([ids, tokenizer.decode(ids, skip_special_tokens=True), tokenizer.mask_token, "ddcli" in sys.modules]))
+text = tokenizer.decode(ids, skip_special_tokens=True)
+print(json.dumps([ids, text, tokenizer.mask_token, "ddcli" in sys.modules]))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, absorbing_run], capture_output=True, check=True, text=True, cwd="/"

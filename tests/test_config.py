@@ -131,7 +131,8 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(wrong, right):
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"), [("lr", "train.lr"), ("steps", "samples.steps, train.steps"), ("keep", "checkpoint.keep")]
+    ("key", "meant"),
+    [("lr", "train.lr"), ("steps", "samples.steps, train.steps"), ("keep", "checkpoint.keep")],
 )
 def test_a_key_without_its_section_is_refused_and_its_sections_named(key, meant):
     message = refusal(None, [f"{key}=1"])
@@ -226,7 +227,7 @@ def test_heads_that_do_not_fit_the_width_are_refused(width, heads):
 
 
 @pytest.mark.parametrize(
-    "given", [[], ["train.lr=1e-7", "data.source=a \"b\" c:\\d é", "train.minutes=0.1", "data.length=99"]]
+    "given", [[], ["train.lr=1e-7", 'data.source=a "b" c:\\d é', "train.minutes=0.1", "data.length=99"]]
 )
 def test_a_config_written_as_toml_is_read_as_the_same(given, tmp_path):
     config = load_config(None, given)

@@ -9,8 +9,13 @@ import pytest
 from ddcli.files import MANIFEST, sha256, whole_file, whole_folder, write_text
 
 
-class Accident(Exception):
+class MishapError(Exception):
     """Whatever may go wrong while writing."""
+
+
+def fail_after(write, content):
+    write(content)
+    raise MishapError
 
 
 def mode(path):
@@ -42,9 +47,8 @@ def test_an_accident_leaves_the_old_file_and_nothing_else(tmp_path, old):
     path = tmp_path / "a.txt"
     if old is not None:
         path.write_bytes(old)
-    with pytest.raises(Accident), whole_file(path) as beside:
-        beside.write_text("half of the n")
-        raise Accident
+    with pytest.raises(MishapError), whole_file(path) as beside:
+        fail_after(beside.write_text, "half of the n")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({"a.txt": old} if old else {})
 
 
@@ -117,9 +121,8 @@ def test_an_accident_leaves_the_old_folder_and_nothing_else(tmp_path, exists):
     if exists:
         with whole_folder(folder) as beside:
             (beside / "a").write_text("old")
-    with pytest.raises(Accident), whole_folder(folder) as beside:
-        (beside / "a").write_text("new")
-        raise Accident
+    with pytest.raises(MishapError), whole_folder(folder) as beside:
+        fail_after((beside / "a").write_text, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"] * exists
     assert not exists or (folder / "a").read_text() == "old"
 

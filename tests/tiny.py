@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "samples.steps": 8,
     "metrics.every": 5,
 }
-WORDS = "the cat sat on a mat and saw my dog run far".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "my", "dog", "run", "far"]
 
 
 def words(lines: int, seed: int = 0) -> str:
