@@ -114,6 +114,11 @@ def test_everything_the_package_promises_is_there(name):
     assert name in dir(ddcli)
 
 
+def test_pictures_are_drawn_with_no_further_import(monkeypatch):
+    monkeypatch.delattr(ddcli, "viz", raising=False)
+    assert ddcli.viz.write.__doc__
+
+
 def test_a_name_the_package_lacks_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         ddcli.nonsense  # noqa: B018

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import copy_of, edit_json, files
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 import ddcli
 from ddcli.checkpoint import (
@@ -276,25 +276,27 @@ def test_a_run_is_a_hugging_face_model_folder(kind, request):
             assert theirs.config.mask_token_id == ours.tokenizer.mask_id
 
 
-def test_plain_transformers_reads_the_tokenizer(absorbing_run):
-    """In a process that knows nothing of ddcli."""
+def test_plain_transformers_reads_the_tokenizer_and_with_ddcli_the_model(absorbing_run):
+    """In a process of its own: the tokenizer by itself, the model once ddcli is imported."""
     program = """
 import json, sys
-from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+run = sys.argv[1]
+tokenizer = AutoTokenizer.from_pretrained(run)
 ids = tokenizer("the cat <mask>").input_ids
-text = tokenizer.decode(ids, skip_special_tokens=True)
-print(json.dumps([ids, text, tokenizer.mask_token, "ddcli" in sys.modules]))
+found = [ids, tokenizer.decode(ids, skip_special_tokens=True), tokenizer.mask_token, "ddcli" in sys.modules]
+import ddcli
+print(json.dumps([*found, type(AutoModelForMaskedLM.from_pretrained(run)).__name__]))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, absorbing_run], capture_output=True, check=True, text=True, cwd="/"
     )
-    ids, text, mask, imported = json.loads(done.stdout)
+    ids, text, mask, imported, network = json.loads(done.stdout)
     ours = load_model(absorbing_run).tokenizer
     assert ids == ours.encode("the cat <mask>").tolist()
     assert text == ours.decode(ids)
     assert (mask, imported) == ("<mask>", False)
-    assert AutoTokenizer.from_pretrained(absorbing_run).mask_token_id == ours.mask_id
+    assert network == "DiffusionTransformer"
 
 
 # -- devices and precisions -------------------------------------------------------------------------------
@@ -304,6 +306,12 @@ def test_an_absent_device_is_refused_by_name():
     with pytest.raises(DdcliError, match="device 'abacus' cannot be used") as refusal:
         pick_device("abacus")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["meta", "mps"])
+def test_a_device_that_cannot_do_the_arithmetic_is_refused(name):
+    with pytest.raises(DdcliError, match=f"device '{name}' cannot be used: ddcli computes on cpu or cuda"):
+        pick_device(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")

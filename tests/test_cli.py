@@ -1,0 +1,807 @@
+"""The command line: stdout is the answer, stderr the conversation, and an error is one line."""
+
+import inspect
+import io
+import json
+import os
+import re
+import runpy
+import signal
+import stat
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metrics, words
+from typer.main import get_command
+
+import ddcli
+from ddcli import cli
+from ddcli.errors import DdcliError, RunFailed
+from ddcli.generate import TextModel
+
+COMMANDS = ("train", "sample", "infill", "noise-viz")
+DASHES = b"-" * 40 + b"\n"
+
+
+def tiny(**changes):
+    """The settings of tiny runs as arguments; None leaves one out."""
+    changed = {**SETTINGS, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return assignments({key: value for key, value in changed.items() if value is not None})
+
+
+TINY = tiny()
+FEW = ("--steps", "4", "--seed", "1")
+
+
+@pytest.fixture
+def run(capsysbinary, monkeypatch):
+    """Run a command in this process: its exit code, what it answered, and what it said."""
+
+    def command(*arguments, stdin=b""):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capsysbinary.readouterr()
+        return code, out, err.decode()
+
+    return command
+
+
+@pytest.fixture
+def refused(run):
+    """Run a command that fails in one line with exit code 2; returns the line."""
+
+    def command(*arguments, stdin=b"", lines=1):
+        code, out, err = run(*arguments, stdin=stdin)
+        assert (code, out) == (2, b"")
+        assert err.startswith("ddcli: ")
+        assert err.count("\n") == lines, err
+        assert err.endswith("\n")
+        return err.removeprefix("ddcli: ").removesuffix("\n")
+
+    return command
+
+
+def in_new_process(*arguments, **options):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False, **options)
+
+
+# -- the commands as such ---------------------------------------------------------------------------------
+
+
+def test_the_commands_are_these():
+    assert set(get_command(cli.app).commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_has_help_with_an_example(run, command, flag):
+    code, out, err = run(command, flag)
+    assert (code, err) == (0, "")
+    assert b"Usage: ddcli " + command.encode() in out
+    assert b"ddcli " + command.encode() + b" " in out.split(b"Options:")[0].split(b"\n", 1)[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_every_command_has_help(command):
+    for parameter in get_command(cli.app).commands[command].params:
+        assert getattr(parameter, "help", None) or parameter.name in ("steps", "seed"), parameter.name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_python_twin(command):
+    twin = getattr(ddcli, command.replace("-", "_"))
+    assert inspect.isfunction(twin)
+    assert ">>>" in twin.__doc__
+
+
+@pytest.mark.parametrize("command", ["infill", "noise-viz", "sample", "train"])
+def test_output_is_an_option_of_every_command(command):
+    options = [name for p in get_command(cli.app).commands[command].params for name in p.opts]
+    assert {"-o", "--output"} <= set(options)
+
+
+def test_help_names_every_command(run):
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    assert all(command.encode() in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_a_command_without_arguments_shows_its_help(run, command):
+    code, out, err = run(*filter(None, [command]))
+    assert (code, out) == (2, b"")
+    assert err.startswith(f"Usage: ddcli {command}")
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"ddcli {ddcli.__version__}\n".encode(), "")
+
+
+def test_help_and_version_load_no_heavy_library():
+    program = """
+import sys
+from ddcli.cli import main
+for arguments in (["--help"], ["--version"], ["train", "--help"], ["noise-viz", "--help"]):
+    assert main(arguments) == 0
+heavy = {"torch", "transformers", "datasets", "numpy", "matplotlib", "pandas", "pyarrow"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    done = in_new_process("-c", program, text=True)
+    assert done.stderr == "[]\n"
+
+
+def test_the_module_runs_as_the_program_does(monkeypatch, capsys):
+    for arguments, code in ((["--version"], 0), (["nonsense"], 2)):
+        monkeypatch.setattr("sys.argv", ["ddcli", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("ddcli", run_name="__main__")
+        assert stop.value.code == code
+    assert capsys.readouterr().out == f"ddcli {ddcli.__version__}\n"
+
+
+def test_options_and_commands_that_do_not_exist_are_refused(refused, absorbing_run):
+    assert "No such command 'trian'" in refused("trian")
+    assert "No such option: --tempo" in refused("sample", absorbing_run, "--tempo", "2")
+    assert "Missing argument" in refused("infill", absorbing_run)
+    assert "'-n'" in refused("sample", absorbing_run, "-n", "many")
+    assert "'-n'" in refused("sample", absorbing_run, "-n", "0")
+    assert "--seed" in refused("sample", absorbing_run, "--seed", "-1")
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    with pytest.raises(DdcliError, match="no run folder"):
+        cli.main(["sample", str(tmp_path), "--debug"])
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("nought"), KeyboardInterrupt()])
+def test_what_nobody_foresaw_is_one_line_too(run, monkeypatch, error):
+    def accident(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ddcli.api.load", accident)
+    code, out, err = run("sample", "runs/x")
+    assert (code, out) == ((130, b"") if isinstance(error, KeyboardInterrupt) else (1, b""))
+    assert err.count("\n") == 1
+    assert "nought" in err or err == "ddcli: interrupted\n"
+    with pytest.raises(type(error)) if code == 1 else pytest.MonkeyPatch.context():
+        cli.main(["--debug", "sample", "runs/x"])
+
+
+# -- train ------------------------------------------------------------------------------------------------
+
+
+def test_training_answers_nothing_and_says_how_it_goes(run, text_file, tmp_path):
+    target = tmp_path / "run"
+    code, out, err = run("train", "--data", text_file, *TINY, "-o", target)
+    assert (code, out) == (0, b"")
+    assert "step 20/20: loss " in err
+    assert "bits/char" in err
+    assert err.endswith(f"{target} is trained; try: ddcli sample {target}\n")
+    assert metrics(target)[-1]["step"] == 20
+
+
+def test_quiet_training_says_nothing(run, text_file, tmp_path):
+    assert run("train", "--data", text_file, *TINY, "-q", "-o", tmp_path / "run") == (0, b"", "")
+
+
+def test_the_command_and_its_twin_train_the_same_model(run, text_file, tmp_path):
+    run("train", "--data", text_file, *TINY, "--seed", "3", "-o", tmp_path / "a", "-q")
+    flags = {**SETTINGS, "data.source": str(text_file), "train.seed": 3}
+    ddcli.train(ddcli.load_config(None, flags=flags), tmp_path / "b")
+    for name in ("model.safetensors", "config.toml", "config.json", "README.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_on_a_terminal_training_shows_a_bar_and_samples(run, text_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    settings = tiny(samples__every=10)
+    code, out, err = run("train", "--data", text_file, *settings, "-o", tmp_path / "run")
+    assert (code, out) == (0, b"")
+    assert "\x1b[" in err
+    assert "20/20" in err
+    assert "step 20: " in err
+    assert "tok/s" in err
+
+
+FLAGS = {
+    "--process": ("uniform", "process.name"),
+    "--schedule": ("cosine", "process.schedule"),
+    "--objective": ("discrete-elbo", "objective.name"),
+    "--timesteps": (17, "objective.timesteps"),
+    "--size": ("base", "model.size"),
+    "--length": (16, "data.length"),
+    "--batch-size": (4, "train.batch_size"),
+    "--steps": (3, "train.steps"),
+    "--minutes": (2.5, "train.minutes"),
+    "--seed": (9, "train.seed"),
+    "--tokenizer": ("byte", "data.tokenizer"),
+    "--valid-fraction": (0.25, "data.valid_fraction"),
+    "--text-column": ("body", "data.text_column"),
+    "--split": ("test", "data.split"),
+    "--device": ("cpu", "train.device"),
+    "--precision": ("bf16", "train.precision"),
+    "--threads": (1, "train.threads"),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_reaches_its_setting(run, text_file, tmp_path, flag):
+    value, key = FLAGS[flag]
+    section, name = key.split(".")
+    base = {"model.width": 48, "model.heads": 12, "model.layers": 1}
+    arguments = ["train", "--data", text_file, *assignments(base), flag, value, "--dry-run"]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert tomllib.loads(out.decode())[section][name] == value
+
+
+def test_flags_without_a_value_reach_theirs(run, names_file):
+    code, out, _ = run("train", "--data", names_file, "--lines", "--valid-data", names_file, "--dry-run")
+    settings = tomllib.loads(out.decode())["data"]
+    assert (code, settings["lines"], settings["valid"]) == (0, True, str(names_file))
+
+
+def test_a_dry_run_prints_a_recipe_and_writes_nothing(run, text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "run"
+    code, out, _ = run("train", "--data", text_file, *TINY, "--dry-run", "-o", target)
+    assert code == 0
+    assert not list(tmp_path.iterdir())
+    assert b"parameters" in out
+    assert b"tokens to train on" in out
+    (tmp_path / "printed.toml").write_bytes(out)
+    code, again, _ = run("train", "printed.toml", "--dry-run")
+    assert (code, again) == (0, out)
+    assert run("train", "printed.toml", "-q", "-o", "run") == (0, b"", "")
+    assert tomllib.loads(out.decode()) == tomllib.loads((target / "config.toml").read_text())
+
+
+def test_a_dry_run_of_a_timed_recipe_tells_its_time(run, text_file):
+    code, out, _ = run("train", "--data", text_file, "--minutes", "3", "--dry-run")
+    assert code == 0
+    assert tomllib.loads(out.decode())["train"]["minutes"] == 3
+    assert b"# 3 minutes to train" in out
+
+
+TRAINING_ERRORS = {
+    "nowhere to write": (["--data", "good.txt"], "give the run folder with -o"),
+    "missing data": (["--data", "missing.txt", "-o", "run"], "no such file or folder: missing.txt"),
+    "empty data": (["--data", "empty.txt", "-o", "run"], "empty.txt holds no text"),
+    "data no UTF-8": (["--data", "latin.txt", "-o", "run"], "latin.txt is not UTF-8 text"),
+    "short data": (["--data", "short.txt", "-o", "run"], "lower --length from 32"),
+    "another's folder": (["--data", "good.txt", "-o", "full"], "full is not empty and holds no run"),
+    "a file": (["--data", "good.txt", "-o", "good.txt"], "good.txt is a file"),
+    "below a file": (["--data", "good.txt", "-o", "good.txt/run"], "good.txt is a file"),
+    "unknown recipe": (["tiny-stories", "-o", "run"], "unknown recipe 'tiny-stories'"),
+    "a recipe that is none": (["good.txt", "-o", "run"], "good.txt is no valid TOML"),
+    "unknown process": (["--data", "good.txt", "-o", "run", "--process", "noise"], "unknown process 'noise'"),
+    "unknown schedule": (["--data", "good.txt", "-o", "run", "--schedule", "x"], "unknown schedule 'x'"),
+    "bad power": (["--data", "good.txt", "-o", "run", "--schedule", "polynomial:x"], "does not take 'x'"),
+    "unknown objective": (["--data", "good.txt", "-o", "run", "--objective", "x"], "unknown objective 'x'"),
+    "no such device": (["--data", "good.txt", "-o", "run", "--device", "x"], "device 'x' cannot be used"),
+    "a number that is none": (["--data", "good.txt", "-o", "run", "--minutes", "soon"], "--minutes"),
+    "endless": (["--data", "good.txt", "-o", "run", "--set", "train.clip=inf"], "train.clip = inf"),
+    "bad fraction": (["--data", "good.txt", "-o", "run", "--valid-fraction", "2"], "less than 1"),
+    "given twice": (["--data", "good.txt", "-o", "run", "--length", "9"], "by a flag and by --set"),
+    "unknown setting": (["--data", "good.txt", "-o", "run", "--set", "train.rl=1"], "'train.lr'"),
+    "no setting": (["--data", "good.txt", "-o", "run", "--set", "train.lr"], "section.key=value"),
+}
+
+
+@pytest.mark.parametrize("name", TRAINING_ERRORS)
+def test_training_that_cannot_work_is_refused_and_writes_nothing(refused, tmp_path, monkeypatch, name):
+    arguments, message = TRAINING_ERRORS[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.txt").write_text(words(50))
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1") * 99)
+    (tmp_path / "short.txt").write_text("hello")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").write_text("precious")
+    before = files(tmp_path)
+    assert message in refused("train", *arguments, *TINY)
+    assert files(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["full"]
+
+
+def test_resuming_takes_the_settings_of_the_run(run, text_file, tmp_path):
+    target = tmp_path / "run"
+    run("train", "--data", text_file, *TINY, "-o", target)
+    code, _, err = run("train", "--resume", "-o", target, "--steps", "30")
+    assert code == 0, err
+    assert [line["step"] for line in metrics(target)][-2:] == [25, 30]
+
+
+def test_resuming_with_other_settings_is_refused_and_they_are_named(refused, text_file, tmp_path, run):
+    target = tmp_path / "run"
+    run("train", "--data", text_file, *TINY, "-o", target)
+    before = files(target)
+    message = refused("train", "--resume", "-o", target, "--batch-size", "4", "--seed", "5")
+    assert "train.batch_size (8 in the run, now 4)" in message
+    assert "train.seed (0 in the run, now 5)" in message
+    message = refused("train", "--data", text_file, *TINY, "-o", target)
+    assert "already holds a run; go on with --resume" in message
+    assert files(target) == before
+
+
+def test_the_minutes_of_a_recipe_are_not_spent_twice(run, text_file, tmp_path):
+    recipe, target = tmp_path / "timed.toml", tmp_path / "run"
+    recipe.write_text(f"[train]\nminutes = 1e-5\n[data]\nsource = '{text_file}'\n")
+    untimed = tiny(train__steps=None)
+    code, _, err = run("train", recipe, *untimed, "-o", target)
+    assert code == 0
+    assert "1 steps fit in 1e-05 minutes" in err
+    code, _, err = run("train", recipe, *untimed, "-o", target, "--resume")
+    assert code == 0
+    assert "is finished at step 1; give more --steps to go on" in err
+
+
+def test_a_run_that_fails_is_exit_code_1(run, text_file, tmp_path):
+    settings = tiny(train__lr=1e38, train__warmup=0)
+    code, out, err = run("train", "--data", text_file, *settings, "-q", "-o", tmp_path / "run")
+    assert (code, out) == (1, b"")
+    assert "lower train.lr" in err
+    assert err.count("\n") == 1
+
+
+def test_an_interrupted_training_leaves_a_checkpoint_and_says_how_to_go_on(text_file, tmp_path):
+    """As from a terminal: a process of its own, and SIGINT."""
+    target = tmp_path / "run"
+    arguments = ["--data", text_file, *tiny(train__steps=100_000), "-o", target]
+    command = [sys.executable, "-m", "ddcli", "train", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        for _ in range(10_000):
+            told = (target / "metrics.jsonl").read_text() if (target / "metrics.jsonl").exists() else ""
+            if '"step": 5,' in told or process.poll() is not None:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("ddcli: stopped at step ")
+    assert last.endswith(f"go on with: ddcli train --resume -o {target}")
+    step = int(last.split()[4].rstrip(";"))
+    assert (target / f"checkpoints/step-{step:08}/manifest.json").exists()
+
+
+# -- sample -----------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_text_on_stdout_and_figures_on_stderr(run, absorbing_run):
+    code, out, err = run("sample", absorbing_run, "--steps", "4", "--seed", "7")
+    assert code == 0
+    assert len(out.decode()) == LENGTH + 1
+    assert out.endswith(b"\n")
+    assert err.startswith("NFE 4, 8.0 tokens per call, ")
+    assert err.endswith("tokens/s, seed 7\n")
+    assert run("sample", absorbing_run, "--steps", "4", "--seed", "7", "--quiet") == (0, out, "")
+
+
+def test_a_seed_nobody_gave_is_told_and_gives_the_text_again(run, absorbing_run):
+    _, out, err = run("sample", absorbing_run, "--steps", "4")
+    seed = err.split()[-1]
+    assert run("sample", absorbing_run, "--steps", "4", "--seed", seed, "-q")[1] == out
+    _, other, err = run("sample", absorbing_run, "--steps", "4")
+    assert err.split()[-1] != seed
+    assert other != out
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+def test_a_seed_means_a_text_whatever_the_batch(run, request, kind):
+    model = request.getfixturevalue(f"{kind}_run")
+    found = {
+        run("sample", model, *FEW, "-n", "7", "-q", "--json", "--batch-size", size)[1] for size in (1, 3, 16)
+    }
+    assert len(found) == 1
+    fewer = run("sample", model, *FEW, "-n", "3", "-q", "--json")[1]
+    assert found.pop().startswith(fewer)
+
+
+def test_the_command_and_its_twin_draw_the_same_text(run, absorbing_run):
+    _, out, _ = run("sample", absorbing_run, *FEW, "-n", "2", "--json")
+    twins = ddcli.sample(absorbing_run, n=2, steps=4, seed=1)
+    assert [json.loads(line)["text"] for line in out.decode().splitlines()] == [twin.text for twin in twins]
+
+
+def test_samples_are_separated_by_dashes_by_nul_or_as_json(run, absorbing_run):
+    texts = [s.text for s in ddcli.sample(absorbing_run, n=3, steps=4, seed=1)]
+    dashes, nul, lines = (
+        run("sample", absorbing_run, *FEW, "-n", "3", "-q", *how)[1] for how in ((), ("-0",), ("--json",))
+    )
+    assert dashes == DASHES.join(f"{text}\n".encode() for text in texts)
+    assert nul == b"".join(text.encode() + b"\0" for text in texts)
+    records = [json.loads(line) for line in lines.decode().splitlines()]
+    assert [record["text"] for record in records] == texts
+    assert [(record["seed"], record["index"]) for record in records] == [(1, 0), (1, 1), (1, 2)]
+    assert all(0 < record["nfe"] <= 4 and len(record["tokens"]) == LENGTH for record in records)
+
+
+def test_samples_go_to_a_file_or_to_a_file_each(run, absorbing_run, tmp_path):
+    out = run("sample", absorbing_run, *FEW, "-n", "3", "-q")[1]
+    lines = run("sample", absorbing_run, *FEW, "-n", "3", "-q", "--json")[1]
+    for target, how in (("a.txt", ()), ("new/", ()), ("json/", ("--json",))):
+        arguments = ["sample", absorbing_run, *FEW, "-n", "3", "-q", *how, "-o", f"{tmp_path}/{target}"]
+        assert run(*arguments) == (0, b"", "")
+    assert (tmp_path / "a.txt").read_bytes() == out
+    assert files(tmp_path / "new") == {f"000{i}.txt": part for i, part in enumerate(out.split(DASHES))}
+    assert files(tmp_path / "json") == {
+        f"000{i}.json": part + b"\n" for i, part in enumerate(lines.splitlines())
+    }
+    (tmp_path / "there").mkdir()
+    assert run("sample", absorbing_run, *FEW, "-q", "-o", tmp_path / "there")[0] == 0
+    assert list(files(tmp_path / "there")) == ["0000.txt"]
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+@pytest.mark.parametrize("prompt", ["the", "ab", "q☃\U0001f600é", "<mask>", " "])
+def test_a_prompt_is_kept_exactly_at_the_start(run, request, kind, prompt):
+    """Characters never seen in training included."""
+    model = request.getfixturevalue(f"{kind}_run")
+    code, out, _ = run("sample", model, *FEW, "-n", "4", "-q", "-0", "--prompt", prompt)
+    texts = out.decode().split("\0")[:-1]
+    assert (code, len(texts)) == (0, 4)
+    assert all(text.startswith(prompt) for text in texts)
+    assert all(len(text) > len(prompt) or kind == "records" for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+@pytest.mark.parametrize("how", [["--steps", "2"], ["--temperature", "100"], ["--top-p", "0.5"]])
+def test_only_symbols_of_the_text_are_ever_written(run, request, kind, how):
+    model = request.getfixturevalue(f"{kind}_run")
+    code, out, _ = run("sample", model, "--seed", "3", "-n", "12", "-q", "--json", *how)
+    records = [json.loads(line) for line in out.decode().splitlines()]
+    symbols = set("abcdefgh") if kind == "records" else set(words(300))
+    assert code == 0
+    assert set("".join(record["text"] for record in records)) <= symbols
+    tokenizer = ddcli.load(model).tokenizer
+    drawn = {token for record in records for token in record["tokens"]}
+    assert not drawn & {*tokenizer.special_ids, tokenizer.eos_id}
+
+
+def test_records_vary_in_length_as_they_did_in_training(run, records_run):
+    _, out, _ = run("sample", records_run, *FEW, "-n", "60", "-q", "-0")
+    lengths = {len(text) for text in out.decode().split("\0")[:-1]}
+    assert lengths <= set(range(3, 13))
+    assert len(lengths) > 4
+    assert b"\n" not in out
+
+
+def test_a_length_is_the_whole_text_prompt_included(run, absorbing_run):
+    _, out, _ = run("sample", absorbing_run, *FEW, "-q", "--length", "10", "--prompt", "the ")
+    assert len(out) == 11
+
+
+def test_a_canvas_can_be_watched_as_it_denoises(run, absorbing_run, monkeypatch):
+    _, out, err = run("sample", absorbing_run, *FEW, "--live")
+    assert len(out) == LENGTH + 1
+    assert "step 4/4, NFE 4, 0 masks left" in err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, coloured, err = run("sample", absorbing_run, "--seed", "1", "--live", "--steps", "300", "-n", "2")
+    assert b"\x1b" not in coloured
+    assert "\x1b[" in err
+
+
+def test_what_a_model_cannot_write_is_refused(refused, absorbing_run, uniform_run, tmp_path):
+    assert "writes 1 to 32 characters at once, not 33" in refused("sample", absorbing_run, "--length", "33")
+    assert "leave nothing to write" in refused("sample", absorbing_run, "--prompt", "x" * 32)
+    assert "leave nothing to write" in refused("sample", absorbing_run, "--prompt", "abc", "--length", "3")
+    assert "unknown sampler 'best'" in refused("sample", absorbing_run, "--sampler", "best")
+    assert "did you mean 'ancestral'" in refused("sample", absorbing_run, "--sampler", "ancestor")
+    assert "top_p 0.0" in refused("sample", absorbing_run, "--top-p", "0")
+    assert "temperature" in refused("sample", absorbing_run, "--temperature", "-1")
+    assert "unknown precision" in refused("sample", absorbing_run, "--precision", "half")
+    assert "device 'x'" in refused("sample", absorbing_run, "--device", "x")
+    assert "--prompt is not UTF-8 text" in refused("sample", absorbing_run, "--prompt", "caf\udce9")
+    line = refused("sample", uniform_run, "--sampler", "confidence")
+    assert "confidence sampling" in line
+    assert "--sampler ancestral" in line
+
+
+def test_confidence_sampling_works_where_there_are_masks(run, absorbing_run):
+    code, out, _ = run("sample", absorbing_run, *FEW, "-q", "--sampler", "confidence")
+    assert (code, len(out)) == (0, LENGTH + 1)
+
+
+def test_what_is_no_run_is_refused(refused, tmp_path, absorbing_run):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.tex").write_text("precious")
+    gap = tmp_path / "gap.txt"
+    gap.write_text("[MASK]")
+    for model in (tmp_path / "missing", tmp_path / "full", gap):
+        assert "is no run folder" in refused("sample", model)
+        assert "is no run folder" in refused("infill", model, gap)
+        assert "is no run folder" in refused("noise-viz", "--text", "a", "-m", model)
+    run = copy_of(absorbing_run, tmp_path)
+    edit_json(run / "config.json", diffusion__schedule=...)
+    assert "config.json is damaged: diffusion.schedule" in refused("sample", run)
+
+
+@pytest.mark.parametrize("target", ["missing/a.txt", "file/", "file/a.txt"])
+def test_an_output_that_cannot_be_written_is_refused(refused, absorbing_run, tmp_path, target):
+    (tmp_path / "file").write_text("old")
+    assert f"{tmp_path}/{target.rstrip('/')}" in refused(
+        "sample", absorbing_run, *FEW, "-o", f"{tmp_path}/{target}"
+    )
+    assert files(tmp_path) == {"file": b"old"}
+
+
+def test_an_output_of_which_one_file_cannot_be_written_is_refused(refused, absorbing_run, tmp_path):
+    (tmp_path / "texts/0000.txt").mkdir(parents=True)
+    line = refused("sample", absorbing_run, *FEW, "-o", f"{tmp_path}/texts/")
+    assert f"{tmp_path}/texts/0000.txt cannot be written" in line
+    assert not files(tmp_path)
+
+
+@pytest.fixture
+def breaks_down(monkeypatch):
+    """Sampling that breaks down after the first text."""
+    whole = TextModel.samples
+
+    def samples(self, n=1, **options):
+        yield from whole(self, 1, **options)
+        raise RunFailed("out of luck")
+
+    monkeypatch.setattr(TextModel, "samples", samples)
+
+
+def test_a_text_is_written_as_soon_as_it_is_drawn(run, absorbing_run, breaks_down):
+    code, out, err = run("sample", absorbing_run, *FEW, "-n", "3")
+    assert (code, err) == (1, "ddcli: out of luck\n")
+    assert len(out) == LENGTH + 1
+
+
+def test_a_file_is_written_whole_or_not_at_all(run, absorbing_run, breaks_down, tmp_path):
+    (tmp_path / "out.txt").write_text("old")
+    assert run("sample", absorbing_run, *FEW, "-n", "3", "-o", tmp_path / "out.txt")[0] == 1
+    assert files(tmp_path) == {"out.txt": b"old"}
+
+
+def test_a_reader_that_goes_away_is_no_error(absorbing_run):
+    command = [sys.executable, "-m", "ddcli", "sample", absorbing_run, "--steps", "1", "-n", "3", "-q"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# -- infill -----------------------------------------------------------------------------------------------
+
+NASTY = (
+    b"\xef\xbb\xbfthe cat \xff\xfe\r\n\ta dog\t \r\n[MASK:3] sat\0 \xe2\x98\x83 on\r\r\n a [MASK]   \n\n \n"
+)
+
+
+def assert_filled(document: bytes, filled: bytes, **gaps: int) -> None:
+    """Every marker has become so many (ASCII) characters, and everything else is as it was."""
+    pattern = re.escape(document)
+    for marker, size in gaps.items():
+        assert re.escape(marker.encode()) in pattern
+        pattern = pattern.replace(re.escape(marker.encode()), b"[ -~\n]{%d}" % size, 1)
+    assert re.fullmatch(pattern, filled), filled
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+@pytest.mark.parametrize("way", ["stdin", "file", "output", "in place"])
+def test_everything_outside_the_gaps_stays_byte_for_byte(run, request, tmp_path, kind, way):
+    model = request.getfixturevalue(f"{kind}_run")
+    file, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    file.write_bytes(NASTY)
+    arguments = {
+        "stdin": ["-"],
+        "file": [file],
+        "output": [file, "-o", target],
+        "in place": [file, "--in-place"],
+    }[way]
+    code, out, err = run("infill", model, *arguments, *FEW, stdin=NASTY)
+    assert (code, err.splitlines()[0]) == (0, "2 gaps, 4 characters")
+    filled = {"output": target, "in place": file}[way].read_bytes() if way in ("output", "in place") else out
+    assert way in ("stdin", "file") or out == b""
+    assert_filled(NASTY, filled, **{"[MASK:3]": 3, "[MASK]": 1})
+    assert way == "in place" or file.read_bytes() == NASTY
+    assert {p.name for p in tmp_path.iterdir()} == {"in.txt", *(["out.txt"] if way == "output" else [])}
+
+
+def test_a_document_in_place_is_replaced_whole_and_keeps_its_permissions(run, absorbing_run, tmp_path):
+    file = tmp_path / "in.txt"
+    file.write_text("the [MASK:3]")
+    file.chmod(0o640)
+    inode = file.stat().st_ino
+    assert run("infill", absorbing_run, file, "--in-place", *FEW)[0] == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert file.stat().st_ino != inode  # another file took its place in one move
+    assert "MASK" not in file.read_text()
+
+
+def test_a_document_that_cannot_be_filled_stays_as_it_is(refused, absorbing_run, tmp_path):
+    file = tmp_path / "in.txt"
+    for content, lines in ((b"nothing to do", 1), (b"a [MASK:99] b", 3), (b"a [MASK:0] b", 3)):
+        file.write_bytes(content)
+        refused("infill", absorbing_run, file, "--in-place", "-q", lines=lines)
+        assert files(tmp_path) == {"in.txt": content}
+
+
+@pytest.mark.parametrize(
+    "how", [["-n", "3"], ["-o", "other.txt"], ["--json"], ["-0"]], ids=lambda how: how[0]
+)
+def test_in_place_takes_one_file_and_one_way(refused, absorbing_run, tmp_path, how):
+    file = tmp_path / "in.txt"
+    file.write_text("the [MASK:3]")
+    assert "--in-place takes one FILE" in refused("infill", absorbing_run, file, "--in-place", *how)
+    assert "--in-place takes one FILE" in refused("infill", absorbing_run, "-", "--in-place", stdin=b"[MASK]")
+    assert files(tmp_path) == {"in.txt": b"the [MASK:3]"}
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform"])
+def test_alternatives_come_best_first_with_their_scores(run, request, kind):
+    model = request.getfixturevalue(f"{kind}_run")
+    code, out, err = run("infill", model, "-", "-n", "4", *FEW, stdin=b"the [MASK:4] sat")
+    assert code == 0
+    ways = out.split(b"\n" + DASHES)
+    assert len(ways) == 4
+    assert all(way.startswith(b"the ") and way.endswith(b" sat") for way in ways)
+    lines = [line for line in err.splitlines() if "ln p(gaps | text)" in line]
+    scores = [float(line.split(" at least ")[1].split()[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert [line.split(":")[0] for line in lines] == ["1", "2", "3", "4"]
+    _, out, _ = run("infill", model, "-", "-n", "4", "--json", *FEW, stdin=b"the [MASK:4] sat")
+    records = [json.loads(line) for line in out.decode().splitlines()]
+    assert [record["text"].encode() for record in records] == ways
+    assert [f"{record['score']:.2f}" for record in records] == [f"{score:.2f}" for score in scores]
+    assert sorted(record["index"] for record in records) == [0, 1, 2, 3]
+    assert all(record["text"] == f"the {record['fills'][0]} sat" for record in records)
+
+
+def test_alternatives_go_to_a_file_each(run, absorbing_run, tmp_path):
+    arguments = ["-n", "2", *FEW, "-q", "-o", f"{tmp_path}/ways/"]
+    assert run("infill", absorbing_run, "-", *arguments, stdin=b"a [MASK:2]\r\n") == (0, b"", "")
+    found = files(tmp_path / "ways")
+    assert list(found) == ["0000.txt", "0001.txt"]
+    assert all(way.startswith(b"a ") and way.endswith(b"\r\n") and len(way) == 6 for way in found.values())
+
+
+def test_the_command_and_its_twin_fill_the_same_text(run, absorbing_run):
+    _, out, _ = run("infill", absorbing_run, "-", *FEW, stdin=b"the [MASK:5] cat")
+    assert ddcli.infill(absorbing_run, "the [MASK:5] cat", steps=4, seed=1)[0].content == out
+
+
+def test_a_literal_marker_and_another_marker_are_possible(run, absorbing_run):
+    infill = ["infill", absorbing_run, "-", *FEW]
+    _, out, _ = run(*infill, stdin=rb"\[MASK] [MASK:2] \[MASK:3]")
+    assert_filled(b"[MASK] @ [MASK:3]", out, **{"@": 2})
+    _, out, err = run(*infill, "--mask-token", "<?>", stdin=b"[MASK] <?:4> <?>")
+    assert err.startswith("2 gaps, 5 characters\n")
+    assert_filled(b"[MASK] <?:4> <?>", out, **{"<?:4>": 4, "<?>": 1})
+    _, out, _ = run(*infill, "--mask-token", "___", stdin=b"the ___ [MASK]")
+    assert_filled(b"the ___ [MASK]", out, ___=1)
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform"])
+def test_documents_longer_than_the_model_are_filled_by_windows(run, request, kind):
+    model = request.getfixturevalue(f"{kind}_run")
+    filler = words(100).encode()
+    document = b"[MASK:2]" + filler + b"[MASK:20]" + filler + b"[MASK:3]"
+    code, out, err = run("infill", model, "-", *FEW, stdin=document)
+    assert (code, err.splitlines()[0]) == (0, "3 gaps, 25 characters")
+    assert out[2 : 2 + len(filler)] == filler
+    assert out[22 + len(filler) : -3] == filler
+    assert len(out) == len(document) - len(b"[MASK:2][MASK:20][MASK:3]") + 25
+
+
+def test_a_gap_that_cannot_be_filled_is_shown_with_a_caret(refused, absorbing_run):
+    document = b"first line\n  then [MASK:99] here\n"
+    message, line, caret = refused("infill", absorbing_run, "-", "-q", stdin=document, lines=3).split("\n")
+    assert message.startswith("line 2, column 8: the model reads 32 tokens at once")
+    assert line == "  then [MASK:99] here"
+    assert caret == " " * line.index("[MASK") + "^"
+    message, line, caret = refused("infill", absorbing_run, "-", "-q", stdin=b"a [MASK:x]", lines=3).split(
+        "\n"
+    )
+    assert "needs a whole number of tokens" in message
+    assert (line, caret) == ("a [MASK:x]", "  ^")
+
+
+def test_what_cannot_be_infilled_is_refused(refused, absorbing_run, uniform_run, tmp_path):
+    assert "no gap to fill; write [MASK]" in refused("infill", absorbing_run, "-", stdin=b"text")
+    assert "no gap to fill" in refused("infill", absorbing_run, "-", stdin=b"")
+    assert "cannot be read: No such file" in refused("infill", absorbing_run, tmp_path / "missing.txt")
+    assert "cannot be read: Is a directory" in refused("infill", absorbing_run, tmp_path)
+    assert "the mask token is empty" in refused("infill", absorbing_run, "-", "--mask-token", "", stdin=b"a")
+    quiet = ["-q", "--sampler", "confidence"]
+    assert "--sampler ancestral" in refused("infill", uniform_run, "-", *quiet, stdin=b"[MASK]")
+
+
+def test_an_infilling_can_be_watched(run, uniform_run, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, err = run("infill", uniform_run, "-", *FEW, "--live", stdin=b"the [MASK:4] sat")
+    assert (code, b"\x1b" in out) == (0, False)
+    assert "\x1b[" in err
+
+
+# -- noise-viz --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["--text", "file", "-"])
+def test_noise_is_shown_in_the_terminal(run, tmp_path, source):
+    text = "to be or not to be"
+    (tmp_path / "be.txt").write_text(text)
+    arguments = {"--text": ["--text", text], "file": [tmp_path / "be.txt"], "-": ["-"]}[source]
+    code, out, err = run("noise-viz", *arguments, stdin=text.encode())
+    assert (code, err) == (0, "")
+    assert "absorbing noise" in out.decode()
+    assert "uniform noise" in out.decode()
+    assert text in out.decode()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"),
+    [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!doctype html>"), (".HTML", b"<!")],
+)
+def test_noise_is_drawn_to_a_file_by_its_suffix(run, tmp_path, suffix, start):
+    target = tmp_path / f"noise{suffix}"
+    code, out, err = run("noise-viz", "--text", "to be", "-o", target, "--process", "absorbing")
+    assert (code, out, err) == (0, b"", f"{target} is written\n")
+    assert target.read_bytes()[: len(start)].lower() == start.lower()
+    assert run("noise-viz", "--text", "to be", "-o", target, "-q") == (0, b"", "")
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+def test_with_a_model_the_way_back_is_shown_too(run, request, kind):
+    model = request.getfixturevalue(f"{kind}_run")
+    code, out, err = run("noise-viz", "--text", "a bad cab", "-m", model)
+    assert (code, err) == (0, "")
+    shown = out.decode()
+    noise = "absorbing" if kind == "records" else kind
+    assert f"{noise} noise" in shown
+    assert f"a model undoes {noise} noise" in shown
+    assert ("uniform noise" in shown) == (noise == "uniform")
+
+
+def test_noise_takes_processes_schedules_times_and_seeds(run):
+    def shown(*options):
+        code, out, err = run("noise-viz", "--text", "to be or not to be, that is", *options)
+        assert (code, err) == (0, "")
+        return out.decode()
+
+    only = shown("--process", "uniform")
+    assert "absorbing noise" not in only
+    assert shown("--process", "both") == shown() == shown("--process", "absorbing, uniform")
+    rows = shown("--process", "absorbing", "--times", "0.25,0.75").splitlines()
+    assert [row.split()[:2] for row in rows if row.startswith("0.")] == [["0.25", "0.75"], ["0.75", "0.25"]]
+    cosine = shown("--process", "absorbing", "--times", "0.5", "--schedule", "cosine")
+    assert "0.50 0.29" in cosine
+    assert shown("--seed", "1") == shown("--seed", "1") != shown("--seed", "2")
+    assert shown("--tokenizer", "byte")
+
+
+def test_noise_that_cannot_be_drawn_is_refused_and_writes_nothing(refused, tmp_path, absorbing_run):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    text = ["--text", "to be"]
+    cases = {
+        "No such file": [tmp_path / "to be"],
+        "is not UTF-8 text (byte 3)": [tmp_path / "latin.txt"],
+        "give one text": [tmp_path / "latin.txt", *text],
+        "the text is empty": ["--text", ""],
+        "--text is not UTF-8 text": ["--text", "\udce9"],
+        "unknown picture format '.gif'": [*text, "-o", tmp_path / "a.gif"],
+        "there is no folder": [*text, "-o", tmp_path / "missing/a.png"],
+        "unknown process 'gauss'": [*text, "--process", "gauss"],
+        "unknown schedule 'x'": [*text, "--schedule", "x"],
+        "--times takes numbers": [*text, "--times", "now"],
+        "times lie between 0": [*text, "--times", "0.5,1.5"],
+        "is no run folder": [*text, "-m", tmp_path],
+        "a model brings its own tokenizer": [*text, "-m", absorbing_run, "--tokenizer", "byte"],
+    }
+    for message, arguments in cases.items():
+        assert message in refused("noise-viz", *arguments)
+    assert "give one text" in refused("noise-viz", "--seed", "1")
+    assert list(files(tmp_path)) == ["latin.txt"]

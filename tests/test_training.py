@@ -1,0 +1,1007 @@
+"""Training: it learns, it stops and goes on as if it never had, and it refuses before it writes."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import tomllib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tiny import (
+    LENGTH,
+    Heard,
+    copy_of,
+    edit_json,
+    files,
+    metrics,
+    names,
+    tiny_config,
+    train_tiny,
+    words,
+)
+
+import ddcli
+from ddcli import training
+from ddcli.checkpoint import checkpoints
+from ddcli.denoiser import NetworkDenoiser
+from ddcli.errors import DdcliError, RunFailed
+from ddcli.evaluation import bound
+from ddcli.objective import OBJECTIVES
+from ddcli.process import PROCESSES
+from ddcli.randomness import Streams
+from ddcli.schedule import SCHEDULES, TIMES
+from ddcli.training import (
+    Silent,
+    State,
+    Stopped,
+    Task,
+    can_compile,
+    dry_run,
+    given_spans,
+    learning_rate,
+    make_plan,
+    train,
+)
+
+CPU = torch.device("cpu")
+TIMED = ("seconds", "tokens_per_second")
+
+
+class StopAt(Heard):
+    """Sends this process a signal, or two, after a step."""
+
+    def __init__(self, step: int, *signals: int) -> None:
+        super().__init__()
+        self.at, self.signals = step, signals or (signal.SIGINT,)
+
+    def progress(self, step: int) -> None:
+        if step == self.at:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+
+
+def stop_at(step, run, config, *signals, resume=False):
+    with pytest.raises(Stopped) as stopped:
+        train(config, run, resume=resume, reporter=StopAt(step, *signals))
+    return stopped.value
+
+
+def timeless(run):
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in metrics(run)]
+
+
+def load_ema(run):
+    return load_file(checkpoints(run)[-1][1] / "ema.safetensors")
+
+
+def assert_same_run(run, other):
+    """To the last bit, but for the time it took."""
+    assert timeless(run) == timeless(other)
+    (_, mine), (_, theirs) = checkpoints(run)[-1], checkpoints(other)[-1]
+    assert mine.name == theirs.name
+    for name in ("weights", "ema", "optimizer"):
+        assert (mine / f"{name}.safetensors").read_bytes() == (theirs / f"{name}.safetensors").read_bytes()
+    for name in ("model.safetensors", "config.json", "config.toml", "tokenizer.json", "README.md"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def task_of(plan, **changes):
+    task = Task(plan.process, plan.objective, TIMES["even"](), plan.config.train.given, 0)
+    return replace(task, **changes)
+
+
+def denoiser_of(plan):
+    return NetworkDenoiser(plan.network, plan.data.excluded_ids, torch.float32)
+
+
+def symbols_of(plan):
+    """How many symbols a text is made of."""
+    return plan.data.tokenizer.vocab_size - len(plan.data.excluded_ids)
+
+
+# -- where it starts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("lines", [False, True])
+def test_an_absorbing_loss_starts_at_the_log_of_the_number_of_symbols(
+    text_file, names_file, objective, schedule, lines
+):
+    """Each masked token costs ln V, times the weight of its clock."""
+    source = names_file if lines else text_file
+    config = tiny_config(
+        source,
+        data__lines=lines,
+        data__length=None if lines else LENGTH,
+        objective__name=objective,
+        objective__timesteps=10_000,
+        process__schedule=schedule,
+    )
+    plan = make_plan(config, None, Silent())
+    task = task_of(plan)
+    noised = task.noised(plan.data.train.batch(0, 16, 0), 0, CPU)
+    masked = noised.xt == plan.data.tokenizer.mask_id
+    weight = plan.process.loss_weight(noised.clock[masked]).sum()
+    loss = task.loss(denoiser_of(plan), noised)
+    assert (masked & ~noised.running).sum() == 0
+    # of 10,000 steps, the discrete weight differs from the density's by the change of the density in a step
+    assert loss.item() == pytest.approx(math.log(symbols_of(plan)) * weight.item(), rel=2e-3)
+
+
+def test_a_uniform_loss_starts_at_the_log_of_the_number_of_symbols_in_the_mean(text_file):
+    plan = make_plan(tiny_config(text_file, process__name="uniform", train__given=0), None, Silent())
+    task, nats, tokens = task_of(plan), 0.0, 0
+    with torch.no_grad():
+        for step in range(8):
+            noised = task.noised(plan.data.train.batch(step, 128, 0), step, CPU)
+            nats += task.loss(denoiser_of(plan), noised).item()
+            tokens += int(noised.running.sum())
+    assert nats / tokens == pytest.approx(math.log(symbols_of(plan)), rel=0.1)
+
+
+@pytest.mark.parametrize("documents", [1, 30])
+def test_the_bound_before_training_is_the_log_of_the_number_of_symbols(tmp_path, documents):
+    """Of several documents, their end is a symbol like any other."""
+    source = tmp_path / "data.jsonl"
+    texts = [words(600 // documents, seed) for seed in range(documents)]
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    train_tiny(tmp_path / "run", source, train__steps=1)
+    first = metrics(tmp_path / "run")[0]
+    symbols = len(set("".join(texts))) + (documents > 1)
+    assert first["step"] == 0
+    assert first["bound_nats_per_token"] == pytest.approx(math.log(symbols), rel=1e-6)
+    assert first["bound_stderr"] == pytest.approx(0, abs=1e-6)
+    assert first["bound_perplexity"] == pytest.approx(symbols, rel=1e-5)
+
+
+def test_metrics_are_json_even_where_an_error_cannot_be_estimated(tmp_path):
+    (tmp_path / "data.txt").write_text(words(20))
+    train_tiny(tmp_path / "run", tmp_path / "data.txt", train__steps=1)  # a single block to validate on
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    first = json.loads(text.splitlines()[0], parse_constant=pytest.fail)
+    assert first["bound_stderr"] is None
+    assert first["bound_nats_per_token"] > 0
+
+
+def test_the_bound_of_a_uniform_model_before_training_is_the_same_but_for_its_error(uniform_run):
+    first = metrics(uniform_run)[0]
+    symbols = len(set(words(300)))
+    assert abs(first["bound_nats_per_token"] - math.log(symbols)) < 4 * first["bound_stderr"]
+
+
+# -- that it learns ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_training_on_a_periodic_text_finds_more_than_its_letters(tmp_path, process, objective):
+    """Well below the unigram entropy, ln 6, which no model blind to context can pass."""
+    (tmp_path / "periodic.txt").write_text("abcdef" * 1000)
+    run = tmp_path / "run"
+    train_tiny(
+        run,
+        tmp_path / "periodic.txt",
+        process__name=process,
+        objective__name=objective,
+        train__steps=120,
+        train__lr=0.01,
+        train__ema=0.1,
+        validation__every=120,
+        validation__final_draws=8,
+    )
+    assert metrics(run)[-1]["bound_nats_per_token"] < 0.5 * math.log(6)
+
+
+def test_a_trained_model_is_better_than_its_letters_and_says_so(absorbing_run):
+    lines = [line for line in metrics(absorbing_run) if "bound_nats_per_token" in line]
+    text = words(300)
+    shares = [text.count(c) / len(text) for c in set(text)]
+    unigram = -sum(p * math.log(p) for p in shares)
+    assert lines[-1]["bound_nats_per_token"] < unigram < lines[0]["bound_nats_per_token"]
+
+
+# -- what it writes ---------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_everything(absorbing_run):
+    assert {p.name for p in absorbing_run.iterdir()} == {
+        "README.md",
+        "checkpoints",
+        "config.json",
+        "config.toml",
+        "generation_config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "samples",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert [p.name for p in sorted((absorbing_run / "samples").iterdir())] == [
+        "step-00000050.txt",
+        "step-00000100.txt",
+    ]
+    newest = absorbing_run / "checkpoints/step-00000100"
+    assert {p.name for p in newest.iterdir()} == {
+        "ema.safetensors",
+        "manifest.json",
+        "optimizer.safetensors",
+        "state.json",
+        "weights.safetensors",
+    }
+
+
+def test_nothing_in_a_run_folder_is_a_pickle(absorbing_run):
+    for name, content in files(absorbing_run).items():
+        assert name.endswith(".safetensors") or content.decode().isprintable() or b"\n" in content, name
+        assert name.endswith((".safetensors", ".json", ".jsonl", ".toml", ".md", ".txt")), name
+
+
+def test_metrics_say_what_happened_and_when(absorbing_run):
+    lines = metrics(absorbing_run)
+    always, trained = {"step", "seconds"}, {"loss", "tokens_per_second", "lr", "gradient_norm"}
+    bounds = {"bound_nats_per_token", "bound_bits_per_char", "bound_stderr", "bound_perplexity"}
+    assert [line["step"] for line in lines] == [0, *range(5, 101, 5)]
+    for line in lines:
+        expected = set(always)
+        expected |= trained if line["step"] else set()
+        expected |= bounds if line["step"] % 10 == 0 else set()
+        assert line.keys() == expected
+    assert all(line["bound_nats_per_token"] > 0 for line in lines if "bound_stderr" in line)
+    last = lines[-1]
+    assert last["bound_perplexity"] == pytest.approx(math.exp(last["bound_nats_per_token"]))
+    # one token is one character here
+    assert last["bound_bits_per_char"] == pytest.approx(last["bound_nats_per_token"] / math.log(2))
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+
+def test_validation_can_be_turned_off(text_file, tmp_path):
+    train_tiny(tmp_path / "run", text_file, validation__every=0)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [5, 10, 15, 20]
+    assert not any("bound" in key for line in metrics(tmp_path / "run") for key in line)
+    assert "Bound" not in (tmp_path / "run/README.md").read_text()
+
+
+def test_speed_and_loss_are_those_since_the_last_line(text_file, tmp_path, monkeypatch):
+    """By a clock that ticks whenever one looks at it; the third step takes a hundred ticks more."""
+    ticks = iter(range(1000))
+
+    def step(run, number):
+        run.state.step += 1
+        [next(ticks) for _ in range(100 * (number == 2))]
+        return float(number), 1.0, 1000
+
+    monkeypatch.setattr(training._Run, "_step", step)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(State, "tensors", lambda self: {})
+    train_tiny(tmp_path / "run", text_file, train__steps=6, metrics__every=2, validation__every=0)
+    lines = metrics(tmp_path / "run")
+    assert [line["loss"] for line in lines] == [0.5, 2.5, 4.5]
+    assert [line["tokens_per_second"] for line in lines] == [1000.0, round(2000 / 102, 1), 1000.0]
+
+
+def test_the_card_says_what_the_model_is(absorbing_run):
+    card = (absorbing_run / "README.md").read_text()
+    last = metrics(absorbing_run)[-1]
+    assert f"{last['bound_bits_per_char']:.3f} bits per character" in card
+    assert "absorbing, linear schedule" in card
+    assert "Trained for 100 of 100 steps of 8 sequences" in card
+
+
+def test_samples_during_training_are_told_and_written(text_file, tmp_path):
+    told = {}
+
+    class Listener(Silent):
+        def samples(self, step, texts):
+            told[step] = texts
+
+    config = tiny_config(text_file, samples__every=10, samples__count=3)
+    run = train(config, tmp_path / "run", reporter=Listener())
+    assert list(told) == [10, 20]
+    assert all(len(texts) == 3 and all(len(text) == LENGTH for text in texts) for texts in told.values())
+    for step, texts in told.items():
+        assert (run / f"samples/step-{step:08}.txt").read_text() == "\n---\n".join(texts) + "\n"
+
+
+def test_validation_and_samples_leave_no_trace_in_the_weights(text_file, tmp_path):
+    busy = {"validation__every": 3, "samples__every": 4, "metrics__every": 1, "checkpoint__every": 5}
+    train_tiny(tmp_path / "busy", text_file, **busy)
+    train_tiny(tmp_path / "calm", text_file, validation__every=0, checkpoint__every=100)
+    mine, theirs = (checkpoints(tmp_path / name)[-1][1] for name in ("busy", "calm"))
+    for name in ("weights", "ema", "optimizer"):
+        assert (mine / f"{name}.safetensors").read_bytes() == (theirs / f"{name}.safetensors").read_bytes()
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_another(text_file, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_tiny(tmp_path / name, text_file, train__seed=seed, train__steps=5)
+    a, b, c = (load_file(tmp_path / name / "model.safetensors")["head.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_bound_is_that_of_the_averaged_weights_which_are_the_ones_saved(text_file, tmp_path, process):
+    config = tiny_config(text_file, process__name=process, train__ema=0.5, train__lr=0.01)
+    run = train(config, tmp_path / "run")
+    told = metrics(run)[-1]
+    saved, average = load_file(run / "model.safetensors"), load_ema(run)
+    assert all(saved[name].equal(weight) for name, weight in average.items())
+    valid, draws = make_plan(config, None, Silent()).data.valid, config.validation.final_draws
+    model = ddcli.load(run)
+
+    def measured():
+        found = bound(model.denoiser, model.process, valid, sequences=4, draws=draws)
+        return found.nats_per_token, found.stderr
+
+    expected = (told["bound_nats_per_token"], told["bound_stderr"])
+    assert measured() == pytest.approx(expected, rel=1e-5)
+    raw = load_file(checkpoints(run)[-1][1] / "weights.safetensors")
+    model.denoiser.denoiser.network.load_state_dict(raw)
+    assert measured() != pytest.approx(expected, rel=2e-4)
+
+
+def test_weights_begin_as_the_seed_says(text_file):
+    first = [make_plan(tiny_config(text_file, train__seed=s), None, Silent()) for s in (1, 1, 2)]
+    a, b, c = (plan.network.embedding.weight for plan in first)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_validation_data_of_their_own_are_what_is_validated_on(text_file, tmp_path):
+    (tmp_path / "valid.txt").write_text("the cat sat on a mat " * 50)
+    (tmp_path / "strange.txt").write_text("zqxj" * 300)
+    bounds = {}
+    for name in ("valid", "strange"):
+        source = tmp_path / f"{name}.txt"
+        config = tiny_config(text_file, data__valid=str(source), train__steps=1, data__tokenizer="byte")
+        plan = make_plan(config, None, Silent())
+        bounds[name] = plan.data.valid.tokens
+        assert bytes(plan.data.valid.tokens[0].tolist()) == source.read_bytes()[:LENGTH]
+    assert bounds["valid"].shape != bounds["strange"].shape
+
+
+# -- accumulation, precision ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["absorbing", "uniform", "records"])
+def test_accumulating_changes_neither_the_loss_nor_the_gradient(text_file, names_file, tmp_path, case):
+    """The first moment of the optimizer is a weighted sum of the gradients."""
+    lines = case == "records"
+    changes = {
+        "process__name": "absorbing" if lines else case,
+        "data__lines": lines,
+        "data__length": None if lines else LENGTH,
+        "train__steps": 100,  # so that warm-up keeps the four steps small
+        "train__clip": 1e9,
+        "validation__every": 0,
+        "metrics__every": 1,
+    }
+    found = []
+    for parts in (1, 2, 4):
+        run = tmp_path / f"in {parts}"
+        source = names_file if lines else text_file
+        stop_at(4, run, tiny_config(source, train__accumulate=parts, **changes))
+        moments = load_file(run / "checkpoints/step-00000004/optimizer.safetensors")
+        found.append((timeless(run), {k: v for k, v in moments.items() if k.endswith("exp_avg")}))
+    (lines_1, moments_1), *others = found
+    assert all(moment.abs().sum() > 0 for moment in moments_1.values())
+    for lines_n, moments_n in others:
+        for one, other in zip(lines_1, lines_n, strict=True):
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+            assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+        for name, moment in moments_1.items():
+            torch.testing.assert_close(moments_n[name], moment, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulating_reads_a_part_of_the_batch_at_a_time(text_file, tmp_path, monkeypatch):
+    sizes, whole = [], Task.loss
+
+    def loss(self, denoiser, noised):
+        sizes.append(len(noised.x0))
+        return whole(self, denoiser, noised)
+
+    monkeypatch.setattr(Task, "loss", loss)
+    train_tiny(tmp_path / "run", text_file, train__accumulate=4, train__steps=2)
+    assert sizes == [2] * 8
+
+
+def test_a_batch_that_does_not_divide_is_refused(text_file, tmp_path):
+    with pytest.raises(DdcliError, match=r"batch-size .9. must be a multiple of train.accumulate .2."):
+        train_tiny(tmp_path / "run", text_file, train__batch_size=9, train__accumulate=2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_in_bf16_weights_and_their_average_stay_float32(text_file, tmp_path, process):
+    changes = {"process__name": process, "train__steps": 5, "metrics__every": 1}
+    for precision in ("bf16", "float32"):
+        train_tiny(tmp_path / precision, text_file, train__precision=precision, **changes)
+    for name in ("weights", "ema", "optimizer"):
+        saved = load_file(tmp_path / f"bf16/checkpoints/step-00000005/{name}.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    for half, full in zip(*(timeless(tmp_path / p) for p in ("bf16", "float32")), strict=True):
+        if "loss" in half:
+            assert half["loss"] == pytest.approx(full["loss"], rel=0.03)
+    assert timeless(tmp_path / "bf16") != timeless(tmp_path / "float32")
+
+
+# -- stopping and going on --------------------------------------------------------------------------------
+
+CASES = {
+    "absorbing": {},
+    "absorbing, accumulated": {"train__accumulate": 2, "objective__name": "discrete-elbo"},
+    "uniform, accumulated": {"process__name": "uniform", "train__accumulate": 4},
+    "uniform, bf16": {"process__name": "uniform", "train__precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_was_stopped_is_the_run_that_never_was(text_file, tmp_path, case):
+    """Stopped twice, within a window of metrics and between two validations."""
+    # an average over several steps, or it would be no more than the weights themselves
+    config = tiny_config(text_file, samples__every=10, train__ema=0.5, **CASES[case])
+    train(config, tmp_path / "whole")
+    run = tmp_path / "stopped"
+    stop_at(7, run, config)
+    assert checkpoints(run)[-1][0] == 7
+    stop_at(13, run, config, resume=True)
+    train(config, run, resume=True)
+    assert_same_run(run, tmp_path / "whole")
+    assert files(run / "samples") == files(tmp_path / "whole" / "samples")
+
+
+def test_records_too_go_on_where_they_were(names_file, tmp_path):
+    config = tiny_config(names_file, data__lines=True, data__length=None)
+    train(config, tmp_path / "whole")
+    stop_at(12, tmp_path / "stopped", config)
+    train(config, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped", "unfinished"])
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(text_file, tmp_path, damage):
+    train_tiny(tmp_path / "whole", text_file)
+    run = copy_of(tmp_path / "whole", tmp_path / "copy")
+    newest = run / "checkpoints/step-00000020"
+    if damage == "gone":
+        shutil.rmtree(newest)
+    elif damage == "unfinished":
+        (newest / "manifest.json").unlink()
+    else:
+        content = bytearray((newest / "optimizer.safetensors").read_bytes())
+        content[-1] ^= 4
+        (newest / "optimizer.safetensors").write_bytes(content)
+    heard = train_tiny(run, text_file, resume=True)
+    assert heard.steps[0] == 11
+    assert ("checkpoint 20 is damaged and is passed over" in heard.lines) == (damage != "gone")
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_a_line_of_metrics_that_was_cut_short_is_no_obstacle(text_file, tmp_path):
+    train_tiny(tmp_path / "whole", text_file)
+    stop_at(13, tmp_path / "run", tiny_config(text_file))
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "lo')
+    train_tiny(tmp_path / "run", text_file, resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_lines_of_metrics_after_the_checkpoint_are_not_kept_twice(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file, checkpoint__every=8)
+    shutil.rmtree(run / "checkpoints/step-00000020")
+    train_tiny(run, text_file, resume=True)
+    assert [line["step"] for line in metrics(run)] == [0, 5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(text_file, tmp_path, number):
+    run = tmp_path / "run"
+    before = signal.getsignal(number)
+    reporter = StopAt(3, number)
+    with pytest.raises(Stopped) as raised:
+        train(tiny_config(text_file), run, reporter=reporter)
+    stopped = raised.value
+    assert reporter.lines == ["stopping after this step; once more stops at once"]
+    assert str(stopped) == f"stopped at step 3; go on with: ddcli train --resume -o {run}"
+    assert stopped.exit_code == 128 + number
+    assert [step for step, _ in checkpoints(run)] == [3]
+    assert "Trained for 3 of 20 steps" in (run / "README.md").read_text()
+    assert ddcli.load(run).sample(1, steps=2, seed=1)
+    assert signal.getsignal(number) is before
+
+
+def test_the_card_keeps_the_last_bound_when_a_run_goes_on(text_file, tmp_path):
+    run = tmp_path / "run"
+    for step in (11, 12):
+        stop_at(step, run, tiny_config(text_file), resume=step > 11)
+        card = (run / "README.md").read_text()
+        assert f"Trained for {step} of 20 steps" in card
+        told = [line["bound_bits_per_char"] for line in metrics(run) if "bound_bits_per_char" in line]
+        assert f"{told[-1]:.3f} bits per character" in card
+
+
+def test_a_second_signal_acts_at_once(text_file, tmp_path):
+    reporter = StopAt(3, signal.SIGINT, signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(text_file), tmp_path / "run", reporter=reporter)
+    assert not checkpoints(tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_in_the_last_step_finds_the_run_finished(text_file, tmp_path):
+    train(tiny_config(text_file), tmp_path / "run", reporter=StopAt(20))
+    assert checkpoints(tmp_path / "run")[-1][0] == 20
+
+
+def test_a_thread_that_gets_no_signals_can_train(text_file, tmp_path):
+    thread = threading.Thread(target=train_tiny, args=(tmp_path / "run", text_file))
+    thread.start()
+    thread.join()
+    assert checkpoints(tmp_path / "run")[-1][0] == 20
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(text_file, tmp_path):
+    train_tiny(tmp_path / "run", text_file, checkpoint__every=4, checkpoint__keep=3)
+    assert [step for step, _ in checkpoints(tmp_path / "run")] == [12, 16, 20]
+
+
+# -- resuming ---------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_left_as_it_is(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file)
+    before = files(run)
+    heard = train_tiny(run, text_file, resume=True)
+    assert heard.text == f"{run} is finished at step 20; give more --steps to go on"
+    assert files(run) == before
+
+
+def test_a_finished_run_goes_on_with_more_steps(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file)
+    heard = train_tiny(run, text_file, resume=True, train__steps=30)
+    assert heard.steps == list(range(21, 31))
+    assert [line["step"] for line in metrics(run)] == [0, 5, 10, 15, 20, 25, 30]
+    assert tomllib.loads((run / "config.toml").read_text())["train"]["steps"] == 30
+    assert "Trained for 30 of 30 steps" in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("train.lr", 0.5, "train.lr (0.002 in the run, now 0.5)"),
+        ("train.seed", 3, "train.seed (0 in the run, now 3)"),
+        ("train.batch_size", 4, "train.batch_size (8 in the run, now 4)"),
+        ("process.name", "uniform", "process.name (absorbing in the run, now uniform)"),
+        ("objective.name", "discrete-elbo", "objective.name (elbo in the run, now discrete-elbo)"),
+        ("model.width", 64, "model.width (32 in the run, now 64)"),
+        ("data.length", 16, "data.length (32 in the run, now 16)"),
+        ("data.tokenizer", "byte", "data.tokenizer (char in the run, now byte)"),
+        ("data.valid_fraction", 0.1, "data.valid_fraction (0.05 in the run, now 0.1)"),
+    ],
+)
+def test_settings_that_matter_cannot_change_and_are_named(text_file, tmp_path, key, value, said):
+    run = tmp_path / "run"
+    train_tiny(run, text_file, train__steps=5)
+    before = files(run)
+    changes = {key.replace(".", "__"): value, "train__steps": 10}
+    with pytest.raises(DdcliError) as refusal:
+        train_tiny(run, text_file, resume=True, **changes)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert files(run) == before
+
+
+def test_settings_that_do_not_matter_can_change(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file, train__steps=5)
+    changes = {"metrics__every": 2, "validation__every": 0, "checkpoint__keep": 1, "samples__every": 3}
+    heard = train_tiny(run, text_file, resume=True, train__steps=10, **changes)
+    assert heard.steps == [6, 7, 8, 9, 10]
+
+
+def test_data_that_have_changed_are_refused(text_file, tmp_path):
+    source = tmp_path / "data.txt"
+    source.write_text(words(100))
+    run = tmp_path / "run"
+    train_tiny(run, source, train__steps=5)
+    before = files(run)
+    source.write_text(words(100)[:-2] + "?\n")
+    with pytest.raises(DdcliError, match="the data has changed since"):
+        train_tiny(run, source, resume=True, train__steps=10)
+    assert files(run) == before
+
+
+def test_where_there_is_no_run_yet_resuming_starts_one_and_says_so(text_file, tmp_path):
+    run = tmp_path / "run"
+    heard = train_tiny(run, text_file, resume=True)
+    assert heard.lines == [f"{run} holds no run yet: starting afresh"]
+    train_tiny(tmp_path / "fresh", text_file)
+    assert_same_run(run, tmp_path / "fresh")
+
+
+def test_where_there_is_no_checkpoint_resuming_starts_afresh_and_says_so(text_file, tmp_path):
+    train_tiny(tmp_path / "whole", text_file)
+    run = copy_of(tmp_path / "whole", tmp_path / "copy")
+    shutil.rmtree(run / "checkpoints")
+    heard = train_tiny(run, text_file, resume=True)
+    assert heard.lines == [f"{run} holds no checkpoint: starting afresh"]
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_where_nothing_has_been_learnt_other_settings_are_no_obstacle(text_file, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(RunFailed):
+        train_tiny(run, text_file, train__lr=1e38, train__warmup=0)
+    assert not checkpoints(run)
+    train_tiny(run, text_file, resume=True, train__seed=3)
+    train_tiny(tmp_path / "fresh", text_file, train__seed=3)
+    assert_same_run(run, tmp_path / "fresh")
+
+
+def test_where_every_checkpoint_is_damaged_the_run_is_not_thrown_away(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file)
+    for _, folder in checkpoints(run):
+        (folder / "state.json").write_text("{}")
+    before = files(run)
+    with pytest.raises(DdcliError, match=r"every checkpoint of .* is damaged"):
+        train_tiny(run, text_file, resume=True, train__steps=30)
+    assert files(run) == before
+
+
+def test_what_people_edit_in_the_run_stays_as_they_left_it(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file)
+    edit_json(run / "generation_config.json", steps=7)
+    train_tiny(run, text_file, resume=True, train__steps=30)
+    assert ddcli.load(run).settings.steps == 7
+
+
+def test_time_goes_on_where_it_stopped(text_file, tmp_path):
+    run = tmp_path / "run"
+    stop_at(11, run, tiny_config(text_file))
+    before = metrics(run)[-1]["seconds"]
+    train_tiny(run, text_file, resume=True)
+    times = [line["seconds"] for line in metrics(run)]
+    assert times == sorted(times)
+    assert before in times
+
+
+def test_a_run_is_not_overwritten_unasked(text_file, tmp_path):
+    run = tmp_path / "run"
+    train_tiny(run, text_file, train__steps=5)
+    before = files(run)
+    with pytest.raises(DdcliError, match="already holds a run"):
+        train_tiny(run, text_file, train__steps=5)
+    assert files(run) == before
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------
+
+BAD = {
+    "missing": (None, {}, "no such file or folder"),
+    "empty": (b"", {}, "holds no text"),
+    "no UTF-8": (b"caf\xe9 " * 500, {}, "is not UTF-8 text"),
+    "short": (b"hello", {}, "less than one block; lower --length from 32"),
+    "long records": (b"x" * 99 + b"\n" + b"y" * 99 + b"\n", {"data__lines": True}, "no record fits"),
+    "unknown process": (b"abc" * 500, {"process__name": "gaussian"}, "unknown process"),
+    "unknown schedule": (b"abc" * 500, {"process__schedule": "sine"}, "unknown schedule"),
+    "unknown objective": (b"abc" * 500, {"objective__name": "mse"}, "unknown objective"),
+    "unknown times": (b"abc" * 500, {"train__times": "late"}, "unknown spread of times"),
+    "unknown size": (b"abc" * 500, {"model__size": "huge"}, "unknown model size"),
+    "unknown device": (b"abc" * 500, {"train__device": "abacus"}, "device 'abacus' cannot be used"),
+    "unknown precision": (b"abc" * 500, {"train__precision": "int3"}, "unknown precision"),
+    "heads that do not fit": (b"abc" * 500, {"model__heads": 5}, "must be an even multiple"),
+    "small vocabulary": (b"abc" * 500, {"data__tokenizer": "bpe:9"}, "260 or more"),
+    "missing validation data": (b"abc" * 500, {"data__valid": "nowhere.txt"}, "no such file or folder"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, name):
+    content, changes, message = BAD[name]
+    source = tmp_path / "data.txt"
+    if content is not None:
+        source.write_bytes(content)
+    before = files(tmp_path)
+    with pytest.raises(DdcliError) as refusal:
+        train_tiny(tmp_path / "runs/run", source, **changes)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.exit_code == 2
+    assert files(tmp_path) == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(text_file, tmp_path, monkeypatch):
+    whole = Task.loss
+
+    def loss(self, denoiser, noised):
+        return whole(self, denoiser, noised) * (math.nan if checkpoints(tmp_path / "run") else 1)
+
+    monkeypatch.setattr(Task, "loss", loss)
+    with pytest.raises(RunFailed, match=r"the loss is nan .* at step 10; lower train\.lr") as failure:
+        train_tiny(tmp_path / "run", text_file)
+    assert failure.value.exit_code == 1
+    (step, folder) = checkpoints(tmp_path / "run")[-1]
+    assert step == 10
+    assert all(weight.isfinite().all() for weight in load_file(folder / "weights.safetensors").values())
+    monkeypatch.undo()
+    train_tiny(tmp_path / "run", text_file, resume=True)
+    train_tiny(tmp_path / "whole", text_file)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_learning_rate_that_is_far_too_high_fails_in_words(text_file, tmp_path):
+    with pytest.raises(RunFailed, match=r"lower train\.lr"):
+        train_tiny(tmp_path / "run", text_file, train__lr=1e38, train__warmup=0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("No space left on device (os error 28)"),
+    ],
+    ids=["file", "safetensors"],
+)
+def test_a_full_disk_is_a_failed_run_in_one_line(text_file, tmp_path, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ddcli.checkpoint.save_file", full)
+    with pytest.raises(RunFailed) as failure:
+        train_tiny(tmp_path / "run", text_file)
+    assert str(failure.value).startswith(f"{tmp_path / 'run'} cannot be written: No space left on device")
+    assert failure.value.exit_code == 1
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+
+
+def test_a_reporter_hears_the_end_however_it_comes(text_file, tmp_path):
+    class Listener(Heard):
+        ended = 0
+
+        def end(self):
+            self.ended += 1
+
+        def progress(self, step):
+            if step == 3:
+                raise ZeroDivisionError
+
+    listener = Listener()
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_config(text_file), tmp_path / "run", reporter=listener)
+    assert listener.ended == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# -- minutes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("validation", [0, 10])
+def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(text_file, tmp_path, validation):
+    changes = {
+        "validation__every": validation,
+        "samples__every": validation,
+        "process__name": "uniform",
+    }
+    heard = train_tiny(tmp_path / "timed", text_file, train__minutes=0.005, train__steps=None, **changes)
+    saved = tomllib.loads((tmp_path / "timed/config.toml").read_text())["train"]
+    assert "minutes" not in saved
+    assert heard.steps == list(range(1, saved["steps"] + 1))
+    assert heard.text.startswith(f"{saved['steps']:,} steps fit in 0.005 minutes")
+    train_tiny(tmp_path / "counted", text_file, train__steps=saved["steps"], **changes)
+    assert_same_run(tmp_path / "timed", tmp_path / "counted")
+
+
+def test_minutes_that_are_too_few_for_a_step_are_one_step(text_file, tmp_path):
+    heard = train_tiny(tmp_path / "run", text_file, train__minutes=1e-6, train__steps=None)
+    assert heard.steps == [1]
+
+
+# -- the parts --------------------------------------------------------------------------------------------
+
+
+def learning_rates(**changes):
+    config = tiny_config("unread", **changes)
+    return np.array([learning_rate(step, config) for step in range(config.train.steps)])
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing():
+    rates = learning_rates(train__steps=1000, train__warmup=100, train__decay=0.5)
+    assert (rates > 0).all()
+    assert rates.max() == 1
+    np.testing.assert_allclose(np.diff(rates[:100]), 1 / 101)
+    assert (rates[100:501] == 1).all()
+    np.testing.assert_allclose(np.diff(rates[500:]), -1 / 500)
+    assert rates[-1] == 1 / 500
+
+
+def test_warm_up_takes_a_tenth_of_a_short_run():
+    rates = learning_rates(train__steps=50, train__warmup=100, train__decay=0)
+    assert (rates < 1).sum() == 5
+    assert (learning_rates(train__steps=5, train__warmup=0, train__decay=0) == 1).all()
+
+
+def state_of_one_weight(**changes):
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    config = tiny_config("unread", **changes)
+    return State.fresh(network, config), config
+
+
+def test_the_average_reaches_over_its_share_of_the_run():
+    """After a jump of the weights, a horizon later, 1/e of the way is left."""
+    state, config = state_of_one_weight(train__steps=5000, train__ema=0.02)
+    state.step = 2500
+    torch.nn.init.ones_(state.network.weight)
+    for _ in range(100):
+        state._average(config)
+    assert 1 - state.ema["weight"].item() == pytest.approx((1 - 1 / 100) ** 100, rel=1e-4)
+
+
+def test_the_average_of_a_young_run_forgets_where_it_began():
+    state, config = state_of_one_weight(train__steps=100_000, train__ema=0.02)
+    torch.nn.init.ones_(state.network.weight)
+    for _ in range(100):
+        state._average(config)
+        state.step += 1
+    assert state.ema["weight"].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_averaged_weights_are_lent_and_given_back():
+    state, _ = state_of_one_weight()
+    torch.nn.init.ones_(state.network.weight)
+    with pytest.raises(ZeroDivisionError), state.averaged():
+        1 / state.network.weight.item()
+    assert state.network.weight.item() == 1
+
+
+def test_only_matrices_of_the_trunk_decay(text_file):
+    plan = make_plan(tiny_config(text_file, process__name="uniform"), None, Silent())
+    decayed, plain = training.make_optimizer(plan.network, plan.config).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0)
+    assert len(decayed["params"]) == 2 * 4  # qkv, out, up, down of two layers
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(plan.network.parameters()))
+
+
+def given(share, rows=4000):
+    running = torch.ones(rows, 50, dtype=torch.bool)
+    running[:, -5:] = False  # padding, say
+    return given_spans(running, share, Streams(range(rows))), running
+
+
+def test_given_spans_are_in_their_share_of_the_sequences():
+    assert not given(0.0)[0].any()
+    spans, running = given(0.3)
+    assert not (spans & ~running).any()
+    rows = spans.any(1).double().mean().item()  # a span may fall between two positions, and hold none
+    assert rows == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 4000) ** 0.5 + 0.01)
+    everywhere, running = given(1.0)
+    assert everywhere[running].double().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_given_spans_are_a_span_or_all_but_a_span():
+    spans, _ = given(1.0)
+    changes = (spans[:, 1:45] != spans[:, :44]).sum(1)
+    assert changes.max() == 2
+    inner = spans[changes == 2]
+    assert 0.4 < inner[:, 0].double().mean() < 0.6  # of either kind alike
+
+
+def test_only_a_network_that_reads_clocks_is_given_spans(text_file):
+    for process, needed in (("absorbing", False), ("uniform", True)):
+        plan = make_plan(tiny_config(text_file, process__name=process), None, Silent())
+        noised = task_of(plan, given=1.0).noised(plan.data.train.batch(0, 32, 0), 0, CPU)
+        assert bool((~noised.running).any()) == needed == bool((noised.clock == 0).any())
+        assert torch.equal(noised.xt[~noised.running], noised.x0[~noised.running])
+
+
+def test_the_noise_of_a_step_depends_on_the_seed_and_the_step_alone(text_file):
+    plan = make_plan(tiny_config(text_file), None, Silent())
+    batch = plan.data.train.batch(3, 8, 0)
+    again, other, seeded = (
+        task_of(plan, seed=seed).noised(batch, step, CPU).xt for seed, step in ((0, 3), (0, 4), (1, 3))
+    )
+    assert torch.equal(task_of(plan).noised(batch, 3, CPU).xt, again)
+    assert not torch.equal(again, other)
+    assert not torch.equal(again, seeded)
+
+
+def test_padding_and_the_ends_of_records_are_never_noised(names_file):
+    plan = make_plan(tiny_config(names_file, data__lines=True, data__length=None), None, Silent())
+    tokenizer = plan.data.tokenizer
+    batch = plan.data.train.batch(0, 64, 0)
+    noised = task_of(plan).noised(batch, 0, CPU)
+    fixed = np.isin(batch.tokens, [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id])
+    assert fixed.any()
+    assert not noised.running[torch.tensor(fixed)].any()
+    assert torch.equal(noised.xt[torch.tensor(fixed)], noised.x0[torch.tensor(fixed)])
+    assert noised.padded
+
+
+# -- dry runs, compilers ----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_resolves_everything_and_writes_nothing(text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = dry_run(tiny_config(text_file, data__tokenizer=None), Silent())
+    assert plan.config.data.tokenizer == "char"
+    assert plan.parameters == sum(p.numel() for p in plan.network.parameters()) > 0
+    assert plan.memory > 20 * plan.parameters
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_keeps_the_minutes_asked_for(text_file):
+    assert (
+        dry_run(tiny_config(text_file, train__steps=None, train__minutes=3), Silent()).config.train.minutes
+        == 3
+    )
+
+
+@pytest.mark.parametrize("compiler", [None, "/usr/bin/c++"])
+def test_where_there_is_no_compiler_training_is_eager(text_file, tmp_path, monkeypatch, compiler):
+    compiled = []
+    monkeypatch.setattr(training.shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(NetworkDenoiser, "compile", lambda self, log: compiled.append(self))
+    assert can_compile() == bool(compiler)
+    train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
+    assert len(compiled) == bool(compiler)
+
+
+def test_where_compiling_fails_training_is_eager_and_says_so(text_file, tmp_path, monkeypatch):
+    def broken(network):
+        def forward(*_):
+            raise RuntimeError("cc1plus: not found\nand a page more")
+
+        return forward
+
+    monkeypatch.setattr(training.shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", broken)
+    heard = train_tiny(tmp_path / "run", text_file, train__compile=True)
+    assert heard.lines == ["not compiled, which is slower: cc1plus: not found"]
+    assert heard.steps[-1] == 20
+
+
+def test_bytes_that_are_no_text_are_data_for_a_byte_vocabulary(tmp_path):
+    (tmp_path / "data.bin").write_bytes(b"caf\xe9 \xff\x00" * 500)
+    train_tiny(tmp_path / "run", tmp_path / "data.bin", data__tokenizer="byte", train__steps=2)
+    assert ddcli.sample(tmp_path / "run", steps=2, seed=1)
+
+
+def test_names_too_long_for_a_block_are_left_out_and_counted(tmp_path):
+    (tmp_path / "names.txt").write_text(names(100) + "x" * 50 + "\n" + names(20))
+    heard = train_tiny(tmp_path / "run", tmp_path / "names.txt", data__lines=True, train__steps=1)
+    assert "1 records of more than 30 characters left out" in heard.text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.skipif(not can_compile(), reason="no C++ compiler here")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_compiled_run_goes_on_exactly_too(text_file, tmp_path, precision):
+    """And computes what the eager one does, up to rounding."""
+    config = tiny_config(text_file, train__compile=True, train__precision=precision, train__ema=0.5)
+    train(config, tmp_path / "whole")
+    torch.compiler.reset()
+    stop_at(7, tmp_path / "stopped", config)
+    torch.compiler.reset()
+    train(config, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    train_tiny(tmp_path / "eager", text_file, train__precision=precision, train__ema=0.5)
+    for one, other in zip(*(timeless(tmp_path / name) for name in ("whole", "eager")), strict=True):
+        if "loss" in one:
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-3 if precision == "float32" else 0.05)
