@@ -63,7 +63,10 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
             f"{run} holds a model, but none that ddcli trained (config.json has no diffusion section)"
         )
     network_config = _network_config(described, run / "config.json")
-    tokenizer = Tokenizer.load(run)
+    added: list[str] = []
+    tokenizer = Tokenizer.load(run, added.append)
+    if added:  # a model knows no token that its tokenizer has to be given first
+        raise DdcliError(f"{run}: the tokenizer is not the one the model was trained with: {added[0]}")
     if tokenizer.vocab_size != network_config.vocab_size:
         raise DdcliError(
             f"{run}: the tokenizer has {tokenizer.vocab_size} tokens, "

@@ -299,6 +299,14 @@ print(json.dumps([*found, type(AutoModelForMaskedLM.from_pretrained(run)).__name
     assert network == "DiffusionTransformer"
 
 
+def test_a_tokenizer_without_a_mask_token_is_refused(absorbing_run, tmp_path):
+    run = copy_of(absorbing_run, tmp_path)
+    edit_json(run / "tokenizer_config.json", mask_token=...)
+    with pytest.raises(DdcliError, match="tokenizer is not the one") as refusal:
+        load_model(run)
+    assert "\n" not in str(refusal.value)
+
+
 # -- devices and precisions -------------------------------------------------------------------------------
 
 
