@@ -40,7 +40,7 @@ demo: $(READY)  ## train on the standard library's code, sample, infill and draw
 	@printf '\n== Drawing the noise\n'
 	$(BIN)/ddcli noise-viz $(DEMO)/filled.py -m $(DEMO)/run -o $(DEMO)/noise.html
 	$(BIN)/ddcli noise-viz $(DEMO)/filled.py -m $(DEMO)/run -o $(DEMO)/noise.png
-	@printf '\nMade: %s\n' $(DEMO)/run $(DEMO)/sample.txt $(DEMO)/filled.py $(DEMO)/noise.html $(DEMO)/noise.png
+	@printf '\nMade, in %s/: the model run/, sample.txt, filled.py, noise.html, noise.png\n' $(DEMO)
 	@printf '\nNext: $(BIN)/ddcli infill $(DEMO)/run YOUR_FILE.py   (write [MASK:8] where eight tokens are missing)\n'
 
 clean:
