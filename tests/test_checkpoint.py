@@ -302,6 +302,10 @@ print(json.dumps([*found, type(AutoModelForMaskedLM.from_pretrained(run)).__name
 def test_a_tokenizer_without_a_mask_token_is_refused(absorbing_run, tmp_path):
     run = copy_of(absorbing_run, tmp_path)
     edit_json(run / "tokenizer_config.json", mask_token=...)
+    backend = json.loads((run / "tokenizer.json").read_text())
+    del backend["model"]["vocab"]["<mask>"]
+    backend["added_tokens"] = [t for t in backend["added_tokens"] if t["content"] != "<mask>"]
+    (run / "tokenizer.json").write_text(json.dumps(backend))
     with pytest.raises(DdcliError, match="tokenizer is not the one") as refusal:
         load_model(run)
     assert "\n" not in str(refusal.value)

@@ -34,7 +34,7 @@ def workplace(tmp_path_factory):
     """A folder with the files that the README's commands name."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "runs").mkdir()
-    (folder / "novel.txt").write_text(words(200))
+    (folder / "input.txt").write_text(words(200))
     (folder / "names.txt").write_text("ann\nbob\ncarol\n" * 30)
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
     (folder / "script.py").write_text("a = [MASK:2]\n")
