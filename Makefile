@@ -38,8 +38,8 @@ demo: $(READY)  ## train on the standard library's code, sample, infill and draw
 	$(BIN)/ddcli infill $(DEMO)/run $(DEMO)/gaps.py --seed 1 -o $(DEMO)/filled.py
 	@cat $(DEMO)/filled.py
 	@printf '\n== Drawing the noise\n'
-	$(BIN)/ddcli noise-viz $(DEMO)/filled.py -m $(DEMO)/run -o $(DEMO)/noise.html
-	$(BIN)/ddcli noise-viz $(DEMO)/filled.py -m $(DEMO)/run -o $(DEMO)/noise.png
+	$(BIN)/ddcli noise-viz --text 'with open(path) as file:' -m $(DEMO)/run -o $(DEMO)/noise.html
+	$(BIN)/ddcli noise-viz --text 'with open(path) as file:' -m $(DEMO)/run -o $(DEMO)/noise.png
 	@printf '\nMade, in %s/: the model run/, sample.txt, filled.py, noise.html, noise.png\n' $(DEMO)
 	@printf '\nNext: $(BIN)/ddcli infill $(DEMO)/run YOUR_FILE.py   (write [MASK:8] where eight tokens are missing)\n'
 

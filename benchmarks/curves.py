@@ -17,7 +17,7 @@ def curve(run: Path) -> tuple[list[float], list[float], list[float]]:
     config = load_config(run / "config.toml")
     tokens_per_step = config.train.batch_size * (config.data.length or 0) / 1e6
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    measured = [line for line in lines if "bound_bits_per_char" in line and line["step"]]
+    measured = [line for line in lines if line.get("bound_stderr") and line["step"]]
     bits = [line["bound_bits_per_char"] for line in measured]
     error = [
         line["bound_stderr"] * line["bound_bits_per_char"] / line["bound_nats_per_token"] for line in measured

@@ -153,7 +153,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Measure the speed once, and do what fits.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
     valid_data: Annotated[str | None, typer.Option(help="Data to validate on.")] = None,
-    valid_fraction: Annotated[float | None, typer.Option(help="Otherwise the last share of it.")] = None,
+    valid_fraction: Annotated[
+        float | None, typer.Option(help="Share of the data held out, from its end; 0.05 by default.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,
@@ -365,7 +367,7 @@ def noise_viz(
     schedule: Annotated[str | None, typer.Option(help="linear, cosine or polynomial[:POWER].")] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the model's sample.")] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Show what noise does to your text, in the terminal or as a picture.
@@ -443,6 +445,8 @@ Answer = tuple[bytes, dict[str, Any]]  # a text, and what is known of it
 
 def _check_output(output: str | None) -> None:
     """DdcliError, before any work is done, for an output that could not be written."""
+    if output == "":
+        raise DdcliError("-o is empty; give a file, or a folder with a / at its end")
     if output is not None and not output.endswith(("/", os.sep)) and not Path(output).parent.is_dir():
         raise DdcliError(f"{output} cannot be written: there is no folder {Path(output).parent}")
 

@@ -124,7 +124,7 @@ class Config(Section):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
-# changing one of these does not change what a run computes up to a step
+# what a run may go on with in another way; `train.steps` gives it a new plan from there
 FREE_TO_CHANGE = (
     "train.steps",
     "train.minutes",

@@ -111,12 +111,16 @@ def pack_records(documents: list[Document], tokenizer: Tokenizer, length: int) -
         tokens[row, 1:end], tokens[row, end] = encoded[i], tokenizer.eos_id
         given[row, end] = True
         document[row, : end + 1] = i
-    given |= np.isin(tokens, tokenizer.special_ids) & (document >= 0)
+    unknown = np.isin(tokens, tokenizer.special_ids) & (document >= 0) & ~given
+    characters, utf8_bytes = _count([documents[i] for i in fitting])
+    if tokenizer.unit == "character":
+        characters -= int(unknown.sum())
     return Blocks(
         tokens,
         document,
-        given,
-        *_count([documents[i] for i in fitting]),
+        given | unknown,
+        characters,
+        utf8_bytes,
         left_out=len(encoded) - len(fitting),
         lengths=np.bincount([len(encoded[i]) for i in fitting], minlength=length - 1),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
@@ -90,7 +91,7 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
 
 def _checked(valid: Blocks) -> Blocks:
     """Validation blocks in which there is something to predict. Raises DdcliError."""
-    if not valid.predicted:
+    if not valid.predicted or not valid.characters:
         raise DdcliError("no symbol of the validation data is in the vocabulary; give others to validate on")
     return valid
 
@@ -120,6 +121,10 @@ def _records(
 def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> TrainingData:
     if settings.lines:
         raise DdcliError("records (--lines) cannot be streamed; read the data whole, without streaming")
+    if settings.valid is not None:
+        raise DdcliError("streamed data is validated on its own first documents; leave --valid-data out")
+    if Path(settings.source).exists():
+        raise DdcliError(f"{settings.source} is read whole; leave --streaming out")
     documents = stream_documents(settings.source, text_column=settings.text_column, split=settings.split)
     length = settings.length or DEFAULT_LENGTH
     first: list[Document] = [text for text in islice(documents, 10_000) if text]

@@ -1,5 +1,6 @@
 """What people see on stderr while a command works: progress of a training, a canvas as it denoises."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,9 +26,11 @@ def figures(line: Mapping[str, Any]) -> str:
     if "loss" in line:
         shown.append(f"loss {line['loss']:.3f}")
     if "bound_bits_per_char" in line:
+        stderr = line["bound_stderr"]
+        error = f" ± {stderr:.3f}" if math.isfinite(stderr) else ""  # one cluster tells nothing of the spread
         shown.append(
             f"bound {line['bound_bits_per_char']:.3f} bits/char "
-            f"({line['bound_nats_per_token']:.3f} ± {line['bound_stderr']:.3f} nats/token, "
+            f"({line['bound_nats_per_token']:.3f}{error} nats/token, "
             f"perplexity {line['bound_perplexity']:.1f})"
         )
     if "tokens_per_second" in line:

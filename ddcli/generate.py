@@ -96,7 +96,7 @@ class SamplerSettings(BaseModel):
 class Sample:
     """A text drawn from the model."""
 
-    content: bytes  # the prompt included; UTF-8 but for byte vocabularies, which can write anything
+    content: bytes  # the prompt included; of byte-level vocabularies it need not be UTF-8
     tokens: list[int]  # drawn, without the prompt
     nfe: int  # network evaluations it took
     seed: int
@@ -267,7 +267,7 @@ class TextModel:
         for number, layout in enumerate(layouts):
             ids = np.tile(layout.ids, (n, 1))
             for window in layout.windows:
-                seeds = [derive_seed(seed, "infill", i, number, window.span.start) for i in range(n)]
+                seeds = [derive_seed(seed, "infill", i, number, window.gaps.start) for i in range(n)]
                 canvas = Canvas(
                     ids[:, window.span],
                     np.tile(window.frozen, (n, 1)),

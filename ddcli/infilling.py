@@ -7,7 +7,7 @@ r"""Gaps in a document: parsing, windows, byte-exact assembly.
         x0 = network(ids[:, window.span], frozen=window.frozen)       # (B, n)
         window.write(ids, x0)
     for row in ids:
-        document.assemble([tokenizer.decode_bytes(row[gap]) for gap in layout.gaps])
+        document.assemble([tokenizer.continuation(row[: gap.start], row[gap]) for gap in layout.gaps])
 
 `[MASK]` is a gap of one token, `[MASK:12]` of twelve, `\[MASK]` the text `[MASK]`. What stands between the
 gaps reaches the output as the bytes it was; only the network's copy is decoded.

@@ -1,10 +1,16 @@
 """The README.md of a run folder: what the model is, how good, and how to use it."""
 
+import math
 from collections.abc import Sequence
 
 from .config import Config
 from .dataset import TrainingData
 from .evaluation import Bound
+
+
+def _error(found: Bound) -> str:
+    known = math.isfinite(found.stderr)  # one cluster tells nothing of the spread
+    return f" (standard error {found.stderr:.4f} over {found.clusters} clusters)" if known else ""
 
 
 def model_card(
@@ -30,7 +36,7 @@ def model_card(
     ]
     lines += [
         f"- Bound on held-out text: {b.bits_per_char:.3f} bits per character, "
-        f"{b.nats_per_token:.4f} nats per token (standard error {b.stderr:.4f} over {b.clusters} clusters), "
+        f"{b.nats_per_token:.4f} nats per token{_error(b)}, "
         f"perplexity {b.perplexity:.2f}"
         for b in bounds
     ]

@@ -108,7 +108,7 @@ class Tokenizer:
         """
         if self._bytes is not None:
             return self.decode_bytes(ids)
-        near = before[-8:]
+        near = [i for i in before[-64:] if i not in self.special_ids][-8:]
         return self.decode([*near, *ids])[len(self.decode(near)) :].encode()
 
     def pieces(self, ids: Ids) -> list[str]:

@@ -410,7 +410,7 @@ def stop_signals(reporter: Silent) -> Iterator[list[int]]:
 
 def can_compile() -> bool:
     """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return shutil.which(os.environ.get("CXX", "g++").split()[-1]) is not None
 
 
 @dataclass
@@ -441,6 +441,8 @@ class _Run:
         self.eager = Batched(NetworkDenoiser(plan.network, excluded, plan.dtype))
         if self.config.train.compile and can_compile():
             self.denoiser.compile(self.reporter.say)
+        elif self.config.train.compile:
+            self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(plan.network, self.config)  # until the number of steps is known
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -456,11 +458,11 @@ class _Run:
         if found and found[1]["fingerprint"] != self.plan.data.fingerprint:
             raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
         first = found[1]["step"] if found else 0
-        self.started -= found[1]["seconds"] if found else 0.0
         self.config = _resolved(self.plan, self._number_of_steps(first))
         self.state = State.fresh(self.plan.network, self.config)
         if found:
             self.state.restore(found[0], first)
+            self.started -= found[1]["seconds"]  # so that `seconds` counts on
             self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
             self.window = _Window(**found[1]["window"])
         if first >= self.config.train.steps:
@@ -517,7 +519,11 @@ class _Run:
         if train.minutes is None:
             return train.steps
         before = {name: weight.clone() for name, weight in self.plan.network.state_dict().items()}
-        steps = [_seconds(partial(self._step, step)) for step in range(12)]
+        steps = []
+        for step in range(12):
+            steps.append(_seconds(partial(self._step, step)))
+            if self.stop:
+                raise Stopped(self.folder, first, self.stop[0])
         self.plan.network.load_state_dict(before)
         a_step = sorted(steps[4:])[len(steps[4:]) // 2]
         config, left, between = self.config, 60 * train.minutes, 0.0
@@ -582,7 +588,7 @@ class _Run:
     def _write(self, line: dict[str, Any]) -> None:
         line["seconds"] = round(time.monotonic() - self.started, 3)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            known = {k: None if v != v else v for k, v in line.items()}  # JSON has no NaN
+            known = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no NaN
             file.write(json.dumps(known) + "\n")
         self.reporter.metrics(line)
 

@@ -37,7 +37,6 @@ def workplace(tmp_path_factory):
     (folder / "input.txt").write_text(words(200))
     (folder / "names.txt").write_text("ann\nbob\ncarol\n" * 30)
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
-    (folder / "script.py").write_text("a = [MASK:2]\n")
     return folder
 
 
