@@ -805,3 +805,9 @@ def test_noise_that_cannot_be_drawn_is_refused_and_writes_nothing(refused, tmp_p
         assert message in refused("noise-viz", *arguments)
     assert "give one text" in refused("noise-viz", "--seed", "1")
     assert list(files(tmp_path)) == ["latin.txt"]
+
+
+def test_an_empty_output_is_refused(refused, absorbing_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "-o is empty" in refused("sample", absorbing_run, *FEW, "-o", "")
+    assert files(tmp_path) == {}

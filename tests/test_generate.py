@@ -71,6 +71,21 @@ def test_nothing_but_text_is_ever_written(kind, request):
         assert len(way.fills[0]) == 9
 
 
+def test_every_window_of_a_document_draws_its_own_numbers(absorbing_run, monkeypatch):
+    """Those near the start of a document all begin there."""
+    model = ddcli.load(absorbing_run)
+    seen = []
+    denoise = type(model)._denoise
+    monkeypatch.setattr(
+        type(model),
+        "_denoise",
+        lambda self, canvas, *rest: seen.append(canvas.seeds) or denoise(self, canvas, *rest),
+    )
+    model.infill("[MASK:2]" + "the cat sat o" + "[MASK:2]" + "the dog ran far. " * 4, n=3, seed=1, steps=4)
+    assert len(seen) == 2
+    assert len({seed for seeds in seen for seed in seeds}) == 6
+
+
 def test_frames_end_with_the_sample(absorbing_run):
     model = ddcli.load(absorbing_run)
     *_, last = model.frames(length=20, seed=7, steps=10)

@@ -807,6 +807,27 @@ def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(text_file
     assert_same_run(tmp_path / "timed", tmp_path / "counted")
 
 
+def test_minutes_given_to_a_finished_run_are_minutes_more(text_file, tmp_path, monkeypatch):
+    """However long it has run before, which only the column `seconds` counts on from."""
+    train_tiny(tmp_path / "run", text_file, train__steps=10)
+    monkeypatch.setattr(training, "load_checkpoint", long_ago(training.load_checkpoint))
+    changes = {"train__minutes": 0.005, "train__steps": None}
+    heard = train_tiny(tmp_path / "run", text_file, resume=True, **changes)
+    assert heard.steps[0] == 11
+    assert len(heard.steps) > 2
+    assert metrics(tmp_path / "run")[-1]["seconds"] > 10_000
+
+
+def long_ago(load):
+    """A checkpoint of a run that has taken hours so far."""
+
+    def loaded(*arguments):
+        groups, state = load(*arguments)
+        return groups, state | {"seconds": 10_000.0}
+
+    return loaded
+
+
 def test_minutes_that_are_too_few_for_a_step_are_one_step(text_file, tmp_path):
     heard = train_tiny(tmp_path / "run", text_file, train__minutes=1e-6, train__steps=None)
     assert heard.steps == [1]

@@ -1,0 +1,73 @@
+"""Laws of what a run trains and validates on."""
+
+import datasets
+import pytest
+
+from ddcli.config import Data
+from ddcli.dataset import read_training_data
+from ddcli.errors import DdcliError
+
+
+def read(**settings):
+    return read_training_data(Data(**settings), None, lambda line: None)
+
+
+@pytest.fixture
+def dataset(monkeypatch):
+    """A stand-in for the hub: rows that can be streamed, whatever the name."""
+    rows = [{"text": f"row {i} of some text to read"} for i in range(400)]
+
+    def load(name, config=None, *, split, streaming):
+        whole = datasets.Dataset.from_list(rows)
+        return whole.to_iterable_dataset() if streaming else whole
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+def test_a_stream_trains_on_what_it_does_not_validate_on(dataset):
+    data = read(source="some/rows", streaming=True, tokenizer="char", length=16)
+    held_out = set(data.train.valid_documents)
+    text = data.tokenizer.decode(data.train.batch(0, 64, 0).tokens.ravel())
+    assert len(held_out) == 100
+    assert "row 0 of some text to read" in held_out
+    assert not any(document in text for document in held_out)
+    assert data.has_end_of_text
+    assert data.description.startswith("a stream of blocks of 16 characters")
+
+
+def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("some text\n" * 50)
+    with pytest.raises(DdcliError, match="leave --valid-data out"):
+        read(source="some/rows", streaming=True, valid=str(file))
+    with pytest.raises(DdcliError, match="leave --streaming out"):
+        read(source=str(file), streaming=True)
+    with pytest.raises(DdcliError, match="cannot be streamed"):
+        read(source="some/rows", streaming=True, lines=True)
+
+
+def test_validation_ends_its_texts_exactly_where_training_does(tmp_path):
+    """Else a model that never learnt to end a text would be asked how likely an end is."""
+    (tmp_path / "one.txt").write_text("abc " * 100)
+    many = tmp_path / "many"
+    many.mkdir()
+    for i in range(3):
+        (many / f"{i}.txt").write_text("cab " * 20)
+    data = read(source=str(tmp_path / "one.txt"), valid=str(many), tokenizer="char", length=16)
+    assert not data.has_end_of_text
+    assert data.tokenizer.eos_id not in data.valid.tokens
+    assert data.tokenizer.eos_id in data.excluded_ids
+    other = read(source=str(many), valid=str(tmp_path / "one.txt"), tokenizer="char", length=16)
+    assert (other.valid.tokens == other.tokenizer.eos_id).sum() == 1
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_unknown_symbols_count_neither_as_tokens_nor_as_characters(tmp_path, lines):
+    (tmp_path / "train.txt").write_text("abab\nbaba\n" * 30)
+    (tmp_path / "valid.txt").write_text("aXXb\nbYYa\n" * 4)
+    source, valid = str(tmp_path / "train.txt"), str(tmp_path / "valid.txt")
+    data = read(source=source, valid=valid, tokenizer="char", length=12, lines=lines)
+    assert data.valid.predicted == data.valid.characters
+    (tmp_path / "valid.txt").write_text("XYZ")
+    with pytest.raises(DdcliError, match="no symbol of the validation data"):
+        read(source=source, valid=valid, tokenizer="char", length=12, lines=lines)
