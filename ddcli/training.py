@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .checkpoint import (
@@ -35,18 +34,17 @@ from .checkpoint import (
     save_model,
 )
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
-from .data import Batch
 from .dataset import TrainingData, read_training_data
 from .denoiser import Batched, NetworkDenoiser
-from .errors import DdcliError, RunFailed, unknown
+from .errors import DdcliError, unknown
 from .evaluation import Bound, bound
 from .files import write_text
 from .generate import SamplerSettings, TextModel
 from .modelcard import model_card
 from .objective import OBJECTIVES, Objective
 from .process import Process, Vocabulary, make_process
-from .randomness import Streams, derive_seed
-from .schedule import TIMES, Times, stratified
+from .schedule import TIMES
+from .step import State, Task, learning_rate
 from .tokenizer import Tokenizer
 
 
@@ -67,170 +65,6 @@ class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
     def __init__(self, run: Path, step: int, number: int) -> None:
         super().__init__(f"stopped at step {step}; go on with: ddcli train --resume -o {run}")
         self.exit_code = 128 + number
-
-
-# -- one step ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a step computes: everything but the weights and the data."""
-
-    process: Process
-    objective: Objective
-    times: Times
-    given: float  # share of sequences with given spans, where the process needs a clock
-    seed: int
-
-    def noised(self, batch: Batch, step: int, device: torch.device) -> "Noised":
-        """Draw clocks and noise for the global batch of a step."""
-        x0 = torch.tensor(batch.tokens)
-        valid = torch.tensor(batch.valid)
-        running = valid & ~torch.tensor(batch.given)
-        rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(len(x0))])
-        t = self.objective.times(self.times(stratified(rng.uniform())))
-        if self.process.needs_clock:
-            running &= ~given_spans(running, self.given, rng)
-        clock = torch.where(running, t[:, None], 0.0)
-        xt = self.process.noise(x0, clock, rng)
-        x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
-        return Noised(x0, xt, clock, running, valid, padded=not bool(valid.all()))
-
-    def loss(self, denoiser: NetworkDenoiser, noised: "Noised") -> Tensor:
-        """Sum of the objective over a (part of a) batch, in nats."""
-        rows = self.process.unknown(noised.xt, noised.clock) & noised.running
-        valid = noised.valid if noised.padded else None
-        log_p0 = denoiser(noised.xt, noised.clock, rows, valid)
-        nats = self.objective(self.process, log_p0, noised.x0[rows], noised.xt[rows], noised.clock[rows])
-        return nats.sum()
-
-
-@dataclass(frozen=True)
-class Noised:
-    """A batch on its way: x0, xt (B, L) tokens, clock (B, L), running and valid (B, L) bool."""
-
-    x0: Tensor
-    xt: Tensor
-    clock: Tensor
-    running: Tensor
-    valid: Tensor
-    padded: bool
-
-    def split(self, parts: int) -> Iterator["Noised"]:
-        chunks = (x.chunk(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
-        for x0, xt, clock, running, valid in zip(*chunks, strict=True):
-            yield Noised(x0, xt, clock, running, valid, self.padded)
-
-
-def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
-    """Positions to give away clean, (B, L) bool: mixed clocks for networks that read them.
-
-    In a `share` of the sequences, either a span or all but a span is given, with even ends. Without this, a
-    network that only ever saw one clock per sequence learns to ignore its input near t = 1, context included.
-    """
-    mixed, inside, start, end = rng.uniform(4)[:, :, None].unbind(1)
-    position = (running.cumsum(-1) - 0.5) / running.sum(-1, keepdim=True).clamp(min=1)
-    low, high = torch.minimum(start, end), torch.maximum(start, end)
-    within = (position >= low) & (position < high)
-    return (mixed < share) & (within ^ (inside < 0.5)) & running
-
-
-def learning_rate(step: int, config: Config) -> float:
-    """Share of the peak at a step: linear warm-up, a plateau, a linear decay to 0 at the end."""
-    train = config.train
-    warmup = min(train.warmup, train.steps // 10)
-    rising = (step + 1) / (warmup + 1)
-    falling = (train.steps - step) / max(1.0, train.decay * train.steps)
-    return min(1.0, rising, falling)
-
-
-def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """AdamW; weight decay for the matrices of the trunk alone."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, weight in network.named_parameters():
-        (decayed if weight.ndim == 2 and name.startswith("blocks") else plain).append(weight)
-    groups = [
-        {"params": decayed, "weight_decay": config.train.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.train.lr, betas=(0.9, 0.98), fused=True)
-
-
-# -- everything that changes while training ---------------------------------------------------------------
-
-
-@dataclass
-class State:
-    """Network, optimiser and weight average, at a step. What a checkpoint holds."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: dict[str, Tensor]  # float32
-    step: int = 0
-
-    @classmethod
-    def fresh(cls, network: nn.Module, config: Config) -> "State":
-        ema = {name: weight.detach().float().clone() for name, weight in network.state_dict().items()}
-        return cls(network, make_optimizer(network, config), ema)
-
-    def update(self, loss_parts: Iterator[Tensor], config: Config) -> tuple[float, float]:
-        """One update from the parts of a loss, which are summed. Returns the loss and the gradient's norm."""
-        total = 0.0
-        for part in loss_parts:
-            part.backward()
-            total += part.item()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip).item()
-        if not math.isfinite(total) or not math.isfinite(norm):
-            raise RunFailed(f"the loss is {total} (gradient {norm}) at step {self.step}; lower train.lr")
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.train.lr * learning_rate(self.step, config)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._average(config)
-        self.step += 1
-        return total, norm
-
-    @torch.no_grad()
-    def _average(self, config: Config) -> None:
-        """Weights averaged over the last `ema` share of the run, and over less while it is young."""
-        horizon = max(1.0, config.train.ema * config.train.steps)
-        keep = min(1 - 1 / horizon, (1 + self.step) / (10 + self.step))
-        weights = self.network.state_dict()
-        torch._foreach_lerp_(list(self.ema.values()), [weights[k].float() for k in self.ema], 1 - keep)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network on its averaged weights."""
-        own = {name: weight.clone() for name, weight in self.network.state_dict().items()}
-        self.network.load_state_dict(self.ema)
-        try:
-            yield
-        finally:
-            self.network.load_state_dict(own)
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        names = [name for name, _ in self.network.named_parameters()]
-        by_parameter = dict(self.network.named_parameters())
-        moments = {
-            f"{name}/{key}": value
-            for name in names
-            for key, value in self.optimizer.state[by_parameter[name]].items()
-        }
-        return {"weights": dict(self.network.state_dict()), "ema": self.ema, "optimizer": moments}
-
-    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-        self.network.load_state_dict(groups["weights"])
-        for name, weight in groups["ema"].items():
-            self.ema[name].copy_(weight)
-        for name, weight in self.network.named_parameters():
-            moments = groups["optimizer"]
-            self.optimizer.state[weight] = {
-                key.removeprefix(f"{name}/"): value.to(weight.device, copy=True)
-                for key, value in moments.items()
-                if key.startswith(f"{name}/")
-            }
-        self.step = step
 
 
 # -- the run ----------------------------------------------------------------------------------------------

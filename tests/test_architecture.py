@@ -38,6 +38,7 @@ FLOORS = {
     "viz.page": 9.2,
     "viz.terminal": 9.2,
     "viz": 9.3,
+    "step": 9,
     "training": 10,
     "display": 11,
     "api": 11,

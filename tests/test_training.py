@@ -38,18 +38,8 @@ from ddcli.objective import OBJECTIVES
 from ddcli.process import PROCESSES
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, TIMES
-from ddcli.training import (
-    Silent,
-    State,
-    Stopped,
-    Task,
-    can_compile,
-    dry_run,
-    given_spans,
-    learning_rate,
-    make_plan,
-    train,
-)
+from ddcli.step import State, Task, given_spans, learning_rate, make_optimizer
+from ddcli.training import Silent, Stopped, can_compile, dry_run, make_plan, train
 
 CPU = torch.device("cpu")
 TIMED = ("seconds", "tokens_per_second")
@@ -893,7 +883,7 @@ def test_averaged_weights_are_lent_and_given_back():
 
 def test_only_matrices_of_the_trunk_decay(text_file):
     plan = make_plan(tiny_config(text_file, process__name="uniform"), None, Silent())
-    decayed, plain = training.make_optimizer(plan.network, plan.config).param_groups
+    decayed, plain = make_optimizer(plan.network, plan.config).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0)
     assert len(decayed["params"]) == 2 * 4  # qkv, out, up, down of two layers
     assert len(decayed["params"]) + len(plain["params"]) == len(list(plan.network.parameters()))
