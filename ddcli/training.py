@@ -60,10 +60,11 @@ class Silent:
 
 
 class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
-    """Training was asked to stop, and left a checkpoint. Exit code 128 + the signal's number."""
+    """Training was asked to stop; it left a checkpoint if it had begun. Exit code 128 + the signal."""
 
     def __init__(self, run: Path, step: int, number: int) -> None:
-        super().__init__(f"stopped at step {step}; go on with: ddcli train --resume -o {run}")
+        go_on = f"stopped at step {step}; go on with: ddcli train --resume -o {run}"
+        super().__init__(go_on if step else "stopped before the first step; nothing is written")
         self.exit_code = 128 + number
 
 
@@ -244,7 +245,8 @@ def stop_signals(reporter: Silent) -> Iterator[list[int]]:
 
 def can_compile() -> bool:
     """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
-    return shutil.which(os.environ.get("CXX", "g++").split()[-1]) is not None
+    command = os.environ.get("CXX", "").split() or ["g++"]
+    return shutil.which(command[-1]) is not None
 
 
 @dataclass

@@ -818,6 +818,23 @@ def long_ago(load):
     return loaded
 
 
+def test_a_stop_while_the_speed_is_measured_writes_nothing_and_promises_nothing(
+    text_file, tmp_path, monkeypatch
+):
+    """There is no run to go on with: `--resume` would train something else from its defaults."""
+
+    def stopping(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.1
+
+    monkeypatch.setattr(training, "_seconds", stopping)
+    with pytest.raises(Stopped, match="nothing is written") as stopped:
+        train(tiny_config(text_file, train__steps=None, train__minutes=1), tmp_path / "run")
+    assert stopped.value.exit_code == 143
+    assert "--resume" not in str(stopped.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_minutes_that_are_too_few_for_a_step_are_one_step(text_file, tmp_path):
     heard = train_tiny(tmp_path / "run", text_file, train__minutes=1e-6, train__steps=None)
     assert heard.steps == [1]
@@ -971,6 +988,15 @@ def test_where_there_is_no_compiler_training_is_eager(text_file, tmp_path, monke
     assert can_compile() == bool(compiler)
     train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
     assert len(compiled) == bool(compiler)
+
+
+@pytest.mark.parametrize("named", ["", " ", "ccache g++"])
+def test_the_compiler_is_the_one_the_environment_names_or_else_the_usual_one(monkeypatch, named):
+    asked = []
+    monkeypatch.setenv("CXX", named)
+    monkeypatch.setattr(training.shutil, "which", lambda name: asked.append(name))
+    assert not can_compile()
+    assert asked == ["g++"]
 
 
 def test_where_compiling_fails_training_is_eager_and_says_so(text_file, tmp_path, monkeypatch):
