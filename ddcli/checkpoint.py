@@ -22,13 +22,14 @@ from transformers import PreTrainedConfig
 
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .config import Config, build_config, read_toml
-from .denoiser import Batched, NetworkDenoiser, OneByOne
+from .denoiser import Batched, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, RunFailed, unknown
 from .files import MANIFEST, sha256, whole_file, whole_folder, write_text
 from .generate import SamplerSettings, TextModel
 from .process import Vocabulary, make_process
 from .tokenizer import Tokenizer
 
+TABLES = "process.safetensors"
 STEP = re.compile(r"step-(\d+)$")
 
 
@@ -36,12 +37,20 @@ STEP = re.compile(r"step-(\d+)$")
 
 
 def save_model(
-    run: Path, config: PreTrainedConfig, weights: Mapping[str, Tensor], defaults: Mapping[str, Any]
+    run: Path,
+    config: PreTrainedConfig,
+    weights: Mapping[str, Tensor],
+    tables: Mapping[str, Tensor],
+    defaults: Mapping[str, Any],
 ) -> None:
-    """Write config.json, generation_config.json and model.safetensors."""
+    """Write config.json, generation_config.json, model.safetensors and, of noise that is made from numbers,
+    process.safetensors."""
     write_text(run / "config.json", config.to_json_string(use_diff=False))
     if not (run / "generation_config.json").exists():  # which people may have edited
         write_text(run / "generation_config.json", json.dumps(dict(defaults), indent=2) + "\n")
+    if tables:
+        with whole_file(run / TABLES) as beside:
+            save_file(dict(tables), beside)
     with whole_file(run / "model.safetensors") as beside:
         save_file(dict(weights), beside, metadata={"format": "pt"})
 
@@ -82,8 +91,13 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     dtype = pick_precision(precision, where, for_training=False)
     excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
-    process = make_process(about["process"], about["schedule"], vocabulary)
-    denoiser = NetworkDenoiser(network, excluded, dtype)
+    tables = read_tensors(run / TABLES) if (run / TABLES).exists() else None
+    try:
+        process = make_process(about["process"], about["schedule"], vocabulary, tables)
+        head = find_head(about["predicts"], process)
+    except KeyError as missing:
+        raise DdcliError(f"{run / TABLES} is damaged: it holds no {missing}") from None
+    denoiser = NetworkDenoiser(network, process, head, dtype)
     return TextModel(
         denoiser=OneByOne(denoiser) if dtype == torch.float32 else Batched(denoiser),
         process=process,
@@ -102,7 +116,7 @@ class _Diffusion(BaseModel):
 
     process: str
     schedule: str
-    predicts: Literal["leave-one-out"]
+    predicts: str
     length: int = Field(ge=2)
     end_of_text: bool
     record_lengths: dict[int, int]
@@ -116,7 +130,9 @@ class _Described(BaseModel):
     layers: int = Field(ge=1)
     heads: int = Field(ge=1)
     mlp_ratio: int = Field(ge=1)
-    clock: bool
+    clock: Literal["none", "given", "time"]
+    causal: bool
+    bos_token_id: int = Field(ge=0)
     diffusion: _Diffusion
 
 

@@ -4,7 +4,7 @@ import importlib.resources
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,13 +37,13 @@ class Data(Section):
 
 
 class ProcessSettings(Section):
-    name: str = "absorbing"
-    schedule: str = "linear"  # or cosine, polynomial, polynomial:3
+    name: str = "absorbing"  # or uniform, hybrid:0.1, stationary:unigram, band:1, generator:FILE, ...
+    schedule: str = "linear"  # or cosine, polynomial:3, geometric
 
 
 class ObjectiveSettings(Section):
-    name: str = "elbo"
-    timesteps: int = Field(256, ge=1)  # T of the discrete-elbo
+    name: str = "elbo"  # or discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
+    timesteps: int = Field(256, ge=1)  # T of the discrete-elbo and of d3pm-hybrid
 
 
 class Model(Section):
@@ -51,6 +51,8 @@ class Model(Section):
     width: int | None = Field(None, ge=2)
     layers: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
+    clock: Literal["auto", "none", "given", "time"] = "auto"  # what is told of each position; given: whether
+    predicts: str = "auto"  # leave-one-out, posterior or score; auto is what the objective teaches
 
 
 class Train(Section):

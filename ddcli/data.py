@@ -46,6 +46,10 @@ class Blocks:
         valid = self.document >= 0
         return int(valid.sum() if self.given is None else (valid & ~self.given).sum())
 
+    def counts(self, vocab_size: int) -> np.ndarray:
+        """How often each id occurs, (V,)."""
+        return np.bincount(self.tokens[self.document >= 0], minlength=vocab_size)
+
     def take(self, rows: np.ndarray) -> Batch:
         """The blocks numbered `rows` (B,), in that order."""
         tokens, valid = self.tokens[rows].astype(np.int64), self.document[rows] >= 0
@@ -152,6 +156,10 @@ class StreamBlocks:
         ]
         tokens = np.stack(rows).astype(np.int64)
         return Batch(tokens, np.isin(tokens, self.tokenizer.special_ids), np.ones(tokens.shape, bool))
+
+    def counts(self, vocab_size: int) -> np.ndarray:
+        """How often each id occurs in the first window, (V,)."""
+        return np.bincount(self._window(0).ravel(), minlength=vocab_size)
 
     def _restart(self) -> None:
         self._blocks, self._at = self._pack(), -1

@@ -8,6 +8,7 @@ from pathlib import Path
 from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
 from .errors import DdcliError
+from .process import Vocabulary
 from .sources import Document, read_corpus, sha256_of, split_corpus, stream_documents
 from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 
@@ -33,6 +34,13 @@ class TrainingData:
     def excluded_ids(self) -> tuple[int, ...]:
         """Ids that are never text, neither as x_0 nor as noise."""
         return self.tokenizer.excluded_ids(has_end_of_text=self.has_end_of_text)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What a noise process runs over."""
+        size = self.tokenizer.vocab_size
+        pieces = self.tokenizer.pieces(range(size))
+        return Vocabulary(size, self.tokenizer.mask_id, self.excluded_ids, pieces, self.train.counts(size))
 
     @property
     def description(self) -> str:

@@ -2,6 +2,7 @@
 
 Legend: B batch, L length, N positions asked for, V states. Whatever a network predicts, a denoiser answers
 with the *leave-one-out* belief, what the other positions say about x_0; processes and samplers build on that.
+A head's meaning is declared, and converted here, in log space.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import DdcliError, unknown
+from .objective import log_ratios
+from .process import Matrices, Process, flat_text, leave_one_out
 from .randomness import LOG_ZERO
 
 ROW_COUNT = (
@@ -37,17 +41,92 @@ class Backbone(Protocol):
         """Logits (N, V) of hidden states (N, D)."""
 
 
-class NetworkDenoiser:
-    """A network with a trunk and a head. Its softmax is the leave-one-out belief.
+# -- what the numbers of a head stand for -----------------------------------------------------------------
 
-    For absorbing noise that is also the posterior, since a mask says nothing of its own. For uniform noise
-    the network learns it by training with the belief plugged into the bound.
+
+class Head(Protocol):
+    """The meaning of a head's logits (N, V), float32, and its conversions: all of them, and only here."""
+
+    def check(self, process: Process) -> None:
+        """Raise DdcliError where a head of this meaning cannot serve the process."""
+
+    def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """log p0 (N, V): what the other positions say of x_0, for tokens xt (N,) at clocks t (N,)."""
+
+    def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """ln p_t(y) - ln p_t(xt) for every y, (N, V), p_t by the other positions; 0 at xt."""
+
+
+class LeaveOneOut:
+    """The softmax is what the *other* positions say of x_0.
+
+    At masks that is the posterior too, since a mask says nothing of its own. Elsewhere a network learns it
+    where its belief is plugged into the bound, or where the own token's say is added outside of it.
     """
 
-    def __init__(self, network: Backbone, impossible: Sequence[int], dtype: torch.dtype) -> None:
-        """`impossible` ids are never x_0 (mask, padding, ...) and get no probability."""
+    def check(self, process: Process) -> None:
+        pass
+
+    def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return logits.masked_fill(~process.vocabulary.is_text.to(logits.device), LOG_ZERO).log_softmax(-1)
+
+    def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return log_ratios(process, self.belief(process, logits, xt, t), xt, t)
+
+
+class Posterior(LeaveOneOut):
+    """The softmax is p(x_0 | x_t), the own token's say included, as plain cross-entropy teaches it."""
+
+    def check(self, process: Process) -> None:
+        if isinstance(process, Matrices):
+            raise DdcliError(
+                "a posterior head cannot serve noise by matrices: what the own token rules out early on "
+                "cannot be divided out again; use --set model.predicts=leave-one-out"
+            )
+
+    def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return leave_one_out(process, super().belief(process, logits, xt, t), xt, t)
+
+
+class Score:
+    """The logits are the log score, less that of one who knows nothing of the text (SEDD, arXiv:2310.16834).
+
+    For absorbing noise this is SEDD's scaling by sigma, up to a constant. A score need not be any belief's;
+    the nearest belief is what samplers and bounds are given.
+    """
+
+    def check(self, process: Process) -> None:
+        pass
+
+    def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        ignorant = flat_text(process, logits.device).to(logits).expand_as(logits)
+        return (logits + log_ratios(process, ignorant, xt, t)).scatter(-1, xt[..., None], 0.0)
+
+    def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return process.unmix(self.score(process, logits, xt, t).log_softmax(-1), t)
+
+
+HEADS: dict[str, Head] = {"leave-one-out": LeaveOneOut(), "posterior": Posterior(), "score": Score()}
+
+
+def find_head(name: str, process: Process) -> Head:
+    """A head by what it predicts. Raises DdcliError for an unknown one, or one the process has no use for."""
+    if name not in HEADS:
+        raise unknown("head", name, HEADS)
+    HEADS[name].check(process)
+    return HEADS[name]
+
+
+# -- networks ---------------------------------------------------------------------------------------------
+
+
+class NetworkDenoiser:
+    """A network with a trunk and a head."""
+
+    def __init__(self, network: Backbone, process: Process, head: Head, dtype: torch.dtype) -> None:
         self.network = network
-        self.impossible = list(impossible)
+        self.process = process
+        self.head = head
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
 
@@ -70,14 +149,17 @@ class NetworkDenoiser:
 
         self.trunk = first_use
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+    def logits(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
         with torch.autocast(xt.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.trunk(xt, t.float(), valid).flatten(0, 1)
             chosen = rows.flatten().nonzero()[:, 0]
             spare = -len(chosen) % ROW_COUNT if torch.is_grad_enabled() else 0
             logits = self.network.head(hidden[F.pad(chosen, (0, spare))])[: len(chosen)]
-        impossible = torch.tensor(self.impossible, dtype=torch.long, device=logits.device)
-        return logits.float().index_fill(-1, impossible, LOG_ZERO).log_softmax(-1)
+        return logits.float()
+
+    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self.head.belief(self.process, self.logits(xt, t, rows, valid), xt[rows], t[rows])
 
 
 @dataclass(frozen=True)

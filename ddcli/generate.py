@@ -17,10 +17,10 @@ from .denoiser import Denoiser, Temperature, TopP, Without
 from .errors import DdcliError, unknown
 from .infilling import Window, parse
 from .likelihood import nelbo
-from .process import Process
+from .process import Autoregressive, Process, pure_noise
 from .randomness import Streams, derive_seed
 from .sampler import SAMPLERS, Sampler
-from .schedule import stratified, time_grid
+from .schedule import stratified
 from .tokenizer import Tokenizer
 
 
@@ -53,7 +53,7 @@ def generate(
     """
     times = times.to(canvas.device)
     clock = torch.where(frozen, 0.0, times[0])
-    x = process.noise(canvas, clock, rng)
+    x = pure_noise(process, canvas, clock, rng)
     nfe = torch.zeros(len(canvas), dtype=torch.long)
     steps = len(times) - 1
     yield Frame(x, clock, ~frozen, nfe, 0, steps)
@@ -248,10 +248,16 @@ class TextModel:
         `[MASK]` is a gap of one token, `[MASK:12]` of twelve, `\\[MASK]` the text itself. A gap never holds
         an end of text. With `score`, the ways are ranked by their estimated ln p(gaps | context).
 
-        Raises DdcliError (GapError, with a caret) for a document without gaps or a gap that cannot be.
+        Raises DdcliError (GapError, with a caret) for a document without gaps, a gap that cannot be, or an
+        autoregressive model.
 
         >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
         """
+        if isinstance(self.process, Autoregressive):
+            raise DdcliError(
+                "an autoregressive model sees only what stands before a gap, and cannot infill; "
+                "use a model of absorbing, uniform or hybrid noise"
+            )
         chosen = self.settings.but(**settings)
         seed = fresh_seed() if seed is None else seed
         if n < 1:
@@ -317,7 +323,7 @@ class TextModel:
                 rng,
                 unseen=repeated(~window.frozen & ~window.own),
             )
-        return -nats.sum().item() / draws
+        return -nats.strict.sum().item() / draws
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -332,6 +338,7 @@ class TextModel:
         if settings.top_p < 1:
             believed = TopP(believed, settings.top_p)
         count, longest = canvas.tokens.shape
+        times = sampler.times(self.process, settings.steps, int((~canvas.frozen).sum(-1).max()))
         valid = None
         if min(canvas.sizes) < longest:
             valid = (torch.arange(longest) < torch.tensor(canvas.sizes)[:, None]).to(self.device)
@@ -341,7 +348,7 @@ class TextModel:
             sampler,
             torch.tensor(canvas.tokens, device=self.device, dtype=torch.long),
             torch.tensor(canvas.frozen, device=self.device),
-            time_grid(settings.steps)[:, None, None].expand(-1, count, -1),
+            times[:, None, None].expand(-1, count, -1),
             Streams(canvas.seeds, canvas.sizes),
             valid,
         )

@@ -4,21 +4,54 @@ Legend: B batch, L length. `running` (B, L) bool marks the positions whose likel
 are given, clean, and told to the network as such, so a bound may be that of a gap in its context.
 """
 
+from dataclasses import dataclass
 from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .objective import elbo, elbo_step
-from .process import Absorbing, Process, at
+from .objective import DiscreteElbo, elbo, elbo_step
+from .process import Absorbing, Autoregressive, Process, at, prior_term
 from .randomness import Streams
 
 EARLIEST = 1e-4  # the continuous integral stops here; a reconstruction term covers the rest
 RECONSTRUCTION_SHARE = 0.05  # of the draws
+PUBLISHED_FROM = 1e-3  # the least time in the bounds that papers report
 
 
-@singledispatch
+@dataclass(frozen=True)
+class Nats:
+    """Minus an ELBO by position, (B, L) float64, 0 where given: two ways of counting the same draw."""
+
+    strict: Tensor  # an upper bound on -ln p(x_0): prior and reconstruction included
+    literature: Tensor  # the integral over [0.001, 1] alone, as papers on continuous time report it
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a denoiser, and by which draw."""
+
+    denoiser: Denoiser
+    x0: Tensor  # (B, L) tokens
+    running: Tensor  # (B, L) bool
+    u: Tensor  # (B,) in [0, 1): chooses the time of each sequence; stratified numbers lower the variance
+    rng: Streams
+    valid: Tensor | None = None  # (B, L) bool, False at padding
+    unseen: Tensor | None = None  # (B, L) bool: neither given nor asked for, pure noise
+
+    def clock(self, t: Tensor) -> Tensor:
+        """(B, L), for a time (B,) of each sequence."""
+        now = t[:, None].to(self.x0.device)
+        return torch.where(self.running, now, 0.0 if self.unseen is None else self.unseen.double())
+
+    def spread(self, found: Tensor, weight: Tensor) -> Tensor:
+        """Nats of the running positions (N,) over all of them, (B, L), times the weight (B,) of a draw."""
+        cost = torch.zeros(self.x0.shape, dtype=torch.float64, device=self.x0.device)
+        cost[self.running] = found.double()
+        return cost * weight.to(cost)[:, None]
+
+
 def nelbo(
     process: Process,
     denoiser: Denoiser,
@@ -28,58 +61,100 @@ def nelbo(
     rng: Streams,
     valid: Tensor | None = None,
     unseen: Tensor | None = None,
-) -> Tensor:
-    """One unbiased draw of minus the ELBO, over its positions: nats, (B, L) float64, 0 where given.
+    timesteps: int | None = None,
+) -> Nats:
+    """One unbiased draw of minus the ELBO over the running positions (B, L) of x0 (B, L).
 
-    `unseen` (B, L) positions are neither given nor asked for: pure noise. u (B,) in [0, 1) chooses the time
-    of each sequence; stratified numbers lower the variance. Times are drawn with density 1/(2 sqrt t): a
-    corrupted token near t = 0 is rare but costs 1/t, so even times would have no finite variance. The strict
-    bound: it ends with the reconstruction -ln p(x_0 | x_t) at t = 1e-4; the prior term is 0, since
-    alpha(1) = 0.
+    In continuous time, or of a chain of `timesteps` steps. The other arguments are those of `Question`.
     """
-    first = u < RECONSTRUCTION_SHARE
+    asked = Question(denoiser, x0, running, u, rng, valid, unseen)
+    steps = timesteps or process.timesteps
+    return in_steps(process, asked, steps) if steps else in_continuous_time(process, asked)
+
+
+@singledispatch
+def in_continuous_time(process: Process, asked: Question) -> Nats:
+    """The integral over time by importance: times have the density 1/(2 sqrt t).
+
+    A corrupted token near t = 0 is rare but costs 1/t, so even times would have no finite variance. The
+    strict bound ends with the reconstruction -ln p(x_0 | x_t) at t = 1e-4, and begins with the prior term.
+    """
+    first = asked.u < RECONSTRUCTION_SHARE
     low = EARLIEST**0.5
-    root = low + (1 - low) * ((u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
-    t = torch.where(first, EARLIEST, root**2)[:, None].to(x0.device)
+    root = low + (1 - low) * ((asked.u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
+    t = torch.where(first, EARLIEST, root**2)
     weight = torch.where(first, 1 / RECONSTRUCTION_SHARE, 2 * root * (1 - low) / (1 - RECONSTRUCTION_SHARE))
-    clock = torch.where(running, t, 0.0 if unseen is None else unseen.double())
-    xt = process.noise(x0, clock, rng)
-    log_p0 = denoiser(xt, clock, running, valid).double()
-    clean, noisy, now = x0[running], xt[running], clock[running]
-    early = first.to(x0.device)[:, None].expand(running.shape)[running]
+    running, clock = asked.running, asked.clock(t)
+    xt = process.noise(asked.x0, clock, asked.rng)
+    log_p0 = asked.denoiser(xt, clock, running, asked.valid).double()
+    clean, noisy, now = asked.x0[running], xt[running], clock[running]
+    early = first.to(running.device)[:, None].expand(running.shape)[running]
     late = ~early
-    found = torch.zeros(len(clean), dtype=torch.float64, device=x0.device)
+    found = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     found[late] = elbo(process, log_p0[late], clean[late], noisy[late], now[late])
     start = torch.zeros_like(now[early])
     found[early] = elbo_step(process, log_p0[early], clean[early], noisy[early], start, now[early])
-    cost = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
-    cost[running] = found
-    return cost * weight.to(x0.device)[:, None]
+    cost = asked.spread(found, weight)
+    published = (~first & (t >= PUBLISHED_FROM)).to(cost.device)
+    return Nats(cost + _prior(process, asked), torch.where(published[:, None], cost, 0.0))
 
 
-@nelbo.register
-def _(
-    process: Absorbing,
-    denoiser: Denoiser,
-    x0: Tensor,
-    running: Tensor,
-    u: Tensor,
-    rng: Streams,
-    valid: Tensor | None = None,
-    unseen: Tensor | None = None,
-) -> Tensor:
+@in_continuous_time.register
+def _(process: Absorbing, asked: Question) -> Nats:
     """The per-count form: n of the N running positions masked, n even on 1..N, cross-entropy times N / n.
 
     Equal to the continuous bound in the mean whatever the schedule, with less variance, and nothing left out
-    at t -> 0 (the bound of any-order autoregression, ARDM, arXiv:2110.02037).
+    at either end (the bound of any-order autoregression, ARDM, arXiv:2110.02037). The literature's bound
+    leaves out the share of its integral below t = 0.001: P(Binomial(N, 0.001) >= n) of a draw with n masks.
     """
+    running, x0 = asked.running, asked.x0
     total = running.sum(-1)
-    count = (1 + (u.to(x0.device) * total).long()).clamp(max=total.clamp(min=1))
-    order = rng.uniform(x0.shape[1]).to(x0.device).masked_fill(~running, 2.0).argsort(-1).argsort(-1)
+    count = (1 + (asked.u.to(x0.device) * total).long()).clamp(max=total.clamp(min=1))
+    order = asked.rng.uniform(x0.shape[1]).to(x0.device).masked_fill(~running, 2.0).argsort(-1).argsort(-1)
     hidden = running & (order < count[:, None])
-    clock = torch.where(running, (count / total.clamp(min=1))[:, None].double(), 0.0)
-    masked = hidden if unseen is None else hidden | unseen
-    log_p0 = denoiser(x0.masked_fill(masked, process.mask_id), clock, hidden, valid).double()
+    masked = hidden if asked.unseen is None else hidden | asked.unseen
+    clock = asked.clock(count.double() / total.clamp(min=1))
+    log_p0 = asked.denoiser(x0.masked_fill(masked, process.mask_id), clock, hidden, asked.valid).double()
     cost = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
     cost[hidden] = -at(log_p0, x0[hidden])
-    return cost * (total / count)[:, None]
+    cost = cost * (total / count)[:, None]
+    return Nats(cost, cost * (1 - _at_least(count, total, PUBLISHED_FROM))[:, None])
+
+
+@in_continuous_time.register
+def _(process: Autoregressive, asked: Question) -> Nats:
+    """-ln p(x_i | x_1 ... x_{i-1}) itself: no bound, no chance."""
+    clock = asked.running.double()
+    nats = -at(asked.denoiser(asked.x0, clock, asked.running, asked.valid), asked.x0[asked.running])
+    cost = asked.spread(nats, torch.ones_like(asked.u))
+    return Nats(cost, cost)
+
+
+def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
+    """A random one of T steps, the first (reconstruction) included, and the prior term.
+
+    Step k is chosen with the chance sqrt(k/T) - sqrt((k-1)/T), for the reason above. D3PM
+    (arXiv:2107.03006) reports all of the terms, so both ways of counting agree.
+    """
+    objective = DiscreteElbo(timesteps)
+    t = objective.times(asked.u**2)
+    chance = t.sqrt() - objective.before(t).sqrt()
+    running, clock = asked.running, asked.clock(t)
+    xt = process.noise(asked.x0, clock, asked.rng)
+    log_p0 = asked.denoiser(xt, clock, running, asked.valid).double()
+    found = objective(process, log_p0, asked.x0[running], xt[running], clock[running])
+    cost = asked.spread(found, 1 / (timesteps * chance)) + _prior(process, asked)
+    return Nats(cost, cost)
+
+
+def _prior(process: Process, asked: Question) -> Tensor:
+    return torch.where(asked.running, prior_term(process, asked.x0), 0.0)
+
+
+def _at_least(count: Tensor, total: Tensor, p: float) -> Tensor:
+    """P(Binomial(total, p) >= count), (B,) float64."""
+    fewer = torch.arange(int(count.max()), device=count.device)[:, None].double()
+    share = torch.tensor(p, dtype=torch.float64, device=count.device)
+    law = torch.distributions.Binomial(total.double(), share, validate_args=False)
+    chance = torch.where(fewer < count, law.log_prob(fewer).exp(), 0.0)
+    return (1 - chance.sum(0)).clamp(min=0)

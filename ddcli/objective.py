@@ -5,23 +5,39 @@ and xt (...) tokens, t (...) clocks. Only unknown positions cost anything; elsew
 caller sums, and divides by the number of valid (not of noisy) tokens.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .process import Absorbing, Process, Uniform, at, one_hot, posterior
-from .schedule import with_slope
+from .errors import DdcliError, unknown
+from .process import Absorbing, Autoregressive, Interpolating, Process, at, one_hot, posterior
 
 
 class Objective(Protocol):
+    @property
+    def timesteps(self) -> int | None:
+        """T, where the objective knows the times 1/T, ..., 1 alone; None in continuous time."""
+
+    @property
+    def predicts(self) -> str:
+        """What the head of a network trained so stands for, if the user does not say: a name of `HEADS`."""
+
+    @property
+    def reads(self) -> str:
+        """What it is given of a head, as `log_p`: its `belief`, or its `score`."""
+
+    def check(self, process: Process) -> None:
+        """Raise DdcliError where the objective cannot train with the process."""
+
     def times(self, t: Tensor) -> Tensor:
         """The clocks, near t in (0, 1], at which this objective can be evaluated."""
 
-    def __call__(self, process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """Loss in nats, (...); its mean over even times is the bound (or what stands for it)."""
 
 
@@ -34,7 +50,7 @@ def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t
     sum over y != xt of R_t(y -> xt) [s_y - r_y + r_y (ln r_y - ln s_y)], r the score given x_0
     (SEDD, arXiv:2310.16834, eq. 9).
     """
-    log_true = log_ratios(process, one_hot(x0, process.vocab_size, log_score.dtype), xt, t)
+    log_true = log_ratios(process, one_hot(x0, log_score.shape[-1], log_score.dtype), xt, t)
     true = log_true.exp()
     gap = log_score.exp() - true + true * (log_true - log_score)
     return (process.rate(xt, t).to(gap) * gap).sum(-1)
@@ -54,7 +70,7 @@ def general_elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Te
 @singledispatch
 def elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, (...), by the cheapest form there is for the process."""
-    return general_elbo(process, log_p0, x0, xt, t)
+    return torch.where(process.unknown(xt, t), general_elbo(process, log_p0, x0, xt, t), 0.0)
 
 
 @elbo.register
@@ -64,43 +80,67 @@ def _(process: Absorbing, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> 
 
 
 @elbo.register
-def _(process: Uniform, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    """The closed form without one-hots (Duo, arXiv:2506.10892), which needs three numbers of a row.
+def _(process: Autoregressive, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """-ln p(x_i | x_1 ... x_{i-1})."""
+    return -at(log_p0, x0)
 
-    With xt_j = K alpha p0_j + 1 - alpha over the K states: sum_j ln xt_j, ln xt_x and ln xt_z, where x is
-    the clean token and z the noisy one. kappa = (1 - alpha) / (K alpha + 1 - alpha).
+
+@elbo.register
+def _(process: Interpolating, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """w [KL(q || q') + r - ln r - 1], with q = alpha x_0 + m, q' = alpha p_0 + m, z = x_t and r = q_z / q'_z.
+
+    w = R_t(-> z) / q_z (GIDD, arXiv:2503.04482, theorem 3.1). Of a row it needs sum_j m_j ln q'_j, and ln q'
+    at x_0 and z: no one-hots. For uniform noise this is the closed form of UDLM (arXiv:2412.10193) and Duo
+    (arXiv:2506.10892), at every point.
     """
-    k = len(process.states)
-    alpha, slope = with_slope(process.schedule.alpha, t)
-    weight = (slope / (k * alpha)).to(log_p0)
-    signal = (k * alpha / (1 - alpha)).to(log_p0)
-    # in float64 up to here: 1 - alpha has no digits left in float32 where t is small
-    log_noise, log_signal, log_clean = (
-        x.log().to(log_p0) for x in (1 - alpha, k * alpha, k * alpha + 1 - alpha)
-    )
-    mixed = torch.logaddexp(log_p0 + log_signal[..., None], log_noise[..., None])
-    mixed_x, mixed_z = at(mixed, x0), at(mixed, xt)
-    # ids outside the chain have no noise term; a belief puts nothing on them, so each counts ln(1 - alpha)
-    total = mixed.sum(-1) - (process.vocab_size - k) * log_noise
-    log_kappa = log_noise - log_clean
-    kappa, same = log_kappa.exp(), (x0 == xt).to(log_p0)
-    spread = -(same * kappa + 1 - same) * (total - k * mixed_z)
-    pull = -(1 - same) * signal * (mixed_x - mixed_z)
-    constant = ((k - 1) * kappa * same - (1 - same) / kappa) * log_kappa
-    noisy_clean = torch.where(same.bool(), log_clean, log_noise)
-    bracket = k * (-noisy_clean).exp() - k * (-mixed_z).exp() - (spread + pull + constant)
-    return torch.where(process.unknown(xt, t), weight * bracket, 0.0)
+    moving = process.unknown(xt, t)
+    log_m = process.log_mix(t, log_p0.dtype)
+    mixed = torch.logaddexp(process.shares(t)[0].log().to(log_p0)[..., None] + log_p0, log_m)
+    mixed_x, mixed_z = at(mixed, x0).double(), at(mixed, xt).double()
+    # scalars stay float64: 1 - alpha has no digits left in float32 where t is small
+    (alpha, m_x), m_z = process.mix_at(x0, t), process.mix_at(xt, t)[1]
+    q_z = torch.where(x0 == xt, alpha, 0.0) + m_z
+    spread = (log_m.exp() * (log_m - mixed)).sum(-1).double()
+    kl = spread + torch.xlogy(alpha + m_x, alpha + m_x) - torch.xlogy(m_x, m_x) - alpha * mixed_x
+    log_r = torch.where(moving, q_z.log() - mixed_z, 0.0)
+    weight = torch.where(moving, process.into(xt, t) / q_z, 0.0)
+    return (weight * torch.where(moving, kl + torch.expm1(log_r) - log_r, 0.0)).to(log_p0)
 
 
 @dataclass(frozen=True)
 class ContinuousElbo:
     """Minus the ELBO in continuous time: the tightest bound of a process, free of any number of steps."""
 
+    timesteps: None = None
+    predicts: str = "leave-one-out"
+    reads: str = "belief"
+
+    def check(self, process: Process) -> None:
+        if process.timesteps is not None:
+            raise DdcliError(
+                "noise given as steps has no rate, so no bound in continuous time; "
+                "use --objective discrete-elbo"
+            )
+
     def times(self, t: Tensor) -> Tensor:
         return t
 
-    def __call__(self, process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        return elbo(process, log_p0, x0, xt, t)
+    def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return elbo(process, log_p, x0, xt, t)
+
+
+@dataclass(frozen=True)
+class ScoreEntropy(ContinuousElbo):
+    """Minus the ELBO of a score that need not be any belief's: a head that puts out ln p_t(y) / p_t(x_t).
+
+    SEDD, arXiv:2310.16834. With a head of another meaning it is the continuous ELBO itself.
+    """
+
+    predicts: str = "score"
+    reads: str = "score"
+
+    def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return torch.where(process.unknown(xt, t), score_entropy(process, log_p, x0, xt, t), 0.0)
 
 
 # -- T steps ----------------------------------------------------------------------------------------------
@@ -113,7 +153,7 @@ def general_elbo_step(
 
     At s = 0 it is the reconstruction term, -ln p(x_0 | x_t).
     """
-    log_q = posterior(process, one_hot(x0, process.vocab_size, log_p0.dtype), xt, s, t)
+    log_q = posterior(process, one_hot(x0, log_p0.shape[-1], log_p0.dtype), xt, s, t)
     log_p = posterior(process, log_p0, xt, s, t)
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
@@ -134,23 +174,110 @@ def _(process: Absorbing, log_p0: Tensor, x0: Tensor, xt: Tensor, s: Tensor, t: 
 class DiscreteElbo:
     """Minus the ELBO of a chain of T steps, reconstruction included; a random step stands for all of them.
 
-    No prior term: every schedule here reaches alpha(1) = 0, where q(x_1 | x_0) is the prior itself.
+    The prior term, which no network changes, is left to `likelihood`.
     """
 
     timesteps: int = 256
+    predicts: str = "leave-one-out"
+    reads: str = "belief"
+
+    def check(self, process: Process) -> None:
+        if isinstance(process, Autoregressive):
+            raise DdcliError("autoregressive noise has an exact likelihood, not steps; use --objective elbo")
+        if process.timesteps not in (None, self.timesteps):
+            raise DdcliError(
+                f"the noise has {process.timesteps} steps, but the objective {self.timesteps}; "
+                f"use --timesteps {process.timesteps}"
+            )
 
     def times(self, t: Tensor) -> Tensor:
         return (t * self.timesteps).ceil().clamp(min=1) / self.timesteps
 
-    def __call__(self, process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        s = (t - 1 / self.timesteps).clamp(min=0)
-        s = torch.where(s < 0.5 / self.timesteps, 0.0, s)  # rounding must not make a step before the first
-        step = elbo_step(process, log_p0, x0, xt, s, t)
+    def before(self, t: Tensor) -> Tensor:
+        """The clock one step before each clock t > 0 of the chain."""
+        return ((t * self.timesteps).round() - 1).clamp(min=0) / self.timesteps
+
+    def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        step = elbo_step(process, log_p, x0, xt, self.before(t), t)
         return torch.where(process.unknown(xt, t), self.timesteps * step, 0.0)
 
 
-# from the number of steps T, which continuous time has no use for
-OBJECTIVES: dict[str, Callable[[int], Objective]] = {
-    "elbo": lambda timesteps: ContinuousElbo(),
-    "discrete-elbo": DiscreteElbo,
+# -- cross-entropies --------------------------------------------------------------------------------------
+
+
+def cross_entropy(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """-ln p(x_0 | x_t), (...), by the *posterior*: the belief of the others times q(x_t | x_0).
+
+    For uniform noise over K symbols the own token's logit gains ln(1 + K alpha / (1 - alpha)).
+    """
+    return -at(posterior(process, log_p0, xt, torch.zeros_like(t), t), x0)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Every unknown position counts alike: the masked ones, or all of them where noise leaves tokens visible.
+
+    No bound: the weights over time are flat. (MaskGIT, arXiv:2202.04200, for masks; for uniform noise at all
+    positions it trains the posterior.)
+    """
+
+    timesteps: None = None
+    predicts: str = "posterior"
+    reads: str = "belief"
+
+    def check(self, process: Process) -> None:
+        pass
+
+    def times(self, t: Tensor) -> Tensor:
+        return t
+
+    def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return torch.where(process.unknown(xt, t), cross_entropy(process, log_p, x0, xt, t), 0.0)
+
+
+@dataclass(frozen=True)
+class D3pmHybrid(DiscreteElbo):
+    """The T-step bound plus `share` times the cross-entropy (D3PM, arXiv:2107.03006, eq. 5)."""
+
+    share: float = field(default=0.01, kw_only=True)
+
+    def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        auxiliary = torch.where(process.unknown(xt, t), cross_entropy(process, log_p, x0, xt, t), 0.0)
+        return super().__call__(process, log_p, x0, xt, t) + self.share * auxiliary
+
+
+def _d3pm_hybrid(timesteps: int, parameter: str) -> D3pmHybrid:
+    try:
+        share = float(parameter or "0.01")
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < math.inf:
+        raise DdcliError(f"d3pm-hybrid takes the weight of its cross-entropy, not {parameter!r}")
+    return D3pmHybrid(timesteps, share=share)
+
+
+def _plain(make: Callable[[int], Objective]) -> Callable[[int, str], Objective]:
+    def without_parameter(timesteps: int, parameter: str) -> Objective:
+        if parameter:
+            raise DdcliError(f"this objective takes nothing after its name, but was given {parameter!r}")
+        return make(timesteps)
+
+    return without_parameter
+
+
+# from the number of steps T, which continuous time has no use for, and what follows the name after a colon
+OBJECTIVES: dict[str, Callable[[int, str], Objective]] = {
+    "elbo": _plain(lambda timesteps: ContinuousElbo()),
+    "discrete-elbo": _plain(DiscreteElbo),
+    "d3pm-hybrid": _d3pm_hybrid,
+    "score-entropy": _plain(lambda timesteps: ScoreEntropy()),
+    "cross-entropy": _plain(lambda timesteps: CrossEntropy()),
 }
+
+
+def make_objective(spec: str, timesteps: int = 256) -> Objective:
+    """An objective by its name: `elbo`, `d3pm-hybrid:0.01`. Raises DdcliError for what is none."""
+    name, _, parameter = spec.partition(":")
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    return OBJECTIVES[name](timesteps, parameter)

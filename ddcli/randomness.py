@@ -49,8 +49,15 @@ def categorical(log_p: Tensor, u: Tensor) -> Tensor:
 
     Rows need not be normalised. A token of probability 0 is never drawn.
     """
-    cdf = log_p.double().exp().cumsum(-1)
+    return inverse_cdf(log_p.double().exp().cumsum(-1), u[..., None].to(log_p.device))[..., 0]
+
+
+def inverse_cdf(cdf: Tensor, u: Tensor) -> Tensor:
+    """The first state whose cumulative weight exceeds u times the total: cdf (V,) or (..., V), u (..., n).
+
+    With a cdf of one dimension u may have any shape. A state of weight 0 is never drawn.
+    """
     total = cdf[..., -1:]
     below_total = total * (1 - 2**-53)  # u * total may round up to the total itself
-    target = torch.minimum(u[..., None].to(cdf) * total, below_total)
-    return torch.searchsorted(cdf, target, right=True)[..., 0]
+    target = torch.minimum(u.to(cdf) * total, below_total)
+    return torch.searchsorted(cdf, target, right=True)

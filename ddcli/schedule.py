@@ -7,7 +7,7 @@ t = 0 in float32, and times are never more than one number per position.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from .errors import DdcliError, unknown
 
 class Schedule(Protocol):
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal kept at time t, the same shape as t; falls from alpha(0) = 1 to alpha(1) = 0."""
+        """Signal kept at time t, the same shape as t; falls from alpha(0) = 1 to alpha(1) = 0.
+
+        A schedule may fall in a jump after 0, and end a little above 0: bounds then carry the
+        reconstruction of what the jump hides, and a prior term for what the end leaves.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """alpha = 1 - cos(pi/2 (1 - t)) (MD4, arXiv:2406.04329), written so that it keeps its digits at t = 1."""
+    """alpha = 1 - cos(pi/2 (1 - t)) (MD4, arXiv:2406.04329), in a form with all its digits at either end."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2
+        late = 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2
+        return torch.where(t < 0.5, 1 - torch.sin(math.pi / 2 * t), late)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,34 @@ class Polynomial:
         return 1 - t**self.power
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "polynomial": Polynomial}
+@dataclass(frozen=True)
+class Geometric:
+    """alpha = exp(-sigma), sigma = 1e-4^(1 - t) sigma_max^t (SEDD, arXiv:2310.16834, appendix C.1).
+
+    Ends a little above 0, at exp(-sigma_max), and starts with a jump: no time but 0 is quite clean.
+    """
+
+    sigma_max: float = 20.0
+    sigma_min: ClassVar[float] = 1e-4
+
+    def __post_init__(self) -> None:
+        if not self.sigma_min < self.sigma_max <= 100:
+            raise DdcliError(
+                f"a geometric schedule needs a largest sigma above {self.sigma_min:g} and at most 100, "
+                f"not {self.sigma_max:g}"
+            )
+
+    def alpha(self, t: Tensor) -> Tensor:
+        sigma = self.sigma_min ** (1 - t) * self.sigma_max**t
+        return torch.where(t > 0, torch.exp(-sigma), 1.0)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "polynomial": Polynomial,
+    "geometric": Geometric,
+}
 
 
 def make_schedule(spec: str) -> Schedule:

@@ -29,7 +29,7 @@ class Task:
     process: Process
     objective: Objective
     times: Times
-    given: float  # share of sequences with given spans, where the process needs a clock
+    given: float  # share of sequences with given spans, where the network reads clocks
     seed: int
 
     def noised(self, batch: Batch, step: int, device: torch.device) -> "Noised":
@@ -39,7 +39,7 @@ class Task:
         running = valid & ~torch.tensor(batch.given)
         rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(len(x0))])
         t = self.objective.times(self.times(stratified(rng.uniform())))
-        if self.process.needs_clock:
+        if self.given:
             running &= ~given_spans(running, self.given, rng)
         clock = torch.where(running, t[:, None], 0.0)
         xt = self.process.noise(x0, clock, rng)
@@ -50,8 +50,10 @@ class Task:
         """Sum of the objective over a (part of a) batch, in nats."""
         rows = self.process.unknown(noised.xt, noised.clock) & noised.running
         valid = noised.valid if noised.padded else None
-        log_p0 = denoiser(noised.xt, noised.clock, rows, valid)
-        nats = self.objective(self.process, log_p0, noised.x0[rows], noised.xt[rows], noised.clock[rows])
+        logits = denoiser.logits(noised.xt, noised.clock, rows, valid)
+        x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
+        read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
+        nats = self.objective(self.process, read(self.process, logits, xt, t), x0, xt, t)
         return nats.sum()
 
 

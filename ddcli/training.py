@@ -35,14 +35,15 @@ from .checkpoint import (
 )
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
 from .dataset import TrainingData, read_training_data
-from .denoiser import Batched, NetworkDenoiser
+from .denoiser import Batched, Head, NetworkDenoiser, find_head
 from .errors import DdcliError, unknown
 from .evaluation import Bound, bound
 from .files import write_text
 from .generate import SamplerSettings, TextModel
 from .modelcard import model_card
-from .objective import OBJECTIVES, Objective
-from .process import Process, Vocabulary, make_process
+from .objective import Objective, make_objective
+from .process import Autoregressive, Process, check_names, make_process
+from .sampler import default_sampler
 from .schedule import TIMES
 from .step import State, Task, learning_rate
 from .tokenizer import Tokenizer
@@ -79,6 +80,7 @@ class Plan:
     data: TrainingData
     process: Process
     objective: Objective
+    head: Head
     network: DiffusionTransformer
     device: torch.device
     dtype: torch.dtype
@@ -105,8 +107,7 @@ class Plan:
 
 def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> Plan:
     """Read the data and build the network. Writes nothing. Raises DdcliError for what cannot work."""
-    if config.objective.name not in OBJECTIVES:
-        raise unknown("objective", config.objective.name, OBJECTIVES)
+    objective = make_objective(config.objective.name, config.objective.timesteps)
     if config.train.times not in TIMES:
         raise unknown("spread of times", config.train.times, TIMES)
     if config.train.batch_size % config.train.accumulate:
@@ -115,20 +116,24 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> 
             f"train.accumulate ({config.train.accumulate})"
         )
     shape = config.shape()
-    # a name that is wrong is better refused before a long text is read
-    make_process(config.process.name, config.process.schedule, Vocabulary(2, mask_id=1))
+    check_names(config.process.name, config.process.schedule)  # better refused before a long text is read
     device = pick_device(config.train.device)
     dtype = pick_precision(config.train.precision, device, for_training=True)
     data = read_training_data(config.data, tokenizer, reporter.say)
-    vocabulary = Vocabulary(data.tokenizer.vocab_size, data.tokenizer.mask_id, data.excluded_ids)
-    process = make_process(config.process.name, config.process.schedule, vocabulary)
-    objective = OBJECTIVES[config.objective.name](config.objective.timesteps)
+    process = make_process(config.process.name, config.process.schedule, data.vocabulary)
+    objective.check(process)
+    predicts = objective.predicts if config.model.predicts == "auto" else config.model.predicts
+    head = find_head(predicts, process)
+    clock = config.model.clock
+    if clock == "auto":
+        clock = "time" if process.needs_clock else "none"
     torch.manual_seed(config.train.seed)
     network = DiffusionTransformer(
         DiffusionTransformerConfig(
             vocab_size=data.tokenizer.vocab_size,
             **shape,
-            clock=process.needs_clock,
+            clock=clock,
+            causal=isinstance(process, Autoregressive),
             mask_token_id=data.tokenizer.mask_id,
             pad_token_id=data.tokenizer.pad_id,
             eos_token_id=data.tokenizer.eos_id,
@@ -137,7 +142,8 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> 
                 "process": config.process.name,
                 "schedule": config.process.schedule,
                 "objective": config.objective.name,
-                "predicts": "leave-one-out",
+                "timesteps": objective.timesteps,
+                "predicts": predicts,
                 "data": {"source": config.data.source, "sha256": data.fingerprint},
                 "length": data.length,
                 "end_of_text": data.has_end_of_text,
@@ -146,7 +152,7 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> 
         )
     )
     torch.nn.Module.to(network, device)
-    return Plan(config, data, process, objective, network, device, dtype)
+    return Plan(config, data, process, objective, head, network, device, dtype)
 
 
 def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Silent | None = None) -> Path:
@@ -269,12 +275,11 @@ class _Run:
             plan.process,
             plan.objective,
             TIMES[self.config.train.times](),
-            self.config.train.given,
+            self.config.train.given if plan.network.clock else 0.0,
             self.config.train.seed,
         )
-        excluded = plan.data.excluded_ids
-        self.denoiser = NetworkDenoiser(plan.network, excluded, plan.dtype)
-        self.eager = Batched(NetworkDenoiser(plan.network, excluded, plan.dtype))
+        self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
+        self.eager = Batched(NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype))
         if self.config.train.compile and can_compile():
             self.denoiser.compile(self.reporter.say)
         elif self.config.train.compile:
@@ -391,6 +396,7 @@ class _Run:
                 sequences=validation.sequences,
                 draws=draws,
                 device=self.plan.device,
+                timesteps=self.plan.objective.timesteps,
             )
         self.bounds.append(found)
         return {
@@ -398,6 +404,7 @@ class _Run:
             "bound_bits_per_char": found.bits_per_char,
             "bound_stderr": found.stderr,
             "bound_perplexity": found.perplexity,
+            "literature_nats_per_token": found.literature_nats_per_token,
         }
 
     def _texts(self, seed: int = 0) -> list[str]:
@@ -409,7 +416,7 @@ class _Run:
             data.length,
             self.plan.device,
             data.record_lengths or None,
-            SamplerSettings(steps=samples.steps),
+            SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
         )
         with self.state.averaged():
             return [sample.text for sample in model.sample(samples.count, seed=seed)]
@@ -438,7 +445,9 @@ class _Run:
             "bounds": [asdict(found) for found in self.bounds[-1:]],
         }
         save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
-        save_model(self.folder, self.plan.network.config, self.state.ema, SamplerSettings().model_dump())
+        process, network = self.plan.process, self.plan.network
+        defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
+        save_model(self.folder, network.config, self.state.ema, process.tables(), defaults)
         card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
         write_text(self.folder / "README.md", card)
 

@@ -4,7 +4,7 @@ Legend: B batch, L length, D width, H heads, V vocabulary. It is split into a tr
 positions) and a head (logits of chosen rows), so that vocabulary-sized work is done only where it counts.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,8 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         layers: int = 6,
         heads: int = 4,
         mlp_ratio: int = 4,
-        clock: bool = False,
+        clock: Literal["none", "given", "time"] = "none",
+        causal: bool = False,
         diffusion: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -36,7 +37,8 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         self.layers = layers
         self.heads = heads
         self.mlp_ratio = mlp_ratio
-        self.clock = clock
+        self.clock = clock  # what is told of each position: nothing, whether it is given, or its time
+        self.causal = causal  # position i sees the tokens before i alone
         self.diffusion = diffusion or {}
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
@@ -79,16 +81,21 @@ class Layer(nn.Module):
 
 
 class Clock(nn.Module):
-    """Embeds the clock of each position: Fourier features of t, and a flag for given (t = 0) positions."""
+    """Embeds the clock of each position: Fourier features of t, and a flag for given (t = 0) positions.
 
-    def __init__(self, width: int, frequencies: int = 32) -> None:
+    A network that is told no time reads 1 for every position that is not given.
+    """
+
+    def __init__(self, width: int, timed: bool, frequencies: int = 32) -> None:
         super().__init__()
+        self.timed = timed
         self.frequencies = frequencies
         self.mlp = nn.Sequential(
             nn.Linear(2 * frequencies + 2, width), nn.SiLU(), nn.Linear(width, width, bias=False)
         )
 
     def forward(self, t: Tensor) -> Tensor:
+        t = t if self.timed else (t > 0).to(t)
         octaves = torch.linspace(0, 6, self.frequencies, device=t.device)
         angle = t[..., None] * torch.pi * 2**octaves
         flag = torch.stack([t, (t == 0).to(t)], -1)
@@ -105,7 +112,7 @@ class DiffusionTransformer(PreTrainedModel):
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.clock = Clock(config.width) if config.clock else None
+        self.clock = None if config.clock == "none" else Clock(config.width, timed=config.clock == "time")
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.head = Last(config.width, config.vocab_size, bias=False)
         self.post_init()
@@ -135,6 +142,8 @@ class DiffusionTransformer(PreTrainedModel):
 
         `valid` (B, L) bool: False at padding, which nobody attends to.
         """
+        if self.config.causal:  # what position i is asked about is its own token
+            input_ids = F.pad(input_ids[:, :-1], (1, 0), value=self.config.bos_token_id)
         x = self.embedding(input_ids)
         if self.clock is not None:
             at_noise = torch.ones(input_ids.shape, device=x.device) if clock is None else clock
@@ -144,6 +153,11 @@ class DiffusionTransformer(PreTrainedModel):
         bias = None
         if valid is not None:
             bias = torch.zeros(valid.shape, device=x.device).masked_fill(~valid, -1e4)[:, None, None, :]
+        if self.config.causal:
+            n = input_ids.shape[1]
+            later = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
+            ahead = torch.zeros(n, n, device=x.device).masked_fill(later, -1e4)
+            bias = ahead[None, None] if bias is None else bias + ahead
         for block in self.blocks:
             x = block(x, rotation, bias)
         return rms_norm(x)

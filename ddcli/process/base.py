@@ -1,0 +1,188 @@
+"""What a noise process is, and what follows from it: given x_0, positions are independent.
+
+Legend: `...` any leading shape (B, L or a list of rows), V states of the chain (the mask included where
+there is one), times 0 <= s <= t <= 1 of shape (...), one clock per position, float64. Convention: columns
+sum to 1, [Q_t]_ij = q(x_t = i | x_{t-1} = j), Q_{1:t} = Q_t ... Q_1. Probabilities over states are natural
+logarithms, LOG_ZERO (finite) standing for impossible.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DdcliError
+from ..randomness import LOG_ZERO, Streams
+from ..schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids a chain runs over: `size` of them, of which `special_ids` (mask included) are never text."""
+
+    size: int
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    pieces: Sequence[str] = field(default=(), compare=False)  # how each id is written; () where not known
+    counts: np.ndarray | None = field(default=None, compare=False)  # (V,), of each id in the training text
+
+    @cached_property
+    def text_ids(self) -> Tensor:
+        """The ids x_0 can be, ascending, (K,) int64."""
+        text = torch.ones(self.size, dtype=torch.bool)
+        text[list(self.special_ids)] = False
+        return text.nonzero()[:, 0]
+
+    @cached_property
+    def is_text(self) -> Tensor:
+        """(V,) bool."""
+        return torch.zeros(self.size, dtype=torch.bool).index_fill(0, self.text_ids, True)
+
+
+Tables = Mapping[str, Tensor]
+
+
+class Process(Protocol):
+    """Three questions (and some hints) from which corruption, posterior, bounds and samplers follow."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def needs_clock(self) -> bool:
+        """Whether x_t alone leaves open how far a position has run."""
+
+    @property
+    def forgets(self) -> bool:
+        """Whether nothing of x_0 is left at t = 1: then the prior term of a bound is 0."""
+
+    @property
+    def timesteps(self) -> int | None:
+        """T of a chain that only exists at the times 0, 1/T, ..., 1; None in continuous time."""
+
+    @classmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self:
+        """The process on a vocabulary.
+
+        parameter: what a user wrote after the name, `0.1` of `hybrid:0.1`. tables: what `tables()` of the
+        same process once gave; it wins over the parameter, whose file may be gone.
+        Raises DdcliError where the vocabulary lacks what it needs, or the parameter makes no process.
+        """
+
+    def tables(self) -> dict[str, Tensor]:
+        """Numbers that name, schedule and parameter do not tell, to be kept with a model; mostly none."""
+
+    def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
+        """log q(x_t | x_0 ~ p0), (..., V), for log p0 (..., V)."""
+
+    def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
+        """The log p0 (..., V) whose `marginal` is nearest to log p_t (..., V): what a score says of x_0."""
+
+    def likelihood(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """log q(x_t = xt | x_s = y) for every y, (..., V), for xt (...)."""
+
+    def rate(self, xt: Tensor, t: Tensor) -> Tensor:
+        """R_t(y -> xt) for every y != xt, per unit time, (..., V); 0 at y = xt.
+
+        Raises DdcliError for a chain of steps, which has none.
+        """
+
+    def noise(self, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
+        """Draw x_t ~ q(x_t | x_0), (B, L), for x0 (B, L)."""
+
+    def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
+        """Where x_t leaves x_0 open, (...) bool: the only positions whose belief matters."""
+
+    def opening(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """A probability, (...), with which a position opens on the way from t to s, *whatever* is believed.
+
+        One that does not open keeps its token, and needs no belief.
+        """
+
+    def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """log p(x_s | x_t) of a position that opens, (..., V)."""
+
+
+# -- what follows from the three questions ----------------------------------------------------------------
+
+
+def one_hot(x: Tensor, vocab_size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """log of the one-hot distribution at x: (...) -> (..., V), 0 at x and LOG_ZERO elsewhere."""
+    return torch.full((*x.shape, vocab_size), LOG_ZERO, dtype=dtype, device=x.device).scatter(
+        -1, x[..., None], 0.0
+    )
+
+
+def at(log_p: Tensor, x: Tensor) -> Tensor:
+    """log_p (..., V) at token x (...): (...)."""
+    return log_p.gather(-1, x[..., None])[..., 0]
+
+
+def log(p: Tensor) -> Tensor:
+    """ln p, LOG_ZERO where p is 0; a NaN stays one."""
+    return p.log().clamp(min=LOG_ZERO)
+
+
+def posterior(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """log p(x_s | x_t), (..., V), where the other positions believe x_0 ~ p0 (leave-one-out). Bayes' rule."""
+    joint = process.likelihood(xt, s, t).to(log_p0) + process.marginal(log_p0, s)
+    return torch.where((s < t)[..., None], joint, one_hot(xt, log_p0.shape[-1], joint.dtype)).log_softmax(-1)
+
+
+def leave_one_out(process: Process, log_posterior: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """Turn log p(x_0 | x_t) (..., V) into the belief of the other positions alone: divide by q(x_t | x_0)."""
+    return (log_posterior - process.likelihood(xt, torch.zeros_like(t), t).to(log_posterior)).log_softmax(-1)
+
+
+def clean_belief(process: Process, p0: Tensor) -> Tensor:
+    """Numbers meant as p(x_0), (..., V), made a distribution over text, as logarithms: none is quite 0."""
+    text = process.vocabulary.is_text.to(p0.device)
+    return torch.where(text, p0.clamp(min=1e-9).log(), LOG_ZERO).log_softmax(-1)
+
+
+def flat_text(process: Process, device: torch.device | None = None) -> Tensor:
+    """log of the uniform distribution over the ids x_0 can be, (V,) float64."""
+    return log(process.vocabulary.is_text.double() / len(process.vocabulary.text_ids)).to(device)
+
+
+def prior(process: Process, device: torch.device | None = None) -> Tensor:
+    """log p(x_1), (V,) float64, what sampling starts from: the noise of a text of which nothing is known.
+
+    Where the process `forgets`, this is q(x_1 | x_0) itself. Else the bound pays the difference.
+    """
+    return process.marginal(flat_text(process, device), torch.ones((), dtype=torch.float64, device=device))
+
+
+def prior_term(process: Process, x0: Tensor) -> Tensor:
+    """KL(q(x_1 | x_0) || p(x_1)), nats, (...) float64, for x0 (...): what a strict bound begins with."""
+    if process.forgets:
+        return torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+    symbols, place = x0.unique(return_inverse=True)
+    one = torch.ones((), dtype=torch.float64, device=x0.device)
+    log_p = prior(process, x0.device)
+    log_q = (process.marginal(one_hot(x, len(log_p)), one) for x in symbols)  # one by one: V may be large
+    return torch.stack([(q.exp() * (q - log_p)).sum() for q in log_q])[place]
+
+
+def pure_noise(process: Process, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
+    """x_t, (B, L), of a canvas: `x0` where its clock t is 0, and a draw from the prior where it is 1."""
+    if not process.forgets:
+        text = process.vocabulary.text_ids.to(x0.device)
+        guess = text[(rng.uniform(x0.shape[1]).to(x0.device) * len(text)).long()]
+        x0 = torch.where(t > 0, guess, x0)
+    return process.noise(x0, t, rng)
+
+
+def no_parameter(name: str, parameter: str) -> None:
+    """Raises DdcliError where a process that takes nothing after its name was given something."""
+    if parameter:
+        raise DdcliError(f"{name} noise takes nothing after its name, but was given {parameter!r}")

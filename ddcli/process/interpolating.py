@@ -1,0 +1,320 @@
+"""Noise that forgets: with probability 1 - alpha_t a token is replaced by a draw from a fixed law, or by one
+of a few in shares that change with time. q(x_t | x_0) = alpha_t x_0 + m_t.
+
+Legend as in `base`, and k laws. A subclass says what its laws are and how they share 1 - alpha_t; everything
+else follows.
+"""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import DdcliError
+from ..randomness import Streams, inverse_cdf
+from ..schedule import Schedule, with_slope
+from .base import Tables, Vocabulary, clean_belief, log, no_parameter, one_hot, posterior
+
+
+@dataclass(frozen=True)
+class Interpolating(ABC):
+    """q(x_t | x_0) = alpha_t x_0 + m_t, m_t a mixture of fixed laws (GIDD, arXiv:2503.04482)."""
+
+    vocabulary: Vocabulary
+    schedule: Schedule
+
+    timesteps = None
+
+    @classmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self:
+        no_parameter(cls.__name__.lower(), parameter)
+        return cls(vocabulary, schedule)
+
+    def tables(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
+    @abstractmethod
+    def laws(self) -> Tensor:
+        """What tokens are replaced by, (k, V) float64, each row a distribution."""
+
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t (...) and the share of each law (..., k), float64, which sum to 1 - alpha_t."""
+        alpha = self.schedule.alpha(t)
+        return alpha, (1 - alpha)[..., None]
+
+    # -- what follows ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _log_laws(self) -> Tensor:
+        return log(self.laws)
+
+    @cached_property
+    def _cumulative(self) -> Tensor:
+        return self.laws.cumsum(-1)
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        """Ids that noise can turn a token into, (V,) bool."""
+        return self.laws.sum(0) > 0
+
+    @cached_property
+    def needs_clock(self) -> bool:
+        return bool((self._drawn & self.vocabulary.is_text).any())
+
+    @cached_property
+    def forgets(self) -> bool:
+        return self.shares(torch.ones((), dtype=torch.float64))[0].item() == 0
+
+    @cached_property
+    def _pi(self) -> Tensor:
+        _, share = self.shares(torch.ones((), dtype=torch.float64))
+        return share @ self.laws / share.sum()
+
+    def stationary(self) -> Tensor:
+        """pi, (V,) float64: what is left when all signal is gone."""
+        return self._pi
+
+    def mix(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_t, m_t), (...) and (..., V) float64."""
+        alpha, shares = self.shares(t)
+        return alpha, shares @ self.laws.to(t.device)
+
+    def mix_at(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_t, m_t at the tokens x), (...) each."""
+        alpha, shares = self.shares(t)
+        return alpha, (shares * self.laws.to(t.device)[:, x].movedim(0, -1)).sum(-1)
+
+    def log_mix(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """ln m_t, (..., V). Scalars are float64 up to their logarithm: 1 - alpha loses digits in float32."""
+        log_shares = log(self.shares(t)[1]).to(dtype)
+        log_laws = self._log_laws.to(t.device, dtype)
+        parts = (log_shares[..., i, None] + law for i, law in enumerate(log_laws))
+        return reduce(torch.logaddexp, parts)
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """-alpha' / (1 - alpha), (...): how fast noise grows over the noise there is, per unit time."""
+        (alpha, _), (slope, _) = with_slope(self.shares, t)
+        return -slope / (1 - alpha)
+
+    def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
+        log_alpha = log(self.shares(t)[0]).to(log_p0)
+        return torch.logaddexp(log_alpha[..., None] + log_p0, self.log_mix(t, log_p0.dtype))
+
+    def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
+        alpha, m = self.mix(t)
+        p0 = (log_pt.exp() - m.to(log_pt)) / alpha[..., None].to(log_pt)
+        return clean_belief(self, p0)
+
+    def _between(self, xt: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """With which probability a token is kept from s to t, and turns into xt otherwise: (...) each."""
+        (alpha_s, m_s), (alpha_t, m_t) = self.mix_at(xt, s), self.mix_at(xt, t)
+        keep = torch.where(s < t, alpha_t / alpha_s, 1.0)
+        return keep, (m_t - keep * m_s).clamp(min=0)
+
+    def likelihood(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        keep, into = (x[..., None] for x in self._between(xt, s, t))
+        return log(into).expand(*xt.shape, self.vocabulary.size).scatter(-1, xt[..., None], log(keep + into))
+
+    def into(self, xt: Tensor, t: Tensor) -> Tensor:
+        """R_t(y -> xt), (...): the same from every other y, per unit time."""
+        (alpha, m), (alpha_slope, m_slope) = with_slope(lambda t: self.mix_at(xt, t), t)
+        return m_slope - alpha_slope / alpha * m
+
+    def rate(self, xt: Tensor, t: Tensor) -> Tensor:
+        into = self.into(xt, t)[..., None]
+        return into.expand(*xt.shape, self.vocabulary.size).scatter(-1, xt[..., None], 0.0)
+
+    def noise(self, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
+        which, drawn = rng.uniform(2, x0.shape[1]).to(x0.device).unbind(1)
+        alpha, shares = self.shares(t)
+        xt = x0
+        reached = alpha
+        for cumulative, share in zip(self._cumulative.to(x0.device), shares.unbind(-1), strict=True):
+            xt = torch.where((which >= reached) & (share > 0), inverse_cdf(cumulative, drawn), xt)
+            reached = reached + share
+        return xt
+
+    def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
+        return self._drawn.to(xt.device)[xt] & (t > 0)
+
+    def opening(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """A state that no text holds, such as a mask, is left at a pace that no belief about x_0 changes."""
+        keep, into = self._between(xt, s, t)
+        stay = (keep + into) * self.mix_at(xt, s)[1] / self.mix_at(xt, t)[1]
+        share = torch.where(self.vocabulary.is_text.to(xt.device)[xt], 1.0, 1 - stay)
+        return torch.where(self.unknown(xt, t) & (s < t), share, 0.0)
+
+    def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        law = posterior(self, log_p0, xt, s, t)
+        left = ~self.vocabulary.is_text.to(xt.device)[xt]
+        own = one_hot(xt, self.vocabulary.size, law.dtype)
+        return torch.where(left[..., None] & (own == 0), own.min(), law).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class Masking(Interpolating):
+    """Noise that can only hide: all that is lost turns into [MASK]."""
+
+    def __post_init__(self) -> None:
+        _need_mask(type(self).__name__.lower(), self.vocabulary)
+
+    @property
+    def mask_id(self) -> int:
+        assert self.vocabulary.mask_id is not None
+        return self.vocabulary.mask_id
+
+    @cached_property
+    def laws(self) -> Tensor:
+        return _mask_law(self.vocabulary)[None]
+
+
+@dataclass(frozen=True)
+class Absorbing(Masking):
+    """Tokens turn into [MASK] and stay there (D3PM absorbing, arXiv:2107.03006; MDLM, arXiv:2406.07524).
+
+    A visible token is x_0 itself, so only masks are unknown, and x_t tells all the clock would.
+    """
+
+    def opening(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        alpha_s, alpha_t = self.schedule.alpha(s), self.schedule.alpha(t)
+        share = torch.where(s < t, (alpha_s - alpha_t) / (1 - alpha_t), 0.0)
+        return torch.where(xt == self.mask_id, share, 0.0)
+
+    def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return log_p0
+
+
+@dataclass(frozen=True)
+class Uniform(Interpolating):
+    """Tokens turn into any token of the text's alphabet (D3PM uniform; UDLM, arXiv:2412.10193).
+
+    Special tokens are states of the network, not of the chain.
+    """
+
+    @cached_property
+    def laws(self) -> Tensor:
+        return _flat_law(self.vocabulary)[None]
+
+
+@dataclass(frozen=True)
+class Hybrid(Interpolating):
+    """Masks and random tokens (GIDD, arXiv:2503.04482, section 3.3, with gamma = 1).
+
+    With a = alpha of the schedule and c = p/(1 - p) 2 sqrt(a (1 - a)): a share a/(1 + c) of the signal is
+    kept, (1 - a)/(1 + c) is masked and c/(1 + c) is random. So the random share is p halfway, and 0 at both
+    ends; at p = 0 this is absorbing noise.
+    """
+
+    p_uniform: float = 0.1
+
+    def __post_init__(self) -> None:
+        _need_mask("hybrid", self.vocabulary)
+
+    @classmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self:
+        try:
+            p_uniform = float(parameter or cls.p_uniform)
+        except ValueError:
+            p_uniform = math.nan
+        if not 0 <= p_uniform < 1:
+            raise DdcliError(
+                f"hybrid noise takes its largest share of random tokens, from 0 to below 1, such as "
+                f"hybrid:0.1; not {parameter!r}"
+            )
+        return cls(vocabulary, schedule, p_uniform)
+
+    @cached_property
+    def laws(self) -> Tensor:
+        return torch.stack([_mask_law(self.vocabulary), _flat_law(self.vocabulary)])
+
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.schedule.alpha(t)
+        odds = self.p_uniform / (1 - self.p_uniform) * 2 * (a * (1 - a)).clamp(min=0).sqrt()
+        return a / (1 + odds), torch.stack([1 - a, odds], -1) / (1 + odds)[..., None]
+
+
+@dataclass(frozen=True)
+class Stationary(Interpolating):
+    """Tokens are redrawn from a law of your own, such as the frequency of each in the text."""
+
+    weights: tuple[float, ...] = ()  # (V,), of each id
+
+    @classmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self:
+        if tables is not None:
+            weights = tables["weights"].double()
+        elif parameter in ("", "unigram"):
+            weights = cls._unigram(vocabulary)
+        else:
+            weights = cls._read(Path(parameter), vocabulary)
+        return cls(vocabulary, schedule, tuple((weights / weights.sum()).tolist()))
+
+    @staticmethod
+    def _unigram(vocabulary: Vocabulary) -> Tensor:
+        if vocabulary.counts is None:
+            raise DdcliError(
+                "stationary:unigram noise needs a training text to count; give stationary:FILE.json"
+            )
+        return torch.from_numpy(vocabulary.counts).double() * vocabulary.is_text
+
+    @staticmethod
+    def _read(path: Path, vocabulary: Vocabulary) -> Tensor:
+        """Weights from a JSON object, such as {"a": 3, "b": 1}; symbols it leaves out have none."""
+        given = read_json(path)
+        known = {piece: id for id, piece in enumerate(vocabulary.pieces)}
+        weights = torch.zeros(vocabulary.size, dtype=torch.float64)
+        if not isinstance(given, dict) or not given:
+            raise DdcliError(f"{path} is no table of weights: a JSON object was expected, {{symbol: weight}}")
+        for symbol, weight in given.items():
+            if known.get(symbol) is None:
+                raise DdcliError(f"{path}: {symbol!r} is no symbol of this vocabulary")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise DdcliError(f"{path}: the weight of {symbol!r} must be a number from 0, not {weight!r}")
+            weights[known[symbol]] = float(weight)
+        if not (weights > 0).any():
+            raise DdcliError(f"{path}: all weights are 0")
+        return weights
+
+    def tables(self) -> dict[str, Tensor]:
+        return {"weights": torch.tensor(self.weights, dtype=torch.float64)}
+
+    @cached_property
+    def laws(self) -> Tensor:
+        return self.tables()["weights"][None]
+
+
+def _need_mask(name: str, vocabulary: Vocabulary) -> None:
+    if vocabulary.mask_id is None:
+        raise DdcliError(f"{name} noise needs a mask token, but the vocabulary has none")
+
+
+def _mask_law(vocabulary: Vocabulary) -> Tensor:
+    assert vocabulary.mask_id is not None
+    return one_hot(torch.tensor(vocabulary.mask_id), vocabulary.size).exp()
+
+
+def _flat_law(vocabulary: Vocabulary) -> Tensor:
+    return vocabulary.is_text.double() / len(vocabulary.text_ids)
+
+
+def read_json(path: Path) -> Any:
+    """Raises DdcliError for a file that is not there, cannot be read, or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DdcliError(f"{path} is not there") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DdcliError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,396 @@
+"""Noise given by matrices, for small alphabets: a generator in continuous time, or a list of steps Q_t.
+
+Legend as in `base`, and K states of the chain: the text's symbols, and the mask where the matrices hold one
+more row. Columns sum to 1 (steps) or to 0 (generators).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DdcliError
+from ..randomness import LOG_ZERO, Streams, categorical
+from ..schedule import Schedule, with_slope
+from .base import Tables, Vocabulary, clean_belief, log, one_hot, posterior
+from .interpolating import read_json
+
+LARGEST = 512  # states; a batch of matrices larger than that is no way to train
+FARTHEST = 700.0  # of -ln alpha; exp(-700) is the smallest float64 there is, near enough
+TOLERANCE = 1e-6  # of sums over columns, which files give in decimals
+
+
+@dataclass(frozen=True)
+class Matrices(ABC):
+    """A Markov chain over K states, known by the transitions between two times."""
+
+    vocabulary: Vocabulary
+    schedule: Schedule
+    matrix: Tensor = field(compare=False)  # the generator (K, K), or the steps (T, K, K), float64
+
+    timesteps: ClassVar[int | None] = None
+
+    @classmethod
+    @abstractmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self: ...
+
+    @abstractmethod
+    def rate(self, xt: Tensor, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def between(self, s: Tensor, t: Tensor) -> Tensor:
+        """Q_{s:t}, (n, K, K), for n pairs of times."""
+
+    def tables(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix}
+
+    @cached_property
+    def states(self) -> Tensor:
+        """The ids of the K states, in the order of rows and columns."""
+        return _states(self.vocabulary, self.matrix.shape[-1])
+
+    @cached_property
+    def _row(self) -> Tensor:
+        """Of each id, its row among the states; -1 for what is no state."""
+        return torch.full((self.vocabulary.size,), -1).index_copy(
+            0, self.states, torch.arange(len(self.states))
+        )
+
+    @cached_property
+    def _ambiguous(self) -> Tensor:
+        """Ids, (V,) bool, that another symbol can have turned into."""
+        one = torch.ones((), dtype=torch.float64)
+        if self.timesteps is None:
+            late = self.between(one[None] * 0, one[None] * 0.5)[0]
+        else:
+            steps = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
+            late = self.between(torch.zeros_like(steps), steps).sum(0)
+        text = self.vocabulary.is_text[self.states]
+        others = late * text * (1 - torch.eye(len(late), dtype=torch.float64))
+        return torch.zeros(self.vocabulary.size, dtype=torch.bool).index_copy(
+            0, self.states, others.sum(-1) > 1e-12
+        )
+
+    @cached_property
+    def needs_clock(self) -> bool:
+        return bool((self._ambiguous & self.vocabulary.is_text).any())
+
+    @cached_property
+    def forgets(self) -> bool:
+        last = self.between(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))[0]
+        text = last[:, self.vocabulary.is_text[self.states]]
+        return bool((text - text[:, :1]).abs().max() < 1e-12)
+
+    def _distinct(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Q_{s:t} of each distinct pair of times, (n, K, K), and which one each of s, t (...) has."""
+        shape = torch.broadcast_shapes(s.shape, t.shape)
+        pairs = torch.stack([s.expand(shape).flatten(), t.expand(shape).flatten()], -1)
+        distinct, which = pairs.unique(dim=0, return_inverse=True)
+        return self.between(distinct[:, 0], distinct[:, 1]), which.view(shape)
+
+    def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
+        q, which = self._distinct(torch.zeros_like(t), t)
+        p0 = log_p0[..., self.states.to(log_p0.device)].exp()
+        shape = torch.broadcast_shapes(p0.shape[:-1], which.shape)
+        pt = (q.to(p0)[which.expand(shape)] @ p0.expand(*shape, -1)[..., None])[..., 0]
+        rest = log_p0.expand(*shape, -1)  # ids that are no states stay what they are
+        return rest.index_copy(-1, self.states.to(pt.device), log(pt))
+
+    def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
+        q, which = self._distinct(torch.zeros_like(t), t)
+        # modes of the text that noise has all but wiped out are left at 0, not blown up
+        inverse = torch.linalg.pinv(q, rtol=1e-3).to(log_pt)[which]
+        p0 = torch.zeros_like(log_pt)
+        states = self.states.to(log_pt.device)
+        found = (inverse @ log_pt[..., states].exp()[..., None])[..., 0]
+        return clean_belief(self, p0.index_copy(-1, states, found))
+
+    def likelihood(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        q, which = self._distinct(s.expand(xt.shape), t.expand(xt.shape))
+        row = self._row.to(xt.device)[xt]
+        found = one_hot(xt, self.vocabulary.size)
+        inside = torch.full_like(found, LOG_ZERO).index_copy(
+            -1, self.states.to(xt.device), log(q[which, row.clamp(min=0)])
+        )
+        return torch.where((row < 0)[..., None], found, inside)
+
+    def noise(self, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
+        _, drawn = rng.uniform(2, x0.shape[1]).to(x0.device).unbind(1)
+        moving = (t > 0).expand(x0.shape) & self.vocabulary.is_text.to(x0.device)[x0]
+        q, which = self._distinct(torch.zeros_like(t), t)
+        column = q[which.expand(x0.shape)[moving], :, self._row.to(x0.device)[x0[moving]]]
+        chosen = self.states.to(x0.device)[categorical(log(column), drawn[moving])]
+        return x0.masked_scatter(moving, chosen)
+
+    def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
+        return self._ambiguous.to(xt.device)[xt] & (t > 0)
+
+    def opening(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return (self.unknown(xt, t) & (s < t)).double()
+
+    def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return posterior(self, log_p0, xt, s, t)
+
+
+@dataclass(frozen=True)
+class Generator(Matrices):
+    """Q_{s:t} = exp((ln alpha_s - ln alpha_t) R), for a generator R whose columns sum to 0.
+
+    R is scaled so that its slowest mode decays as alpha_t, all others faster: at alpha = 0 nothing is left of
+    the text, and the generator of uniform or absorbing noise gives that very process.
+    """
+
+    @classmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self:
+        if tables is not None:
+            return cls(vocabulary, schedule, tables["matrix"].double())
+        return cls(vocabulary, schedule, normalised(cls.rates(vocabulary, parameter)))
+
+    @classmethod
+    @abstractmethod
+    def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
+        """R, (K, K) float64, up to its scale."""
+
+    def _depth(self, t: Tensor) -> Tensor:
+        """-ln alpha, by which R is multiplied: the sigma of the literature."""
+        return -self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
+
+    def between(self, s: Tensor, t: Tensor) -> Tensor:
+        depth = (self._depth(t) - self._depth(s)).clamp(min=0)
+        return torch.linalg.matrix_exp(depth[:, None, None] * self.matrix.to(t.device)).clamp(min=0)
+
+    def rate(self, xt: Tensor, t: Tensor) -> Tensor:
+        alpha, slope = with_slope(self.schedule.alpha, t)
+        row = self._row.to(xt.device)[xt]
+        into = self.matrix.to(t.device)[row.clamp(min=0)] * (-slope / alpha * (row >= 0))[..., None]
+        full = torch.zeros((*xt.shape, self.vocabulary.size), dtype=into.dtype, device=xt.device)
+        return full.index_copy(-1, self.states.to(xt.device), into).scatter(-1, xt[..., None], 0.0)
+
+
+@dataclass(frozen=True)
+class Band(Generator):
+    """Tokens turn into their neighbours in the order of the alphabet, at most so many places away
+    (D3PM's nearest neighbours, arXiv:2107.03006, appendix A.2)."""
+
+    @classmethod
+    def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
+        places = _number("band", parameter or "1", "how many places away, such as band:1")
+        return (_distance(vocabulary) <= places).double()
+
+
+@dataclass(frozen=True)
+class Gaussian(Generator):
+    """Tokens move along the alphabet as by a discretised normal law, of so many places standard deviation
+    (D3PM's discretised Gaussian, arXiv:2107.03006, appendix A.2)."""
+
+    @classmethod
+    def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
+        width = _number("gaussian", parameter or "2", "a width in places, such as gaussian:2")
+        return torch.exp(-0.5 * (_distance(vocabulary) / width) ** 2)
+
+
+@dataclass(frozen=True)
+class UserGenerator(Generator):
+    """A generator of your own, from a file."""
+
+    @classmethod
+    def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
+        path, found = _read(parameter, "generator", vocabulary)
+        if found.ndim != 2:
+            raise DdcliError(f"{path}: a generator is one matrix, not {found.ndim} dimensions of numbers")
+        off = found - torch.diag(found.diagonal())
+        if (off < 0).any():
+            raise DdcliError(f"{path}: rates are negative off the diagonal, {_where(off < 0)}")
+        _check_columns(path, found, 0.0)
+        return off
+
+
+@dataclass(frozen=True)
+class Steps(Matrices):
+    """A chain of T steps, each with a matrix of its own, which need not commute (D3PM, arXiv:2107.03006).
+
+    It exists at the times k/T alone, and has no rate: train it with discrete-elbo.
+    """
+
+    @classmethod
+    def over(
+        cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
+    ) -> Self:
+        if tables is not None:
+            return cls(vocabulary, schedule, tables["matrix"].double())
+        path, found = _read(parameter, "steps", vocabulary)
+        if found.ndim != 3:
+            raise DdcliError(f"{path}: steps are a list of matrices, not {found.ndim} dimensions of numbers")
+        if (found < 0).any():
+            raise DdcliError(f"{path}: probabilities are negative, {_where(found < 0)}")
+        _check_columns(path, found, 1.0)
+        return cls(vocabulary, schedule, found / found.sum(-2, keepdim=True))
+
+    @property
+    def timesteps(self) -> int:  # type: ignore[override]
+        return len(self.matrix)
+
+    @cached_property
+    def _products(self) -> Tensor:
+        """Q_{1:k} for k = 0 to T, (T + 1, K, K)."""
+        products = [torch.eye(self.matrix.shape[-1], dtype=torch.float64)]
+        for step in self.matrix:
+            products.append(step @ products[-1])
+        return torch.stack(products)
+
+    def between(self, s: Tensor, t: Tensor) -> Tensor:
+        found = []
+        for i, j in zip(self._place(s), self._place(t), strict=True):
+            q = self._products[j] if i == 0 else torch.eye(self.matrix.shape[-1], dtype=torch.float64)
+            for step in self.matrix[i:j] if i else ():
+                q = step @ q
+            found.append(q)
+        return torch.stack(found).to(t.device)
+
+    def _place(self, t: Tensor) -> list[int]:
+        place = (t * self.timesteps).round()
+        if ((t * self.timesteps - place).abs() > 1e-6).any():
+            raise DdcliError(f"a chain of {self.timesteps} steps has no time between them")
+        return place.long().tolist()
+
+    def rate(self, xt: Tensor, t: Tensor) -> Tensor:
+        raise DdcliError(
+            "noise given as steps has no rate, so no bound in continuous time; use --objective discrete-elbo"
+        )
+
+
+# -- matrices of people -----------------------------------------------------------------------------------
+
+
+def normalised(rates: Tensor) -> Tensor:
+    """Rates (K, K) >= 0, whatever their diagonal, as a generator whose slowest mode decays as exp(-1).
+
+    Raises DdcliError where the chain never forgets where it began.
+    """
+    off = rates - torch.diag(rates.diagonal())
+    generator = off - torch.diag(off.sum(0))
+    modes = -torch.linalg.eigvals(generator).real.sort(descending=True).values
+    scale = modes[-1].clamp(min=1e-300)
+    if len(modes) > 1 and modes[1] < 1e-9 * scale:
+        raise DdcliError(
+            "this noise never forgets the text: its states fall into parts that do not mix; "
+            "connect them, or let them all lead to one state"
+        )
+    return generator / (modes[1] if len(modes) > 1 else 1.0)
+
+
+def _states(vocabulary: Vocabulary, count: int) -> Tensor:
+    """The ids of a matrix's rows: the text's or, if it has one row more, the text's and the mask."""
+    text = vocabulary.text_ids
+    if count == len(text):
+        return text
+    if count == len(text) + 1 and vocabulary.mask_id is not None:
+        return torch.cat([text, torch.tensor([vocabulary.mask_id])])
+    raise DdcliError(
+        f"the matrices have {count} states, but the vocabulary has {len(text)} symbols "
+        f"({len(text) + 1} with a mask)"
+    )
+
+
+def _distance(vocabulary: Vocabulary) -> Tensor:
+    """How many places lie between two symbols of the alphabet, (K, K) float64."""
+    _check_size(len(vocabulary.text_ids))
+    place = torch.arange(len(vocabulary.text_ids), dtype=torch.float64)
+    return (place[:, None] - place).abs()
+
+
+def _check_size(count: int) -> None:
+    if count > LARGEST:
+        raise DdcliError(
+            f"noise by matrices is for small alphabets, of at most {LARGEST} symbols, not {count:,}; "
+            "use --tokenizer char, or another --process"
+        )
+
+
+def _number(name: str, text: str, meaning: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise DdcliError(f"{name} noise takes {meaning}; not {text!r}")
+    return number
+
+
+def _read(parameter: str, key: str, vocabulary: Vocabulary) -> tuple[Path, Tensor]:
+    """Matrices from a .npy or .json file, in the order of the states.
+
+    JSON holds `generator` (K, K), or `steps` (T, K, K), or one step and how often to `repeat` it; and, where
+    the order is not that of the vocabulary, `symbols`. Raises DdcliError.
+    """
+    if not parameter:
+        raise DdcliError(f"which file? give it after the name, such as {key}:noise.json")
+    path = Path(parameter)
+    symbols = None
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        else:
+            content = read_json(path)
+            if not isinstance(content, dict) or key not in content:
+                raise DdcliError(f"{path} holds no {key!r}: a JSON object was expected, {{{key!r}: [...]}}")
+            found = np.array(content[key], dtype=np.float64)
+            symbols = content.get("symbols")
+            if "repeat" in content:
+                found = np.repeat(found.reshape(-1, *found.shape[-2:]), int(content["repeat"]), 0)
+    except OSError as error:
+        raise DdcliError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError) as error:
+        raise DdcliError(f"{path} holds no matrices of numbers: {error}") from None
+    matrix = torch.from_numpy(found.astype(np.float64))
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
+        raise DdcliError(f"{path}: matrices are square, but these have the shape {tuple(matrix.shape)}")
+    if not torch.isfinite(matrix).all():
+        raise DdcliError(f"{path}: not every entry is a number, {_where(~torch.isfinite(matrix))}")
+    _check_size(matrix.shape[-1])
+    return path, _ordered(path, matrix, symbols, vocabulary)
+
+
+def _ordered(path: Path, matrix: Tensor, symbols: object, vocabulary: Vocabulary) -> Tensor:
+    """Rows and columns brought from the order of `symbols` into that of the states."""
+    states = _states(vocabulary, matrix.shape[-1])
+    if symbols is None:
+        return matrix
+    own = [vocabulary.pieces[id] for id in states.tolist()]
+    if not isinstance(symbols, list) or sorted(map(str, symbols)) != sorted(own):
+        raise DdcliError(f"{path}: `symbols` must be the vocabulary's, each once: {' '.join(own)}")
+    order = torch.tensor([symbols.index(piece) for piece in own])
+    return matrix[..., order, :][..., order]
+
+
+def _check_columns(path: Path, matrix: Tensor, wanted: float) -> None:
+    def off(axis: int) -> Tensor:
+        return (matrix.sum(axis) - wanted).abs() > TOLERANCE * max(1.0, matrix.abs().max().item())
+
+    if (wrong := off(-2)).any():
+        hint = "; its rows do: transpose it" if not off(-1).any() else ""
+        total = matrix.sum(-2)[wrong][0].item()
+        raise DdcliError(
+            f"{path}: columns must sum to {wanted:g}, but {_where(wrong)} sums to {total:.6g}{hint}"
+        )
+
+
+def _where(wrong: Tensor) -> str:
+    """The first place where something is wrong, counted from 0."""
+    place = wrong.nonzero()[0].tolist()
+    names: dict[int, Callable[[list[int]], str]] = {
+        1: lambda p: f"column {p[0]}",
+        2: lambda p: f"row {p[0]}, column {p[1]}",
+        3: lambda p: f"matrix {p[0]}, row {p[1]}, column {p[2]}",
+    }
+    return "first at " + names[len(place)](place)
