@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test slow lint check clean
+.PHONY: demo test slow lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ lint: $(READY)  ## formatting, style and types
 	$(BIN)/mypy
 
 check: lint test
+
+exactness: $(READY)  ## how far every identity of docs/theory.md is from holding; fails where it is too far
+	$(BIN)/python benchmarks/exactness.py
 
 demo: $(READY)  ## train on the standard library's code, sample, infill and draw, in six minutes
 	mkdir -p $(DEMO)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import DdcliError
 from .generate import Infilling, Sample, TextModel
 from .process import PROCESSES, Vocabulary, make_process
 from .tokenizer import make_tokenizer
-from .viz import Story, default_times, tell
+from .viz import Story, check_drawable, default_times, tell
 
 
 def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
@@ -53,9 +55,11 @@ def noise_viz(
 ) -> Story:
     """The text under noise, and with a model its way back from pure noise, ready to be drawn.
 
-    processes: names, by default absorbing and uniform; a model's own is drawn in any case, on its schedule.
+    processes: names, some with a parameter such as hybrid:0.2, by default absorbing and uniform; a model's
+    own is drawn in any case, on its schedule. stationary:unigram counts this very text.
     tokenizer: char (the default), byte or a Hugging Face name or folder; a model brings its own.
-    Raises DdcliError for unknown names, times out of [0, 1], and a tokenizer beside a model's.
+    Raises DdcliError for unknown names, a process that is no noise of single tokens, times out of [0, 1],
+    and a tokenizer beside a model's.
 
     >>> ddcli.viz.write(ddcli.noise_viz("To be or not to be"), "noise.html")
     """
@@ -69,8 +73,13 @@ def noise_viz(
     own = {kind: loaded.process for kind in PROCESSES if loaded and type(loaded.process) is PROCESSES[kind]}
     names = processes or list(own) or ["absorbing", "uniform"]
     excluded = tokens.excluded_ids(has_end_of_text=False)  # your text has no end to turn into
-    vocabulary = Vocabulary(tokens.vocab_size, tokens.mask_id, excluded)
-    chosen = {name: make_process(name, schedule or "linear", vocabulary) for name in names} | own
+    size = tokens.vocab_size
+    counts = np.bincount(tokens.encode(text), minlength=size)
+    vocabulary = Vocabulary(size, tokens.mask_id, excluded, tokens.pieces(range(size)), counts)
+    chosen = {
+        name: own.get(name) or make_process(name, schedule or "linear", vocabulary) for name in names
+    } | own
+    check_drawable(chosen)
     frames = {}
     if loaded:
         frames = {name: list(loaded.frames(length=_length(loaded, text), seed=seed)) for name in own}

@@ -91,9 +91,8 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     dtype = pick_precision(precision, where, for_training=False)
     excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
-    tables = read_tensors(run / TABLES) if (run / TABLES).exists() else None
     try:
-        process = make_process(about["process"], about["schedule"], vocabulary, tables)
+        process = make_process(about["process"], about["schedule"], vocabulary, load_tables(run))
         head = find_head(about["predicts"], process)
     except KeyError as missing:
         raise DdcliError(f"{run / TABLES} is damaged: it holds no {missing}") from None
@@ -160,6 +159,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"{path} does not fit config.json: {len(wrong)} weights differ, the first is {wrong[0]}"
         )
     network.load_state_dict(weights)
+
+
+def load_tables(run: Path) -> dict[str, Tensor] | None:
+    """What the process of a run is made from, where it is made from numbers."""
+    return read_tensors(run / TABLES) if (run / TABLES).exists() else None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

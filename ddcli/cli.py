@@ -92,7 +92,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]
-Sampler = Annotated[str | None, typer.Option(help="ancestral or confidence.")]
+Sampler = Annotated[str | None, typer.Option(help="ancestral, confidence or left-to-right.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps from noise to text.")]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; above: more varied.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]
@@ -142,10 +142,21 @@ def train(
         typer.Option(help="Text file, folder, glob, .jsonl, .csv, .parquet, dataset name, or python-stdlib."),
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, bpe:N, or a Hugging Face one.")] = None,
-    process: Annotated[str | None, typer.Option(help="absorbing or uniform.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="linear, cosine or polynomial[:POWER].")] = None,
-    objective: Annotated[str | None, typer.Option(help="elbo or discrete-elbo.")] = None,
-    timesteps: Annotated[int | None, typer.Option(help="T of the discrete-elbo.")] = None,
+    process: Annotated[
+        str | None,
+        typer.Option(
+            help="absorbing, uniform, hybrid[:P], stationary[:FILE], band[:PLACES], gaussian[:WIDTH], "
+            "generator:FILE, steps:FILE, or autoregressive, the baseline."
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="elbo, discrete-elbo, d3pm-hybrid[:WEIGHT], score-entropy or cross-entropy."),
+    ] = None,
+    timesteps: Annotated[int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid.")] = None,
     size: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a block.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences per update, in all.")] = None,
@@ -362,9 +373,11 @@ def noise_viz(
         Path | None, typer.Option("--output", "-o", help="A .png or .svg picture or .html page.")
     ] = None,
     process: Annotated[
-        str | None, typer.Option(help="absorbing, uniform, both, or a list with commas.")
+        str | None, typer.Option(help="absorbing, uniform, both, or a list such as hybrid:0.2,band:1.")
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help="linear, cosine or polynomial[:POWER].")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+    ] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the model's sample.")] = 0,

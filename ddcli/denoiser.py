@@ -23,6 +23,9 @@ ROW_COUNT = (
 )
 
 
+LATEST = 1 - 1e-3  # the time at which a score of later ones is read
+
+
 class Denoiser(Protocol):
     def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
         """log p0, (N, V) float32, at the N positions of `rows` (B, L) bool, in the order of nonzero().
@@ -103,7 +106,8 @@ class Score:
         return (logits + log_ratios(process, ignorant, xt, t)).scatter(-1, xt[..., None], 0.0)
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        return process.unmix(self.score(process, logits, xt, t).log_softmax(-1), t)
+        now = t.clamp(max=LATEST)  # at t = 1 a score says nothing of x_0, and the logits do
+        return process.unmix(self.score(process, logits.double(), xt, now).log_softmax(-1), now).to(logits)
 
 
 HEADS: dict[str, Head] = {"leave-one-out": LeaveOneOut(), "posterior": Posterior(), "score": Score()}

@@ -28,6 +28,7 @@ from .checkpoint import (
     failed_write,
     find_run,
     load_checkpoint,
+    load_tables,
     pick_device,
     pick_precision,
     save_checkpoint,
@@ -42,7 +43,7 @@ from .files import write_text
 from .generate import SamplerSettings, TextModel
 from .modelcard import model_card
 from .objective import Objective, make_objective
-from .process import Autoregressive, Process, check_names, make_process
+from .process import Autoregressive, Process, Tables, check_names, make_process
 from .sampler import default_sampler
 from .schedule import TIMES
 from .step import State, Task, learning_rate
@@ -105,8 +106,13 @@ class Plan:
         return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * 2
 
 
-def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> Plan:
-    """Read the data and build the network. Writes nothing. Raises DdcliError for what cannot work."""
+def make_plan(
+    config: Config, tokenizer: Tokenizer | None, reporter: Silent, tables: Tables | None = None
+) -> Plan:
+    """Read the data and build the network. Writes nothing. Raises DdcliError for what cannot work.
+
+    tokenizer, tables: of a run to go on with.
+    """
     objective = make_objective(config.objective.name, config.objective.timesteps)
     if config.train.times not in TIMES:
         raise unknown("spread of times", config.train.times, TIMES)
@@ -120,7 +126,7 @@ def make_plan(config: Config, tokenizer: Tokenizer | None, reporter: Silent) -> 
     device = pick_device(config.train.device)
     dtype = pick_precision(config.train.precision, device, for_training=True)
     data = read_training_data(config.data, tokenizer, reporter.say)
-    process = make_process(config.process.name, config.process.schedule, data.vocabulary)
+    process = make_process(config.process.name, config.process.schedule, data.vocabulary, tables)
     objective.check(process)
     predicts = objective.predicts if config.model.predicts == "auto" else config.model.predicts
     head = find_head(predicts, process)
@@ -173,7 +179,9 @@ def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Si
         torch.set_num_threads(config.train.threads)
     started = time.monotonic()
     begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
-    plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter)
+    same_noise = begun and saved is not None and saved.process == config.process
+    tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
+    plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
     if saved and begun:
         refuse_changes(saved, _resolved(plan, config.train.steps), run)
     with deterministic(plan.device), stop_signals(reporter) as stop:

@@ -6,20 +6,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from ddcli.denoiser import Batched, NetworkDenoiser, OneByOne, Temperature, TopP, Without
+from ddcli.denoiser import HEADS, Batched, NetworkDenoiser, OneByOne, Temperature, TopP, Without
+from ddcli.process import Uniform, Vocabulary
 from ddcli.randomness import LOG_ZERO
+from ddcli.schedule import Linear
 
 V, L = 11, 24
 
 
-def network(clock=False, seed=0):
+def network(clock="none", seed=0, **shape):
     """A network with nothing left at zero, so that every part of it shows."""
     torch.manual_seed(seed)
-    config = DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2, clock=clock)
+    config = DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2, clock=clock, **shape)
     made = DiffusionTransformer(config).eval()
     for weight in made.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return made
+
+
+def denoiser(net, special=()):
+    process = Uniform(Vocabulary(V, None, special), Linear())
+    return NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
 
 
 def inputs(b=3, seed=1):
@@ -41,7 +48,7 @@ NOTHING = (torch.zeros(1, 1),) * 3
 def test_beliefs_at_rows_are_those_of_the_whole_and_never_of_impossible_ids():
     net = network()
     xt, t, rows = inputs()
-    log_p = NetworkDenoiser(net, [3, 7], torch.float32)(xt, t, rows)
+    log_p = denoiser(net, special=(3, 7))(xt, t, rows)
     logits = net(xt).logits[rows]
     logits[:, [3, 7]] = LOG_ZERO
     torch.testing.assert_close(log_p, logits.log_softmax(-1), rtol=1e-5, atol=1e-5)
@@ -93,7 +100,7 @@ def test_a_clock_is_read_at_each_position_and_only_where_there_is_one():
     xt, t, rows = inputs()
     other = t.clone()
     other[:, 5] = 0.0
-    reads, ignores = (NetworkDenoiser(network(clock), [], torch.float32) for clock in (True, False))
+    reads, ignores = (denoiser(network(clock)) for clock in ("time", "none"))
     assert (reads(xt, t, rows) != reads(xt, other, rows)).any()
     assert (ignores(xt, t, rows) == ignores(xt, other, rows)).all()
 
@@ -104,12 +111,12 @@ def test_one_by_one_a_sequence_does_not_depend_on_its_neighbours_to_the_last_bit
     valid = torch.arange(L)[None] < torch.tensor([L, 10, 15, 20, L])[:, None]
     rows &= valid
     rows[3] = False
-    denoiser = NetworkDenoiser(network(True), [], torch.float32)
-    together = OneByOne(denoiser)(xt, t, rows, valid).split(rows.sum(-1).tolist())
+    each = denoiser(network("time"))
+    together = OneByOne(each)(xt, t, rows, valid).split(rows.sum(-1).tolist())
     for i in (0, 1, 2, 4):
-        alone = OneByOne(denoiser)(xt[i : i + 1], t[i : i + 1], rows[i : i + 1], valid[i : i + 1])
+        alone = OneByOne(each)(xt[i : i + 1], t[i : i + 1], rows[i : i + 1], valid[i : i + 1])
         assert (alone == together[i]).all()
-    batched = Batched(denoiser)(xt, t, rows, valid)
+    batched = Batched(each)(xt, t, rows, valid)
     torch.testing.assert_close(batched, torch.cat(together), rtol=1e-4, atol=1e-5)
 
 

@@ -13,18 +13,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+import worlds
 from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
-from ddcli import viz
+from ddcli import TextModel, noise_viz, viz
 from ddcli.errors import DdcliError
-from ddcli.process import PROCESSES, Vocabulary
+from ddcli.process import PROCESSES, Interpolating, Vocabulary, flat_text, one_hot, prior
+from ddcli.process.matrix import normalised
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES
 from ddcli.tokenizer import make_tokenizer
 from ddcli.viz.layout import cell, wrap
-from ddcli.viz.story import SHOWN, State, spread, visible, walk
+from ddcli.viz.story import SHOWN, Redraw, State, Table, existing, spread, transition, visible, walk
 
 TIMES = [i / 10 for i in range(11)]
 TEXT = "to be, or not to be: that is the question\n"
@@ -33,15 +35,27 @@ HOSTILE = (
     "</script><script>document.title='owned'</script><!-- <b>&amp; \u2028 \x1b[31m \x07 \u202e {{policy}}"
 )
 
-processes = pytest.mark.parametrize("name", PROCESSES)
+F64 = torch.float64
+BOTH = ("absorbing", "uniform")
+processes = pytest.mark.parametrize("name", worlds.PER_POSITION)
 schedules = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
-def make(text, names=tuple(PROCESSES), schedule="linear", times=TIMES, seed=1, vocabulary="", frames=None):
+def tables(name, size):
+    """What a file would hold, drawn, over `size` states: 20 steps that leave a little of the text."""
+    rates = torch.rand(20, size, size, generator=torch.Generator().manual_seed(size), dtype=F64) ** 4
+    steps = 0.1 * rates / rates.sum(1, keepdim=True) + 0.9 * torch.eye(size, dtype=F64)
+    return {"generator": {"matrix": normalised(rates[0])}, "steps": {"matrix": steps}}.get(name)
+
+
+def make(text, names=BOTH, schedule="linear", times=TIMES, seed=1, vocabulary="", frames=None):
     """A story, its tokenizer and its processes."""
     tokenizer = make_tokenizer("char", [text + vocabulary], print)
-    states = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
-    noises = {name: PROCESSES[name].over(states, SCHEDULES[schedule]()) for name in names}
+    size = tokenizer.vocab_size
+    counts = np.bincount(tokenizer.encode(text), minlength=size)
+    states = Vocabulary(size, tokenizer.mask_id, tokenizer.special_ids, counts=counts)
+    given = {name: tables(name, len(states.text_ids)) for name in names}
+    noises = {name: PROCESSES[name].over(states, SCHEDULES[schedule](), tables=given[name]) for name in names}
     runs = {name: frames(process, tokenizer, text) for name, process in noises.items()} if frames else None
     story = viz.tell(text, tokenizer, processes=noises, times=times, seed=seed, frames=runs)
     return story, tokenizer, noises
@@ -85,7 +99,7 @@ def test_the_noise_drawn_matches_its_expectation(name, schedule):
 @schedules
 def test_a_path_takes_the_steps_of_the_chain(name, schedule):
     """Two steps, s and t: the pairs (x_s, x_t) are as frequent as q(x_s | x_0) q(x_t | x_s) has it."""
-    process = PROCESSES[name].over(Vocabulary(5, 4, (3, 4)), SCHEDULES[schedule]())
+    process = worlds.make(name, schedule)
     n, s, t = 40_000, torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
     x0 = torch.zeros(n, dtype=torch.long)
     xs, xt = walk(process, x0, [float(s), float(t)], Streams([3]))
@@ -105,6 +119,24 @@ def test_a_masked_token_stays_masked(schedule):
     assert (masked[:-1] <= masked[1:]).all()
     assert not masked[0].any()
     assert masked[-1].all()
+
+
+@pytest.mark.parametrize("name", [n for n in worlds.PER_POSITION if issubclass(PROCESSES[n], Interpolating)])
+@schedules
+def test_the_closed_form_is_the_general_form(name, schedule):
+    process, mass = worlds.make(name, schedule), torch.tensor([0.1, 0.7, 0.6, 0.0, 0.3], dtype=F64)
+    for s, t in ((0.0, 0.0), (0.0, 0.4), (0.4, 0.7), (0.0, 1.0), (0.7, 1.0)):
+        general, closed = transition.dispatch(object)(process, s, t), transition(process, s, t)
+        assert isinstance(general, Table)
+        assert isinstance(closed, Redraw)
+        for ask in (
+            lambda q: q.stays,
+            lambda q: q.rows(torch.tensor([2, 4])),
+            lambda q: q.law(mass),
+            lambda q: q.entropies(),
+            lambda q: q.distances(mass),
+        ):
+            assert ask(closed) == pytest.approx(ask(general), abs=1e-12)
 
 
 @processes
@@ -134,12 +166,21 @@ def test_denoising_opens_what_changes_and_keeps_what_is_known():
 
 
 @processes
+def test_a_way_back_ends_at_its_last_tokens(name):
+    story, *_ = make(TEXT, [name], frames=perfect_run)
+    forward, back = story.chapters[0].tracks
+    assert back.rows[-1].tokens == back.clean == forward.clean
+    assert set(back.rows[-1].states) <= {State.OPENED, State.KEPT}
+    assert {State.MASKED, State.TENTATIVE} & set(back.rows[0].states)
+
+
+@processes
 def test_information_falls_from_the_entropy_of_the_text_to_nothing(name):
-    story, *_ = make(TEXT, [name])
+    story, _, noises = make(TEXT, [name])
     counts = np.unique(list(TEXT), return_counts=True)[1] / len(TEXT)
     bits = [measures.information for measures in story.chapters[0].curves]
     assert bits[0] == pytest.approx(-(counts * np.log2(counts)).sum(), abs=1e-9)
-    assert bits[-1] == pytest.approx(0, abs=1e-9)
+    assert (bits[-1] == pytest.approx(0, abs=1e-9)) == noises[name].forgets
     assert (np.diff(bits) < 0).all()
 
 
@@ -149,38 +190,90 @@ def test_absorbing_information_is_the_signal_times_the_entropy():
     assert [m.information for m in curves] == pytest.approx([m.alpha * curves[0].entropy for m in curves])
 
 
-@pytest.mark.parametrize(
-    "others", ["", "".join(map(chr, range(0x3B1, 0x3B1 + 200)))], ids=["small", "lumped"]
-)
+@pytest.mark.parametrize("others", ["", "".join(map(chr, range(0x3B1, 0x3B1 + 40)))], ids=["small", "lumped"])
 @processes
 @schedules
 def test_columns_sum_to_one_and_steps_multiply_to_the_product(name, schedule, others):
-    story, *_ = make(TEXT, [name], schedule, vocabulary=others)
+    story, _, noises = make(TEXT, [name], schedule, vocabulary=others)
     chain = story.chapters[0].chain
     steps, products = np.array(chain.steps), np.array(chain.products)
     assert steps.shape[1] <= 32
-    assert (chain.lumped > 0) == (name == "uniform" and others != "")
+    reaches_all = name not in ("absorbing", "stationary")  # which turn into nothing the text does not hold
+    assert (chain.lumped > 0) == (reaches_all and others != "")
     assert steps.sum(1) == pytest.approx(1)
+    assert products.sum(1) == pytest.approx(1)
+    closed = isinstance(noises[name], Interpolating)
+    if chain.lumped and not closed:
+        return  # the lumped symbols are not alike
     for k, product in enumerate(products):
-        assert product == pytest.approx(functools.reduce(operator.matmul, steps[k::-1]), abs=1e-12)
+        expected = functools.reduce(operator.matmul, steps[k::-1])
+        assert product == pytest.approx(expected, abs=1e-12 if closed else 1e-10)
+
+
+@pytest.mark.parametrize("others", ["", "αβγδεζηθικλμνξοπρςστυφχψω"], ids=["small", "lumped"])
+@processes
+def test_entries_are_the_probabilities_of_the_process(name, others):
+    story, _, noises = make(TEXT, [name], vocabulary=others)
+    chain, process = story.chapters[0].chain, noises[name]
+    states = torch.tensor(chain.states)
+    for t, product in zip(chain.times, np.array(chain.products), strict=True):
+        found = process.marginal(one_hot(states, process.vocabulary.size), torch.tensor(t, dtype=F64)).exp()
+        inside = product[: len(states), : len(states)]
+        assert inside == pytest.approx(found[:, states].T.numpy(), abs=1e-9)
 
 
 @processes
 @schedules
 def test_the_chain_converges_to_pure_noise(name, schedule):
     story, _, noises = make(TEXT, [name], schedule)
-    chapter = story.chapters[0]
-    distances = [measures.distance for measures in chapter.curves]
-    assert (np.diff(distances) < 0).all()
-    assert distances[-1] == pytest.approx(0, abs=1e-9)
-    pi = noises[name].stationary()[chapter.chain.states].numpy()
+    chapter, process = story.chapters[0], noises[name]
+    distances = {measures.t: measures.distance for measures in chapter.curves}
+    if process.timesteps is None:
+        assert (np.diff(list(distances.values())) < 0).all()
+        assert distances[1.0] == pytest.approx(0, abs=1e-8 if schedule == "geometric" else 1e-9)
+    pi = prior(process)[chapter.chain.states].exp().numpy()
+    own = np.isin(chapter.chain.states, chapter.tracks[0].clean)
     for t, product in zip(chapter.chain.times, np.array(chapter.chain.products), strict=True):
-        farthest = np.abs(product - pi[:, None]).sum(0).max() / 2
-        assert farthest == pytest.approx(distances[round(100 * t)], abs=1e-9)
+        farthest = np.abs(product - pi[:, None]).sum(0)[own].max() / 2
+        assert farthest == pytest.approx(distances[t], abs=1e-9)
+
+
+@schedules
+def test_a_generator_of_uniform_noise_tells_the_story_of_uniform_noise(schedule):
+    _, tokenizer, noises = make(TEXT, ["uniform"], schedule)
+    vocabulary = noises["uniform"].vocabulary
+    count = len(vocabulary.text_ids)
+    given = {"matrix": normalised(torch.ones(count, count, dtype=F64))}
+    noises["own"] = PROCESSES["generator"].over(vocabulary, SCHEDULES[schedule](), tables=given)
+    story = viz.tell(TEXT, tokenizer, processes=noises, times=TIMES, seed=1)
+    uniform, own = ([vars(m) for m in chapter.curves] for chapter in story.chapters)
+    for a, b in zip(uniform, own, strict=True):
+        assert {**a, "weight": a["weight"] or 0} == pytest.approx({**b, "weight": b["weight"] or 0}, abs=1e-8)
+    products = (np.array(chapter.chain.products) for chapter in story.chapters)
+    assert next(products) == pytest.approx(next(products), abs=1e-9)
+
+
+def test_steps_are_drawn_at_the_times_they_have():
+    story, _, noises = make(TEXT, ["steps"], times=[0.0, 0.01, 0.26, 0.27, 1.0])
+    chapter = story.chapters[0]
+    assert [row.t for row in chapter.tracks[0].rows] == [0.0, 0.25, 1.0]
+    assert [measures.t for measures in chapter.curves] == [k / 20 for k in range(21)]
+    assert existing(noises["steps"], [0.5, 0.51]) == [0.5]
+    assert chapter.chain.times == [0.25, 1.0]
+
+
+def test_steps_have_no_signal_and_no_rate():
+    story, *_ = make("abc", ["steps"])
+    assert {(measures.alpha, measures.weight) for measures in story.chapters[0].curves} == {(None, None)}
+    for row in story.chapters[0].tracks[0].rows:
+        assert (row.figures()["α"], row.figures()["w"]) == ("–", "–")
+    text = _svg_text(viz.FORMATS[".svg"].render(story))
+    assert "weight" not in text
+    assert "signal" not in text
 
 
 def test_the_same_seed_tells_the_same_story():
-    assert make(TEXT)[0] == make(TEXT)[0]
+    assert make(TEXT, worlds.PER_POSITION)[0] == make(TEXT, worlds.PER_POSITION)[0]
     assert make(TEXT)[0] != make(TEXT, seed=2)[0]
     hit = [[row.states for row in chapter.tracks[0].rows] for chapter in make(TEXT)[0].chapters]
     for absorbing, uniform in zip(*hit, strict=True):  # the same tokens are hit, but some by themselves
@@ -357,10 +450,64 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_noise_of_another_family_is_refused_in_words():
+def test_all_noise_can_be_drawn_together():
+    story, *_ = make("abc", worlds.PER_POSITION, "geometric", times=[0.0, 0.5, 1.0])
+    text, picture = printed(story), _svg_text(viz.FORMATS[".svg"].render(story))
+    assert viz.FORMATS[".html"].render(story)
+    for name in worlds.PER_POSITION:
+        assert f"{name} noise" in text
+        assert f"{name} noise" in picture
+
+
+# -- by name ----------------------------------------------------------------------------------------------
+
+
+def test_noise_is_named_with_its_parameter(tmp_path):
+    size = len(set(TEXT))
+    for kind in ("generator", "steps"):
+        (matrix,) = tables(kind, size).values()
+        (tmp_path / f"{kind}.json").write_text(json.dumps({kind: matrix.tolist()}))
+    files = [f"{kind}:{tmp_path / kind}.json" for kind in ("generator", "steps")]
+    names = ["hybrid:0.2", "hybrid:0.8", "band:1", "gaussian", "stationary", "stationary:unigram", *files]
+    story = noise_viz(TEXT, processes=names)
+    assert [chapter.name for chapter in story.chapters] == names
+    few, many, *_ = story.chapters
+    assert few.curves[50].alpha > many.curves[50].alpha
+    assert [chapter.name for chapter in noise_viz(TEXT).chapters] == list(BOTH)
+
+
+def test_stationary_noise_counts_the_text_itself():
+    curves = noise_viz(TEXT, processes=["stationary"]).chapters[0].curves
+    assert [m.entropy for m in curves] == pytest.approx([curves[0].entropy] * len(curves))
+
+
+@pytest.mark.parametrize("name", worlds.PER_POSITION)
+def test_the_noise_of_a_model_is_drawn_under_its_own_name(name):
+    _, tokenizer, noises = make(TEXT, [name])
+    flat = flat_text(noises[name])
+    model = TextModel(
+        denoiser=lambda xt, t, rows, valid=None: flat.expand(int(rows.sum()), -1),
+        process=noises[name],
+        tokenizer=tokenizer,
+        length=50,
+        device=torch.device("cpu"),
+    )
+    (chapter,) = noise_viz(TEXT, model=model).chapters
+    assert [track.title for track in chapter.tracks] == [f"{name} noise", f"a model undoes {name} noise"]
+    assert [c.name for c in noise_viz(TEXT, model=model, processes=["band:2", name]).chapters] == [
+        "band:2",
+        name,
+    ]
+
+
+def test_an_order_of_writing_is_refused_in_one_line():
     tokenizer = make_tokenizer("char", [TEXT], print)
-    with pytest.raises(DdcliError, match="band noise has no signal share"):
-        viz.tell(TEXT, tokenizer, processes={"band": object()}, times=TIMES, seed=0)
+    states = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
+    order = PROCESSES["autoregressive"].over(states, SCHEDULES["linear"]())
+    with pytest.raises(DdcliError, match=r"^autoregressive is an order of writing[^\n]*$"):
+        viz.tell(TEXT, tokenizer, processes={"autoregressive": order}, times=TIMES, seed=0)
+    with pytest.raises(DdcliError, match="autoregressive is an order"):
+        noise_viz(TEXT, processes=["uniform", "autoregressive"])
 
 
 def test_default_times_suit_the_format():

@@ -175,11 +175,12 @@ def prior_term(process: Process, x0: Tensor) -> Tensor:
 
 def pure_noise(process: Process, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
     """x_t, (B, L), of a canvas: `x0` where its clock t is 0, and a draw from the prior where it is 1."""
-    if not process.forgets:
-        text = process.vocabulary.text_ids.to(x0.device)
+    text = process.vocabulary.text_ids.to(x0.device)
+    if process.forgets:
+        guess = text[0]  # any will do
+    else:
         guess = text[(rng.uniform(x0.shape[1]).to(x0.device) * len(text)).long()]
-        x0 = torch.where(t > 0, guess, x0)
-    return process.noise(x0, t, rng)
+    return process.noise(torch.where(t > 0, guess, x0), t, rng)
 
 
 def no_parameter(name: str, parameter: str) -> None:

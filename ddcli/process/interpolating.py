@@ -268,7 +268,10 @@ class Stationary(Interpolating):
             raise DdcliError(
                 "stationary:unigram noise needs a training text to count; give stationary:FILE.json"
             )
-        return torch.from_numpy(vocabulary.counts).double() * vocabulary.is_text
+        weights = torch.from_numpy(vocabulary.counts).double() * vocabulary.is_text
+        if not (weights > 0).any():
+            raise DdcliError("stationary:unigram noise finds no symbol of the vocabulary in the text")
+        return weights
 
     @staticmethod
     def _read(path: Path, vocabulary: Vocabulary) -> Tensor:

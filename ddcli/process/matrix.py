@@ -167,7 +167,8 @@ class Generator(Matrices):
 
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
-        return torch.linalg.matrix_exp(depth[:, None, None] * self.matrix.to(t.device)).clamp(min=0)
+        q = torch.linalg.matrix_exp(depth[:, None, None] * self.matrix.to(t.device)).clamp(min=0)
+        return q / q.sum(-2, keepdim=True)
 
     def rate(self, xt: Tensor, t: Tensor) -> Tensor:
         alpha, slope = with_slope(self.schedule.alpha, t)

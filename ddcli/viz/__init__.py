@@ -6,10 +6,20 @@ from pathlib import Path
 
 from ..errors import DdcliError, unknown
 from ..files import whole_file
-from .story import Story, tell
+from .story import Story, check_drawable, tell
 from .terminal import show
 
-__all__ = ["FORMATS", "Format", "Story", "default_times", "format_of", "show", "tell", "write"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Story",
+    "check_drawable",
+    "default_times",
+    "format_of",
+    "show",
+    "tell",
+    "write",
+]
 
 
 def _png(story: Story) -> bytes:

@@ -34,7 +34,10 @@ FONT = "DejaVu Sans Mono"
 WORD = re.compile(r"[^ ]+")
 ASPECT = 0.602  # width of a character of this font over its size
 INK, FAINT, PAPER = "#1f2430", "#7a8194", "#ffffff"
-COLOURS = ("#2f6fb3", "#d9632b", "#3d8f5f", "#8a56a8")  # one for each process
+COLOURS = (  # one for each process
+    *("#2f6fb3", "#d9632b", "#3d8f5f", "#8a56a8"),
+    *("#b8952b", "#2f9aa8", "#b8477f", "#7a8194"),
+)
 FACES: dict[str, tuple[str, str, str]] = {  # state: cell, ink, meaning
     State.KEPT: (PAPER, INK, "kept"),
     State.MASKED: ("#d3d8e2", INK, "masked"),
@@ -200,43 +203,55 @@ def _draw(story: Story) -> Figure:
 # -- curves -----------------------------------------------------------------------------------------------
 
 
+TITLES = {  # by the figure drawn as a line
+    "noise": "noise ─  drawn •",
+    "weight": "loss weight w = -α′ / (1 - α)",
+    "information": "bits per token: I(x₀; xₜ) ─",
+    "distance": "total variation from pure noise",
+}
+DOTTED = {"noise": ("alpha", "signal α ┈"), "information": ("entropy", "H(xₜ) ┈")}  # drawn beside it
+
+
 def _draw_curves(page: Page, top: float, chapters: Sequence[Chapter]) -> None:
-    titles = (
-        "noise ─  drawn •  signal α ┈",
-        "loss weight w = -α′ / (1 - α)",
-        "bits per token: I(x₀; xₜ) ─  H(xₜ) ┈",
-        "total variation from pure noise",
-    )
+    def known(line: str) -> bool:
+        return any(getattr(m, line) is not None for chapter in chapters for m in chapter.curves)
+
+    lines = list(filter(known, TITLES))
+    dotted = {line: beside for line, beside in DOTTED.items() if known(beside[0])}
     gap, left = 0.7, EDGE + 0.35
-    width = (WIDTH - left - EDGE - 3 * gap) / 4
-    panels = [page.axes(left + i * (width + gap), top + 0.6, width, 1.8) for i in range(4)]
-    for axes, title in zip(panels, titles, strict=True):
+    width = (WIDTH - left - EDGE - (len(lines) - 1) * gap) / len(lines)
+    panels = {
+        line: page.axes(left + i * (width + gap), top + 0.6, width, 1.8) for i, line in enumerate(lines)
+    }
+    for line, axes in panels.items():
+        title = "  ".join([TITLES[line], *(dotted[line][1:] if line in dotted else ())])
         axes.set_title(title, loc="left", size=8, weight="bold", color=INK)
         axes.set(xlim=(0, 1), xlabel="t")
         axes.grid(color=FAINT, alpha=0.2, linewidth=0.5)
-    signal, weight, bits, distance = panels
     x = left
     for i, (chapter, colour) in enumerate(zip(chapters, cycle(COLOURS), strict=False)):
         page.write(x, top + 0.15, f"■ {chapter.name}", 9, colour, weight="bold")
         x += (len(chapter.name) + 5) * 9 * ASPECT / 72
-        width = 3.2 / (i + 1)  # curves that coincide stay visible
-        look: dict[str, Any] = {"color": colour, "linewidth": width}
-        dots = {**look, "linestyle": (0, (1, 1.5))}
-        t, rows = [m.t for m in chapter.curves], chapter.tracks[0].rows
-        signal.plot(t, [m.noise for m in chapter.curves], **look)
+        look: dict[str, Any] = {"color": colour, "linewidth": max(1.0, 3.2 / (i + 1))}  # all stay visible
+        for line, axes in panels.items():
+            _plot(axes, chapter, line, **look)
+            if line in dotted:
+                _plot(axes, chapter, dotted[line][0], **look, linestyle=(0, (1, 1.5)))
+        rows = chapter.tracks[0].rows
         drawn = [row.noise for row in rows]
-        signal.plot([row.t for row in rows], drawn, "o", color=colour, markersize=4, clip_on=False)
-        signal.plot(t, [m.alpha for m in chapter.curves], **dots)
-        weight.plot(t, [math.nan if m.weight is None else m.weight for m in chapter.curves], **look)
-        bits.plot(t, [m.information for m in chapter.curves], **look)
-        bits.plot(t, [m.entropy for m in chapter.curves], **dots)
-        distance.plot(t, [m.distance for m in chapter.curves], **look)
-    weight.set_yscale("log")
-    weight.yaxis.set_major_formatter("{x:g}")
-    weight.yaxis.set_minor_formatter("")
-    for axes in (signal, distance):
-        axes.set_ylim(-0.02, 1.02)
-    bits.set_ylim(bottom=0)
+        panels["noise"].plot([row.t for row in rows], drawn, "o", color=colour, markersize=4, clip_on=False)
+    if weight := panels.get("weight"):
+        weight.set_yscale("log")
+        weight.yaxis.set_major_formatter("{x:g}")
+        weight.yaxis.set_minor_formatter("")
+    for line in ("noise", "distance"):
+        panels[line].set_ylim(-0.02, 1.02)
+    panels["information"].set_ylim(bottom=0)
+
+
+def _plot(axes: Axes, chapter: Chapter, line: str, **look: Any) -> None:
+    heights = [getattr(m, line) for m in chapter.curves]
+    axes.plot([m.t for m in chapter.curves], [math.nan if y is None else y for y in heights], **look)
 
 
 # -- matrices ---------------------------------------------------------------------------------------------

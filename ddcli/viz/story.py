@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import singledispatch
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DdcliError
-from ..process import Interpolating, Process
-from ..randomness import LOG_ZERO, Streams, categorical
+from ..process import Autoregressive, Generator, Interpolating, Process, prior
+from ..randomness import Streams, inverse_cdf
+from ..schedule import with_slope
 
 if TYPE_CHECKING:
     from ..generate import Frame
@@ -34,6 +36,7 @@ PICTURES = {chr(c): chr(0x2400 + c) for c in range(32)}  # Unicode draws each co
 SIGNS = PICTURES | {"\x7f": "␡", "\n": "↵", "\t": "⇥"}
 
 F64 = torch.float64
+LATE = 1 - 1e-9  # as late as slopes are taken: that of hybrid noise at 1 is 0 times infinity
 BITS = 1 / math.log(2)  # bits in a nat
 T = TypeVar("T")
 
@@ -53,12 +56,12 @@ class Measures:
     """What a process leaves of the text at time t. Bits are per token, under the text's own unigram law."""
 
     t: float
-    alpha: float  # signal kept
+    alpha: float | None  # signal kept: of a generator, by its slowest mode; None for noise given as steps
     noise: float  # expected share of tokens that differ from the clean ones
-    weight: float | None  # -alpha'/(1 - alpha), per unit time; None where nothing is noise yet
+    weight: float | None  # -alpha'/(1 - alpha), per unit time; None too where nothing is noise yet
     information: float  # I(x_0; x_t), bits
     entropy: float  # H(x_t), bits
-    distance: float  # total variation of q(x_t | x_0) from the stationary law, the text's farthest symbol
+    distance: float  # total variation of q(x_t | x_0) from p(x_1), the text's farthest symbol
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,14 @@ class Noised(Row):
 
     def figures(self) -> dict[str, str]:
         """What is printed beside the row, by its heading."""
-        weight = self.measures.weight
+        found = self.measures
         return {
             "t": f"{self.t:.2f}",
-            "α": f"{self.measures.alpha:.2f}",
+            "α": _figure(found.alpha, "–"),
             "noise": f"{self.noise:.0%}",
-            "exp.": f"{self.measures.noise:.0%}",
-            "w": "∞" if weight is None else f"{weight:.2f}",
-            "bits": f"{self.measures.information:.2f}",
+            "exp.": f"{found.noise:.0%}",
+            "w": _figure(found.weight, "–" if found.alpha is None else "∞"),
+            "bits": f"{found.information:.2f}",
         }
 
 
@@ -117,7 +120,11 @@ class Track:
 
 @dataclass(frozen=True)
 class Chain:
-    """The noise as matrices (K, K) over a small alphabet. Columns sum to 1: [Q]_ij = q(x_t = i | x_s = j)."""
+    """The noise as matrices (K, K) over a small alphabet. Columns sum to 1: [Q]_ij = q(x_t = i | x_s = j).
+
+    The column of lumped ids is the mean of theirs. Where noise treats them all alike, that is a chain too:
+    steps multiply to the products.
+    """
 
     states: list[int]  # ids of the rows and columns
     lumped: int  # how many further ids share one more, last row and column; there is none where it is 0
@@ -160,11 +167,11 @@ def tell(
     """Noise `text` with each of the named processes, at each of the times, and measure what is left of it.
 
     The processes share their random numbers, so that with the same schedule they hit the same positions.
-    `frames` are those of a model's run, under the name of the process it was trained with; the first
-    sequence of their batch is drawn.
+    One that exists at some times only is drawn at the nearest of them. `frames` are those of a model's run,
+    under the name of the process it was trained with; the first sequence of their batch is drawn.
     """
     frames = frames or {}
-    times = sorted({float(t) for t in times})
+    check_drawable(processes)
     if not times or not all(0 <= t <= 1 for t in times):
         raise DdcliError("times run from 0 (clean text) to 1 (pure noise); give at least one, none outside")
     if strangers := frames.keys() - processes.keys():
@@ -176,19 +183,32 @@ def tell(
 
     chapters = []
     for name, process in processes.items():
-        if not isinstance(process, Interpolating):
-            raise DdcliError(f"{name} noise has no signal share alpha_t, and cannot be drawn yet")
-        tracks = [_forward(name, process, p0, ids, times, seed, tokenizer.mask_id)]
+        drawn, curve = existing(process, times), existing(process, CURVE)
+        measured = measure(process, p0, ids[:SHOWN], {*drawn, *curve})
+        tracks = [_forward(name, process, ids, [measured[t] for t in drawn], seed, tokenizer.mask_id)]
         if frames.get(name):
             tracks.append(_reverse(name, process, frames[name], tokenizer.mask_id))
-        curves = [measure(process, p0, ids[:SHOWN], t) for t in CURVE]
-        chapters.append(Chapter(name, tracks, curves, _chain(process, p0, tokenizer.special_ids, times)))
+        curves = [measured[t] for t in curve]
+        chapters.append(Chapter(name, tracks, curves, _chain(process, p0, drawn)))
 
     rows = [row.tokens for chapter in chapters for track in chapter.tracks for row in track.rows]
     cleans = [track.clean for chapter in chapters for track in chapter.tracks]
     used = sorted(set().union(*cleans, *rows, *(chapter.chain.states for chapter in chapters)))
     pieces = dict(zip(used, map(visible, tokenizer.pieces(used)), strict=True))
     return Story(tokenizer.unit, pieces, chapters)
+
+
+def check_drawable(processes: Mapping[str, Process]) -> None:
+    """Raises DdcliError where one of the named processes is no noise of single tokens."""
+    for name, process in processes.items():
+        if isinstance(process, Autoregressive):
+            raise DdcliError(f"{name} is an order of writing, not noise of single tokens; it has no picture")
+
+
+def existing(process: Process, times: Iterable[float]) -> list[float]:
+    """The times of the process nearest to these, ascending, each once."""
+    steps = process.timesteps
+    return sorted({float(t) if steps is None else round(t * steps) / steps for t in times})
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
@@ -206,61 +226,178 @@ def visible(piece: str) -> str:
     return printed or "∅"
 
 
-def measure(process: Interpolating, p0: Tensor, clean: Tensor, t: float) -> Measures:
-    """The figures of one time, for a text with unigram law p0 (V,) that starts with the tokens clean (L,)."""
-    time = torch.tensor(t, dtype=F64)
-    alpha, m = process.mix(time)
+def _figure(number: float | None, missing: str) -> str:
+    return missing if number is None else f"{number:.2f}"
+
+
+# -- what noise does between two times --------------------------------------------------------------------
+
+
+class Transition(Protocol):
+    """q(x_t | x_s = j) for every symbol j: a column of V probabilities for each."""
+
+    @property
+    def stays(self) -> Tensor:
+        """q(x_t = j | x_s = j), (V,)."""
+
+    def rows(self, to: Tensor) -> Tensor:
+        """q(x_t = i | x_s = j) for the symbols i of `to` (n,) and every j, (n, V)."""
+
+    def law(self, mass: Tensor) -> Tensor:
+        """Where mass (V,) on the symbols at s lies at t, (V,)."""
+
+    def entropies(self) -> Tensor:
+        """Of each column, nats, (V,)."""
+
+    def distances(self, p: Tensor) -> Tensor:
+        """Total variation of each column from the distribution p (V,), (V,)."""
+
+    def draw(self, x: Tensor, whether: Tensor, what: Tensor) -> Tensor:
+        """x_t (L,) of x_s = x (L,), by two uniform numbers for each: whether it changes, and to what."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Any noise, in V times V numbers."""
+
+    q: Tensor  # (V, V) float64, columns sum to 1
+
+    @property
+    def stays(self) -> Tensor:
+        return self.q.diagonal()
+
+    def rows(self, to: Tensor) -> Tensor:
+        return self.q[to]
+
+    def law(self, mass: Tensor) -> Tensor:
+        return self.q @ mass
+
+    def entropies(self) -> Tensor:
+        return torch.special.entr(self.q).sum(0)
+
+    def distances(self, p: Tensor) -> Tensor:
+        return (self.q - p[:, None]).abs().sum(0) / 2
+
+    def draw(self, x: Tensor, whether: Tensor, what: Tensor) -> Tensor:
+        stay = self.stays / self.q.sum(0)  # exactly 1 where there is nothing else to draw
+        others = (self.q - self.stays.diag()).T.cumsum(-1)
+        return torch.where(whether < stay[x], x, inverse_cdf(others[x], what[:, None])[:, 0])
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """Noise that keeps a symbol, or draws one from a law that is the same for all, in V numbers."""
+
+    keep: Tensor  # () float64
+    into: Tensor  # (V,) float64, the law times 1 - keep
+
+    @property
+    def stays(self) -> Tensor:
+        return self.keep + self.into
+
+    def rows(self, to: Tensor) -> Tensor:
+        into = self.into[to, None].expand(-1, len(self.into))
+        return into.scatter(1, to[:, None], self.stays[to, None])
+
+    def law(self, mass: Tensor) -> Tensor:
+        return self.keep * mass + self.into * mass.sum()
+
+    def entropies(self) -> Tensor:
+        each = torch.special.entr(self.into)
+        return each.sum() - each + torch.special.entr(self.stays)
+
+    def distances(self, p: Tensor) -> Tensor:
+        gaps = (self.into - p).abs()
+        return (gaps.sum() - gaps + (self.stays - p).abs()) / 2
+
+    def draw(self, x: Tensor, whether: Tensor, what: Tensor) -> Tensor:
+        return torch.where(whether < self.keep, x, inverse_cdf(self.into.cumsum(-1), what))
+
+
+@singledispatch
+def transition(process: Process, s: float, t: float) -> Transition:
+    """From time s to a time t >= s."""
+    every = torch.arange(process.vocabulary.size)
+    return Table(process.likelihood(every, *torch.tensor([s, t], dtype=F64)).exp())
+
+
+@transition.register
+def _(process: Interpolating, s: float, t: float) -> Transition:
+    (alpha_s, m_s), (alpha_t, m_t) = map(process.mix, torch.tensor([s, t], dtype=F64))
+    keep = alpha_t / alpha_s if s < t else torch.ones((), dtype=F64)
+    return Redraw(keep, (m_t - keep * m_s).clamp(min=0))
+
+
+Signal = tuple[float | None, float | None]
+
+
+@singledispatch
+def signal(process: Process, t: Tensor) -> Signal:
+    """alpha_t and the loss weight at the time t (), as `Measures` has them."""
+    return None, None
+
+
+@signal.register
+def _(process: Interpolating, t: Tensor) -> Signal:
+    return _signal(process.mix(t)[0], process.loss_weight(t.clamp(max=LATE)))
+
+
+@signal.register
+def _(process: Generator, t: Tensor) -> Signal:
+    alpha, slope = with_slope(process.schedule.alpha, t)
+    return _signal(alpha, -slope / (1 - alpha))
+
+
+def _signal(alpha: Tensor, weight: Tensor) -> Signal:
     started = alpha < 1 - 1e-12  # before, the weight is the quotient of two rounding errors
-    entropies = torch.special.entr(m)
-    entropy = torch.special.entr(alpha * p0 + m).sum()
-    entropy_given_x0 = entropies.sum() - entropies + torch.special.entr(alpha + m)  # (V,)
-    pi = process.stationary()
-    gaps = (m - pi).abs()
-    distances = (gaps.sum() - gaps + (alpha + m - pi).abs()) / 2  # (V,)
+    return alpha.item(), weight.item() if started else None
+
+
+def measure(process: Process, p0: Tensor, clean: Tensor, times: Iterable[float]) -> dict[float, Measures]:
+    """The figures of each time, for a text with unigram law p0 (V,) that starts with the ids clean (L,)."""
+    pi = prior(process).exp()
+    return {t: _measure(process, p0, clean, pi, t) for t in times}
+
+
+def _measure(process: Process, p0: Tensor, clean: Tensor, pi: Tensor, t: float) -> Measures:
+    q = transition(process, 0.0, t)
+    entropy = torch.special.entr(q.law(p0)).sum()
+    alpha, weight = signal(process, torch.tensor(t, dtype=F64))
     return Measures(
         t=t,
-        alpha=alpha.item(),
-        noise=(1 - alpha - m[clean].mean()).clamp(min=0).item(),
-        weight=process.loss_weight(time).item() if started else None,
-        information=(entropy - p0 @ entropy_given_x0).clamp(min=0).item() * BITS,
+        alpha=alpha,
+        noise=(1 - q.stays[clean].mean()).clamp(min=0).item(),
+        weight=weight,
+        information=(entropy - p0 @ q.entropies()).clamp(min=0).item() * BITS,
         entropy=entropy.item() * BITS,
-        distance=distances[p0 > 0].max().item(),
+        distance=q.distances(pi)[p0 > 0].max().item(),
     )
 
 
 # -- paths ------------------------------------------------------------------------------------------------
 
 
-def walk(process: Interpolating, x0: Tensor, times: Sequence[float], rng: Streams) -> Iterator[Tensor]:
+def walk(process: Process, x0: Tensor, times: Sequence[float], rng: Streams) -> Iterator[Tensor]:
     """One path of the chain from x0 (L,) through increasing times: at each, x_t (L,) ~ q(x_t | x_s)."""
     x = x0
-    for s, t in pairwise(torch.tensor([0.0, *times], dtype=F64)):
-        (alpha_s, m_s), (alpha_t, m_t) = process.mix(s), process.mix(t)
-        keep = torch.where(s < t, alpha_t / alpha_s, 1.0)
-        into = (m_t - keep * m_s).clamp(min=0)
-        stay, drawn = rng.uniform(2, len(x0))[0]
-        x = torch.where(stay < keep, x, categorical(into.log().clamp(min=LOG_ZERO), drawn))
+    for s, t in pairwise([0.0, *times]):
+        x = transition(process, s, t).draw(x, *rng.uniform(2, len(x0))[0])
         yield x
 
 
 def _forward(
-    name: str,
-    process: Interpolating,
-    p0: Tensor,
-    ids: Tensor,
-    times: Sequence[float],
-    seed: int,
-    mask_id: int,
+    name: str, process: Process, ids: Tensor, measured: Sequence[Measures], seed: int, mask_id: int
 ) -> Track:
     clean, rows = ids[:SHOWN], []
-    for t, x in zip(times, walk(process, clean, times, Streams([seed])), strict=True):
+    path = walk(process, clean, [found.t for found in measured], Streams([seed]))
+    for found, x in zip(measured, path, strict=True):
         states = np.select([x == clean, x == mask_id], [State.KEPT, State.MASKED], State.REPLACED)
         noise = (x != clean).double().mean().item()
-        rows.append(Noised(t, noise, x.tolist(), "".join(states), measure(process, p0, clean, t)))
+        rows.append(Noised(found.t, noise, x.tolist(), "".join(states), found))
     return Track(f"{name} noise", len(ids), clean.tolist(), rows)
 
 
-def _reverse(name: str, process: Interpolating, frames: Sequence[Frame], mask_id: int) -> Track:
+def _reverse(name: str, process: Process, frames: Sequence[Frame], mask_id: int) -> Track:
     rows = []
     for frame in frames:
         x, clock, changed = (part[0, :SHOWN].cpu() for part in (frame.x, frame.clock, frame.opened))
@@ -279,35 +416,46 @@ def _reverse(name: str, process: Interpolating, frames: Sequence[Frame], mask_id
 # -- matrices ---------------------------------------------------------------------------------------------
 
 
-def _chain(process: Interpolating, p0: Tensor, special_ids: Sequence[int], times: Sequence[float]) -> Chain:
-    """Over every state the chain can reach or, where these are too many, over the text's own and the mask.
+def _chain(process: Process, p0: Tensor, times: Sequence[float]) -> Chain:
+    """Over every state the chain reaches or, where these are too many, over the text's own and the mask.
 
-    The rest is then lumped into one state. That is exact: noise of this family treats them all alike.
+    The rest is then lumped into one state.
     """
-    weight = p0 + process.stationary()  # of symbols with equal stationary mass, the frequent come first
-    reached = weight > 0
+    shown = spread([t for t in times if t > 0], STEPS)
+    steps = [transition(process, s, t) for s, t in pairwise([0.0, *shown])]
+    products = [transition(process, 0.0, t) for t in shown]
+    reached = _reached(p0, [*steps, *products])
     chosen = reached
     if reached.sum() > ALPHABET:
-        own = p0 > 0
-        own[list(special_ids)] |= reached[list(special_ids)]
+        own = (p0 > 0) | (reached & ~process.vocabulary.is_text)
+        weight = p0 + prior(process).exp()  # of symbols that noise likes alike, the frequent come first
         best = torch.where(own, weight, 0.0).argsort(descending=True, stable=True)[: ALPHABET - 1]
         chosen = torch.zeros_like(own).index_fill(0, best, True) & own
     states, others = chosen.nonzero()[:, 0], (reached & ~chosen).nonzero()[:, 0]
-    shown = spread([t for t in times if t > 0], STEPS)
     return Chain(
         states=states.tolist(),
         lumped=len(others),
         times=shown,
-        steps=[_matrix(process, states, others, s, t) for s, t in pairwise([0.0, *shown])],
-        products=[_matrix(process, states, others, 0.0, t) for t in shown],
+        steps=[_matrix(q, states, others) for q in steps],
+        products=[_matrix(q, states, others) for q in products],
     )
 
 
-def _matrix(process: Interpolating, states: Tensor, others: Tensor, s: float, t: float) -> list[list[float]]:
+def _reached(p0: Tensor, transitions: Sequence[Transition]) -> Tensor:
+    """Symbols, (V,) bool, that the transitions lead to from those of the text, in whatever order."""
+    reached = p0 > 0
+    while True:
+        mass = reached.to(F64)
+        grown = sum((q.law(mass) for q in transitions), start=mass) > 0
+        if grown.equal(reached):
+            return reached
+        reached = grown
+
+
+def _matrix(q: Transition, states: Tensor, others: Tensor) -> list[list[float]]:
     """q(x_t = i | x_s = j) over the states, and all the others as one more."""
-    from_, to = torch.full(states.shape, s, dtype=F64), torch.full(states.shape, t, dtype=F64)
-    into = process.likelihood(states, from_, to).exp()  # (K, V): to a state, from any id
+    into = q.rows(states)  # (K, V): to a state, from any id
     if not len(others):
         return into[:, states].tolist()
     rows = torch.cat([into[:, states], into[:, others].mean(1, keepdim=True)], 1)
-    return torch.cat([rows, 1 - rows.sum(0, keepdim=True)]).tolist()
+    return torch.cat([rows, (1 - rows.sum(0, keepdim=True)).clamp(min=0)]).tolist()

@@ -1,0 +1,220 @@
+"""Every process and objective, from settings to text: trained a little, saved, loaded, sampled, infilled."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import metrics, train_tiny
+from worlds import RING
+
+from ddcli.checkpoint import load_model
+from ddcli.errors import DdcliError
+
+LETTERS = "abc\n"
+TEXT = "aabaaacaab\n" * 300
+
+CELLS = {
+    "absorbing": {},
+    "absorbing in steps": {"objective__name": "discrete-elbo", "objective__timesteps": 16},
+    "absorbing, flat weights": {"objective__name": "cross-entropy"},
+    "absorbing, by its score": {"objective__name": "score-entropy"},
+    "absorbing, geometric": {"process__schedule": "geometric"},
+    "absorbing with a clock": {"model__clock": "time"},
+    "uniform": {"process__name": "uniform"},
+    "uniform in steps": {"process__name": "uniform", "objective__name": "discrete-elbo"},
+    "uniform, d3pm-hybrid": {"process__name": "uniform", "objective__name": "d3pm-hybrid:0.1"},
+    "uniform, flat weights": {"process__name": "uniform", "objective__name": "cross-entropy"},
+    "uniform, no time": {
+        "process__name": "uniform",
+        "objective__name": "cross-entropy",
+        "model__clock": "given",
+        "model__predicts": "posterior",
+    },
+    "uniform, by its score": {"process__name": "uniform", "objective__name": "score-entropy"},
+    "hybrid": {"process__name": "hybrid:0.2", "process__schedule": "cosine"},
+    "unigram": {"process__name": "stationary:unigram"},
+    "band": {"process__name": "band:1"},
+    "gaussian, by its score": {"process__name": "gaussian", "objective__name": "score-entropy"},
+    "autoregressive": {"process__name": "autoregressive"},
+}
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    path = tmp_path_factory.mktemp("letters") / "letters.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def trained(run, letters, **changes):
+    train_tiny(run, letters, **{"train__steps": 60, "validation__every": 60, "train__lr": 5e-3, **changes})
+    return load_model(run)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_process_and_objective_learns_writes_and_fills(name, letters, tmp_path):
+    model = trained(tmp_path / "run", letters, **CELLS[name])
+    bounds = [line["bound_nats_per_token"] for line in metrics(tmp_path / "run") if "bound_stderr" in line]
+    assert bounds[-1] < bounds[0] - 0.2
+    (sample,) = model.sample(1, seed=1)
+    assert set(sample.text) <= set(LETTERS)
+    assert len(sample.text) == 32
+    assert model.sample(1, seed=1, prompt="abc")[0].text.startswith("abc")
+    if name != "autoregressive":
+        filled = model.infill("abc[MASK:4]cb", seed=2, score=True)[0]
+        assert filled.text.startswith("abc")
+        assert filled.text.endswith("cb")
+        assert len(filled.text) == 9
+        assert np.isfinite(filled.score)
+
+
+def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(letters, tmp_path):
+    flat = 0.85 * np.eye(4) + 0.15 * np.full((4, 4), 0.25)
+    shift = 0.9 * np.eye(4) + 0.1 * np.roll(np.eye(4), 1, 0)
+    noise = tmp_path / "noise.json"
+    steps = [(flat @ shift if k % 2 else shift @ flat).tolist() for k in range(16)]
+    noise.write_text(json.dumps({"symbols": ["a", "b", "c", "\n"], "steps": steps}))
+    settings = {"process__name": f"steps:{noise}", "objective__name": "discrete-elbo"}
+    run = tmp_path / "run"
+    model = trained(run, letters, objective__timesteps=16, **settings)
+    with pytest.raises(DdcliError, match="--timesteps 16"):
+        trained(tmp_path / "other", letters, objective__timesteps=8, **settings)
+    noise.unlink()
+    again = load_model(run)
+    assert again.sample(1, seed=3)[0].text == model.sample(1, seed=3)[0].text
+    assert len(again.infill("ab[MASK:2]c", seed=1)[0].text) == 5
+
+
+def test_noise_from_a_file_goes_on_after_the_file_is_gone(letters, tmp_path):
+    noise = tmp_path / "noise.npy"
+    np.save(noise, np.full((4, 4), 0.25) - np.eye(4))
+    run = tmp_path / "run"
+    trained(run, letters, process__name=f"generator:{noise}", train__steps=10, checkpoint__every=5)
+    noise.unlink()
+    changes = {"process__name": f"generator:{noise}", "train__steps": 12, "train__lr": 5e-3}
+    train_tiny(run, letters, resume=True, validation__every=60, **changes)
+    assert len(load_model(run).sample(1, seed=1)[0].text) == 32
+
+
+def test_the_autoregressive_bound_is_the_likelihood_itself_and_is_learnt(letters, tmp_path):
+    trained(tmp_path / "run", letters, process__name="autoregressive", train__steps=150)
+    last = metrics(tmp_path / "run")[-1]
+    assert last["bound_nats_per_token"] == last["literature_nats_per_token"]
+    assert last["bound_nats_per_token"] < 0.3  # the text repeats itself
+
+
+def test_an_autoregressive_model_takes_one_evaluation_a_token_and_never_looks_ahead(letters, tmp_path):
+    model = trained(tmp_path / "run", letters, process__name="autoregressive", train__steps=20)
+    assert model.sample(1, seed=1, length=12, prompt="ab")[0].nfe == 10
+    with pytest.raises(DdcliError, match="cannot infill"):
+        model.infill("a[MASK]b")
+    for sampler in ("ancestral", "confidence"):
+        with pytest.raises(DdcliError, match="left-to-right"):
+            model.sample(1, sampler=sampler)
+    xt = torch.randint(0, 4, (1, 16))
+    t, rows = torch.ones(1, 16, dtype=torch.float64), torch.ones(1, 16, dtype=torch.bool)
+    changed = xt.clone()
+    changed[0, 9:] = (changed[0, 9:] + 1) % 4
+    with torch.no_grad():
+        one, other = model.denoiser(xt, t, rows), model.denoiser(changed, t, rows)
+    assert torch.equal(one[:10], other[:10])
+    assert not torch.equal(one[10:], other[10:])
+
+
+BAD = {
+    "a number after absorbing": ("absorbing:3", "elbo", {}, "takes nothing after its name"),
+    "a share of random tokens above one": ("hybrid:1.5", "elbo", {}, "hybrid:0.1"),
+    "a share that is no number": ("hybrid:much", "elbo", {}, "'much'"),
+    "a band of nothing": ("band:0", "elbo", {}, "such as band:1"),
+    "a width that is no number": ("gaussian:wide", "elbo", {}, "'wide'"),
+    "no such process": ("absorbin", "elbo", {}, "did you mean 'absorbing'"),
+    "no such objective": ("absorbing", "elbow", {}, "did you mean 'elbo'"),
+    "a number after elbo": ("absorbing", "elbo:2", {}, "takes nothing after its name"),
+    "a negative weight": ("absorbing", "d3pm-hybrid:-1", {}, "'-1'"),
+    "an autoregressive chain": ("autoregressive", "discrete-elbo", {}, "use --objective elbo"),
+    "an autoregressive schedule": ("autoregressive", "elbo", {"process__schedule": "cosine"}, "--schedule"),
+    "a file that is not there": ("generator:no.json", "elbo", {}, "no.json is not there"),
+    "no file": ("steps", "discrete-elbo", {}, "which file?"),
+    "a head there is none of": ("uniform", "elbo", {"model__predicts": "noise"}, "unknown head 'noise'"),
+    "a posterior that matrices blow up": ("band", "elbo", {"model__predicts": "posterior"}, "leave-one-out"),
+    "a schedule that rises": ("absorbing", "elbo", {"process__schedule": "polynomial:-1"}, "above 0"),
+    "a geometric schedule without end": ("uniform", "elbo", {"process__schedule": "geometric:0"}, "sigma"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_is_refused_by_name_before_anything_is_written(name, letters, tmp_path):
+    process, objective, changes, message = BAD[name]
+    run = tmp_path / "run"
+    with pytest.raises(DdcliError) as refusal:
+        trained(run, letters, process__name=process, objective__name=objective, **changes)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not run.exists()
+
+
+BAD_FILES = {
+    "columns that do not sum to 1": ({"steps": [[[0.5, 0.1], [0.4, 0.9]]]}, "steps", "column 0"),
+    "rows that sum to 1": ({"steps": [[[0.5, 0.5], [0.1, 0.9]]]}, "steps", "transpose it"),
+    "negative probabilities": ({"steps": [[[1.2, 0.0], [-0.2, 1.0]]]}, "steps", "negative"),
+    "negative rates": ({"generator": [[0.2, 0.1], [-0.2, -0.1]]}, "generator", "negative"),
+    "columns of a generator": ({"generator": [[-1.0, 1.0], [0.5, -1.0]]}, "generator", "sum to 0"),
+    "two parts that do not mix": ({"generator": [[0.0, 0.0], [0.0, 0.0]]}, "generator", "never forgets"),
+    "no square": ({"steps": [[[1.0, 0.0]]]}, "steps", "square"),
+    "one matrix where many belong": ({"steps": [[1.0, 0.0], [0.0, 1.0]]}, "steps", "list of matrices"),
+    "no numbers": ({"generator": [["a", "b"], ["c", "d"]]}, "generator", "no matrices of numbers"),
+    "infinite": ({"generator": [[float("inf"), 0.0], [0.0, 0.0]]}, "generator", "not every entry"),
+    "another key": ({"matrix": [[0.0]]}, "generator", "no 'generator'"),
+    "too few states": ({"steps": [[[1.0]]]}, "steps", "1 states, but the vocabulary has 2 symbols"),
+    "other symbols": (
+        {"symbols": ["a", "z"], "generator": [[-1.0, 1.0], [1.0, -1.0]]},
+        "generator",
+        "must be the vocabulary's",
+    ),
+    "a text": ("hello", "generator", "cannot be read"),
+    "weights of strangers": ({"z": 1.0}, "stationary", "no symbol"),
+    "weights below zero": ({"a": -1.0}, "stationary", "must be a number from 0"),
+    "weights of nothing": ({"a": 0}, "stationary", "all weights are 0"),
+    "no weights": ([1.0], "stationary", "no table of weights"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_no_noise_is_refused_by_name(name, tmp_path):
+    from ddcli.process import Vocabulary, make_process
+
+    content, kind, message = BAD_FILES[name]
+    path = tmp_path / "noise.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DdcliError) as refusal:
+        make_process(f"{kind}:{path}", "linear", Vocabulary(3, 2, (2,), ("a", "b", "<mask>")))
+    assert message in str(refusal.value)
+    assert "noise.json" in str(refusal.value) or "never forgets" in message or "states" in message
+
+
+def test_symbols_of_a_file_may_come_in_any_order_and_hold_a_mask(tmp_path):
+    from ddcli.process import Vocabulary, make_process
+
+    vocabulary = Vocabulary(5, 4, (3, 4), ("a", "b", "c", "<pad>", "<mask>"))
+    path = tmp_path / "noise.json"
+    order = [2, 0, 1]
+    path.write_text(json.dumps({"symbols": ["c", "a", "b"], "generator": RING[order][:, order].tolist()}))
+    shuffled = make_process(f"generator:{path}", "linear", vocabulary)
+    np.save(tmp_path / "noise.npy", RING.numpy())
+    plain = make_process(f"generator:{tmp_path / 'noise.npy'}", "linear", vocabulary)
+    torch.testing.assert_close(shuffled.matrix, plain.matrix)
+    absorbing = np.diag([-1.0, -1, -1, 0])
+    absorbing[3, :3] = 1
+    np.save(tmp_path / "mask.npy", absorbing)
+    masked = make_process(f"generator:{tmp_path / 'mask.npy'}", "linear", vocabulary)
+    assert masked.states.tolist() == [0, 1, 2, 4]
+    assert not masked.needs_clock
+
+
+def test_a_step_may_be_repeated(tmp_path):
+    from ddcli.process import Vocabulary, make_process
+
+    path = tmp_path / "noise.json"
+    path.write_text(json.dumps({"steps": [[0.9, 0.1], [0.1, 0.9]], "repeat": 12}))
+    assert make_process(f"steps:{path}", "linear", Vocabulary(2)).timesteps == 12

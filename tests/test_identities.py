@@ -1,0 +1,93 @@
+"""Every identity holds to its tolerance; and the documents that tell of them tell the truth."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from identities import (
+    IDENTITIES,
+    absorbing_nelbo,
+    chains,
+    excess,
+    flow_matching,
+    measure,
+    points,
+    small_chains,
+    udlm,
+)
+
+ROOT = Path(__file__).parent.parent
+THEORY = ROOT / "docs" / "theory.md"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from exactness import between_markers, table  # noqa: E402
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_every_identity_holds_to_its_tolerance(name):
+    assert measure(name).error <= IDENTITIES[name].tolerance
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_no_identity_compares_nothing_or_one_number_with_itself(name):
+    found = measure(name)
+    assert found.count >= 4
+    assert found.spread > 0
+
+
+def test_flow_matchings_generalised_kl_is_not_the_uniform_bound():
+    """It bounds another chain of the same marginals: never call it the uniform ELBO."""
+    for chain in chains("uniform"):
+        at = points(chain)
+        assert (flow_matching(at) - udlm(at)).abs().max() > 0.1
+
+
+def test_even_steps_lose_a_little_of_their_rate_on_hybrid_noise():
+    """Its random share begins and ends as the root of time."""
+    (chain,) = (chain for chain in small_chains() if chain.kind == "hybrid")
+    assert 1.5 < excess(chain, 32) / excess(chain, 64) < 1.9
+
+
+def test_a_perfect_belief_costs_nothing_and_a_worse_one_more():
+    """The plain formulas, too, are costs: 0 where the belief is the truth, above elsewhere."""
+    for form, kind in ((udlm, "uniform"), (absorbing_nelbo, "absorbing"), (flow_matching, "uniform")):
+        for chain in chains(kind):
+            at = points(chain, masked=kind == "absorbing")
+            truth = torch.eye(chain.k + 1, dtype=torch.float64)[at.x]
+            near = (1 - 1e-9) * truth + 1e-9 / chain.k
+            near[:, -1] = 0
+            assert form(replace(at, p=near)).abs().max() < 1e-4
+            assert (form(at) > 0).all()
+
+
+def test_the_theory_holds_the_table_of_today():
+    """All but the measured figures, whose last digits differ between machines."""
+
+    def still(text):
+        return [re.sub(r"\| [^|]* \| ([^|]*) \|$", r"| \1 |", line) for line in text.strip().splitlines()]
+
+    assert still(between_markers(THEORY.read_text())) == still(table())
+
+
+LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)")
+
+
+def test_every_name_the_theory_links_is_defined_in_the_file_it_links():
+    links = LINK.findall(THEORY.read_text())
+    assert len(links) > 50
+    for name, path in links:
+        last = name.rpartition(".")[2]
+        source = (ROOT / path).read_text()
+        assert re.search(rf"^ *(def|class) {last}\b|^ *{last}\b *[:=]", source, re.M), f"{name} in {path}"
+
+
+def test_every_section_of_the_theory_links_a_function_and_what_holds_it():
+    sections = re.split(r"^## ", THEORY.read_text(), flags=re.M)[1:]
+    for section in sections:
+        paths = [path for _, path in LINK.findall(section)]
+        title = section.splitlines()[0]
+        assert any(path.startswith("ddcli/") for path in paths), title
+        assert any(path.startswith("tests/") for path in paths), title

@@ -1,0 +1,148 @@
+"""Training finds what there is to find: bounds come down to the entropy of sources that are known.
+
+Blocks are drawn one by one from the source's start, so the bound is that of a *block*: of a chain started
+from its stationary law pi, H_L / L = h + (H(pi) - h) / L, above the rate h that a long text would cost.
+"""
+
+import itertools
+import math
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from chains import block_entropy, entropy, random_chain, stationary
+from tiny import metrics, train_tiny
+
+F64 = torch.float64
+BITS = math.log(2)
+
+# -- sources -----------------------------------------------------------------------------------------------
+
+LENGTH = 16  # of a block of the chain
+CHAIN = random_chain(symbols=8, seed=3)
+PAIRS = 6  # of brackets in a record
+ROUND = 0.7  # of them are round
+
+
+def chain_text(n: int, seed: int) -> str:
+    """n blocks one after the other, each from the stationary law on."""
+    return "".join("abcdefgh"[i] for i in CHAIN.draw(n, LENGTH, seed).flatten().tolist())
+
+
+@cache
+def catalan(n: int) -> int:
+    return math.comb(2 * n, n) // (n + 1)
+
+
+def brackets(n: int, u) -> str:
+    """A string of the grammar S -> ( S ) S | [ S ] S | nothing, given that it has n pairs.
+
+    u() gives a uniform number. A shape is as likely as any other, so k pairs stand within the first one with
+    the chance C_k C_{n-1-k} / C_n.
+    """
+    if not n:
+        return ""
+    target, within = u() * catalan(n), 0
+    while target >= (ways := catalan(within) * catalan(n - 1 - within)):
+        target, within = target - ways, within + 1
+    opening, closing = "()" if u() < ROUND else "[]"
+    return opening + brackets(within, u) + closing + brackets(n - 1 - within, u)
+
+
+def bracket_records(n: int, seed: int) -> str:
+    """n records, one a line."""
+    numbers = iter(
+        torch.rand(2 * PAIRS * n, generator=torch.Generator().manual_seed(seed), dtype=F64).tolist()
+    )
+    return "".join(brackets(PAIRS, numbers.__next__) + "\n" for _ in range(n))
+
+
+def bracket_entropy(pairs: int) -> float:
+    """Of a record, nats: its shape, and the kind of each pair."""
+    return math.log(catalan(pairs)) + pairs * entropy(torch.tensor([ROUND, 1 - ROUND], dtype=F64)).item()
+
+
+def every_record(pairs: int) -> dict[str, float]:
+    """Every string of the grammar and its chance."""
+    if not pairs:
+        return {"": 1.0}
+    found: dict[str, float] = {}
+    for within, (kind, chance) in itertools.product(range(pairs), (("()", ROUND), ("[]", 1 - ROUND))):
+        share = catalan(within) * catalan(pairs - 1 - within) / catalan(pairs) * chance
+        inside, after = every_record(within), every_record(pairs - 1 - within)
+        for (a, p), (b, q) in itertools.product(inside.items(), after.items()):
+            found[kind[0] + a + kind[1] + b] = share * p * q
+    return found
+
+
+def test_the_entropy_of_bracket_records_is_that_of_their_enumeration():
+    records = every_record(4)
+    law = torch.tensor(list(records.values()), dtype=F64)
+    assert law.sum().item() == pytest.approx(1)
+    assert entropy(law).item() == pytest.approx(bracket_entropy(4))
+    seen = set(bracket_records(500, seed=1).split())
+    assert seen <= set(every_record(PAIRS))
+
+
+def test_a_block_costs_more_than_the_rate_by_more_than_training_may_miss():
+    """So a bound compared with the rate in place of the block's entropy would fail here."""
+    rate = (stationary(CHAIN.move) * entropy(CHAIN.move)).sum().item()
+    assert (block_entropy(CHAIN, LENGTH) / LENGTH - rate) / BITS > 0.02
+
+
+# -- training ----------------------------------------------------------------------------------------------
+
+SOURCES = {
+    "chain": (chain_text, block_entropy(CHAIN, LENGTH) / LENGTH / BITS, {"data__length": LENGTH}),
+    "brackets": (bracket_records, bracket_entropy(PAIRS) / (2 * PAIRS) / BITS, {"data__lines": True}),
+}
+# how long to learn, and how many noisings of each validation block to average: bounds of noise that leaves
+# tokens visible vary more from draw to draw
+EFFORT = {"absorbing": (1800, 2), "uniform": (5000, 18), "hybrid:0.1": (7000, 18)}
+FAST = ("chain", "absorbing", "elbo")
+CELLS = [
+    pytest.param(*cell, id="-".join(cell), marks=() if cell == FAST else pytest.mark.slow)
+    for cell in itertools.product(SOURCES, EFFORT, ("elbo", "discrete-elbo"))
+]
+
+
+def trained_bound(folder: Path, source: str, process: str, objective: str) -> tuple[float, float]:
+    """The bound in bits a symbol of a network trained on a source, and its standard error."""
+    write, _, settings = SOURCES[source]
+    (folder / "train.txt").write_text(write(60_000, seed=1))
+    (folder / "valid.txt").write_text(write(16_384, seed=2))
+    steps, draws = EFFORT[process]
+    train_tiny(
+        folder / "run",
+        folder / "train.txt",
+        **{"data__length": None, **settings},
+        data__valid=str(folder / "valid.txt"),
+        process__name=process,
+        objective__name=objective,
+        objective__timesteps=256,
+        model__width=64,
+        model__heads=4,
+        train__batch_size=64,
+        train__steps=steps,
+        train__lr=5e-3,
+        validation__every=steps,
+        validation__sequences=16_384,
+        validation__draws=1,
+        validation__final_draws=draws,
+        checkpoint__every=steps,
+        metrics__every=steps,
+    )
+    last = metrics(folder / "run")[-1]
+    bits = last["bound_bits_per_char"]
+    return bits, last["bound_stderr"] * bits / last["bound_nats_per_token"]
+
+
+@pytest.mark.parametrize(("source", "process", "objective"), CELLS)
+def test_the_bound_of_a_trained_network_comes_down_to_the_entropy_of_a_block(
+    source, process, objective, tmp_path
+):
+    entropy_of_block = SOURCES[source][1]
+    bits, error = trained_bound(tmp_path, source, process, objective)
+    assert error <= 0.004
+    assert -3 * error < bits - entropy_of_block < 0.02

@@ -1,0 +1,270 @@
+"""Laws of the samplers with no network in between: the belief is that of one who knows the source.
+
+Two statistics of draws of 256 positions, after arXiv:2602.19619, which measures samplers by an oracle. The
+*surplus*: mean of -ln p(x) under the source, less its entropy; 0 in the mean for exact draws, and linear in
+the law drawn from. And the likelihood ratio of the counted moves against the chain's own, which for exact
+draws is chi-square with K (K - 1) degrees of freedom, however the moves depend on each other (Billingsley,
+"Statistical methods in Markov chains", Ann. Math. Statist. 32, 1961).
+"""
+
+import itertools
+
+import pytest
+import torch
+from chains import (
+    OneStream,
+    Oracle,
+    block_entropy,
+    entropy,
+    pair_law,
+    random_chain,
+    random_hmm,
+    sample,
+    stationary,
+    surplus,
+)
+from scipy.stats import chi2, chisquare
+from worlds import (
+    CONTINUOUS,
+    PER_POSITION,
+    SYMBOLS,
+    ExactDenoiser,
+    chain_states,
+    exact_belief,
+    law_of,
+    make,
+    reachable,
+    world,
+)
+
+from ddcli.process import make_process, posterior, prior
+from ddcli.sampler import Ancestral, Confidence, LeftToRight
+
+F64 = torch.float64
+LENGTH = 256
+CHAIN = random_chain(symbols=4, seed=3)
+HIDDEN = random_hmm(states=4, symbols=SYMBOLS, seed=8)
+NOISES = ["absorbing", "uniform", "hybrid:0.1"]
+
+
+def likelihood_ratio(source, x):
+    """P of moves as far from the chain's as those of draws (B, L), were they exact."""
+    seen = pair_law(x, source.symbols)
+    found = seen / seen.sum(-1, keepdim=True)
+    statistic = 2 * torch.xlogy(seen, found / source.move).sum().item()
+    return chi2.sf(statistic, source.symbols * (source.symbols - 1))
+
+
+def pooled(seen, expected):
+    """P of counts (S,) where `expected` ones (S,) were due, the rarest taken together so that 5 are due."""
+    order = expected.argsort(descending=True)
+    seen, expected = seen[order].double(), expected[order]
+    kept = int((expected.flip(0).cumsum(0).flip(0) >= 5).sum())
+    kept = min(kept, int((expected >= 5).sum()) + 1)
+    group = torch.arange(len(seen)).clamp(max=kept - 1)
+    seen, expected = (torch.zeros(kept, dtype=F64).index_add(0, group, x) for x in (seen, expected))
+    return chisquare(seen, expected * seen.sum() / expected.sum()).pvalue
+
+
+# -- the oracle itself -------------------------------------------------------------------------------------
+
+
+def by_paths(source, x):
+    """p of strings (n, L), summed over every path of hidden states."""
+    total = torch.zeros(len(x), dtype=F64)
+    for path in itertools.product(range(len(source.start)), repeat=x.shape[1]):
+        moves = torch.stack([source.move[a, b] for a, b in itertools.pairwise(path)]).prod()
+        total += source.start[path[0]] * moves * source.emit[list(path), x].prod(-1)
+    return total
+
+
+def test_the_law_of_a_source_is_a_sum_over_hidden_paths():
+    strings, _ = world(4)
+    found = HIDDEN.log_prob(strings).exp()
+    torch.testing.assert_close(found, by_paths(HIDDEN, strings))
+    assert found.sum().item() == pytest.approx(1)
+
+
+def test_draws_of_a_source_follow_its_law():
+    strings, _ = world(4)
+    n = 50_000
+    assert pooled(law_of(HIDDEN.draw(n, 4, seed=1), 4), n * HIDDEN.log_prob(strings).exp()) > 1e-3
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_block_of_a_chain_costs_the_rate_and_what_the_first_symbol_costs_more(length):
+    source = random_chain(symbols=SYMBOLS, seed=2)
+    strings, _ = world(length)
+    log_p = source.log_prob(strings)
+    found = block_entropy(source, length)
+    assert found == pytest.approx(-(log_p.exp() * log_p).sum().item())
+    rate = (stationary(source.move) * entropy(source.move)).sum().item()
+    assert found / length == pytest.approx(rate + (entropy(source.start).item() - rate) / length)
+
+
+@pytest.mark.parametrize("name", PER_POSITION)
+def test_the_oracle_believes_what_enumeration_gives(name):
+    process = make(name)
+    strings, _ = world(4)
+    states = reachable(process, 4)
+    log_p = HIDDEN.log_prob(strings)
+    clock = torch.full(states.shape, 0.6, dtype=F64)
+    found = Oracle(process, HIDDEN)(states, clock, torch.ones_like(states, dtype=torch.bool))
+    expected = exact_belief(process, strings, log_p, states, 0.6)
+    torch.testing.assert_close(found.view_as(expected).exp(), expected.exp(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PER_POSITION)
+def test_the_oracle_reads_the_clock_of_every_position(name):
+    process = make(name)
+    strings, _ = world(4)
+    n = 300
+    rng = torch.Generator().manual_seed(0)
+    clock = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=F64)[torch.randint(0, 4, (n, 4), generator=rng)]
+    xt = process.noise(HIDDEN.draw(n, 4, seed=2), clock, OneStream(n, 3))
+    rows = torch.rand(n, 4, generator=rng) < 0.5
+    expected = ExactDenoiser(process, strings, HIDDEN.log_prob(strings))(xt, clock, rows)
+    found = Oracle(process, HIDDEN)(xt, clock, rows)
+    torch.testing.assert_close(found.exp(), expected.exp(), rtol=1e-9, atol=1e-12)
+
+
+# -- error against evaluations -----------------------------------------------------------------------------
+
+
+def draw(noise, sampler, n, steps, source=CHAIN, length=LENGTH):
+    process = make_process(noise, "linear", source.vocabulary)
+    return sample(process, sampler, Oracle(process, source), (n, length), steps, seed=1)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_error_of_ancestral_steps_falls_about_as_one_over_evaluations(noise):
+    errors = []
+    for steps in (4, 8):
+        x, nfe = draw(noise, Ancestral(), 400, steps)
+        error, deviation = surplus(CHAIN, x)
+        assert (nfe == steps).all()
+        assert error > 4 * deviation
+        errors.append(error)
+    assert 1.4 < errors[0] / errors[1] < 4
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_as_many_ancestral_steps_as_positions_are_exact_within_sampling_error(noise):
+    x, nfe = draw(noise, Ancestral(), 48, LENGTH)
+    error, deviation = surplus(CHAIN, x)
+    assert nfe.max() <= LENGTH
+    assert abs(error) < 4 * deviation
+    assert deviation < 0.02
+    assert likelihood_ratio(CHAIN, x) > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [Confidence(), LeftToRight()], ids=["confidence", "left-to-right"])
+def test_one_position_a_step_in_any_order_of_what_is_revealed_is_exact(sampler):
+    x, nfe = draw("absorbing", sampler, 96, LENGTH)
+    error, deviation = surplus(CHAIN, x)
+    assert (nfe == LENGTH).all()
+    assert abs(error) < 4 * deviation
+    assert likelihood_ratio(CHAIN, x) > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [Confidence(), LeftToRight()], ids=["confidence", "left-to-right"])
+def test_several_positions_a_step_are_seen_to_be_wrong_and_fewer_are_better(sampler):
+    few, some = (draw("absorbing", sampler, 96, steps)[0] for steps in (LENGTH // 16, LENGTH // 2))
+    assert likelihood_ratio(CHAIN, some) < 1e-6
+    assert surplus(CHAIN, few)[0] > surplus(CHAIN, some)[0] > 4 * surplus(CHAIN, some)[1]
+
+
+def test_one_position_a_step_draws_a_source_whose_states_are_hidden():
+    """No entropy in closed form here: the reference is the mean over draws of the source itself."""
+    length, n = 64, 400
+    x, _ = draw("absorbing", LeftToRight(), n, length, HIDDEN, length)
+    found, expected = HIDDEN.log_prob(x), HIDDEN.log_prob(HIDDEN.draw(20 * n, length, seed=4))
+    assert expected.mean().item() == pytest.approx(found.mean().item(), abs=4 * found.std().item() / n**0.5)
+    one_step, _ = draw("absorbing", LeftToRight(), n, 1, HIDDEN, length)
+    assert expected.mean() - HIDDEN.log_prob(one_step).mean() > 20 * found.std() / n**0.5
+
+
+# -- whole laws, by a hundred thousand draws ---------------------------------------------------------------
+
+DRAWS = 100_000
+
+
+class Looked:
+    """An exact belief, looked up: canvases are all of a few strings, and share one clock."""
+
+    def __init__(self, process, strings, log_p):
+        self.process, self.strings, self.log_p = process, strings, log_p
+        self.chain = torch.tensor(chain_states(process))
+        self.states = reachable(process, strings.shape[1])
+        self.place = torch.zeros(process.vocabulary.size, dtype=torch.long)
+        self.place[self.chain] = torch.arange(len(self.chain))
+
+    def __call__(self, xt, t, rows, valid=None):
+        belief = exact_belief(self.process, self.strings, self.log_p, self.states, t.max())
+        sequence, position = rows.nonzero(as_tuple=True)
+        weights = len(self.chain) ** torch.arange(xt.shape[1] - 1, -1, -1)
+        return belief[(self.place[xt[sequence]] * weights).sum(-1), position]
+
+
+def drawn(process, sampler, positions, steps):
+    """How often each string of the world comes out, (S,)."""
+    denoiser = Looked(process, *world(positions))
+    x, _ = sample(process, sampler, denoiser, (DRAWS, positions), steps, seed=10 + positions)
+    return law_of(x, positions)
+
+
+def law_of_steps(process, positions, steps):
+    """The law of few ancestral steps of an exact belief, (S,), passed on from string to string."""
+    strings, log_p = world(positions)
+    states = reachable(process, positions)
+    law = prior(process)[states].sum(-1).exp()
+    for t, s in itertools.pairwise(Ancestral().times(process, steps, positions)):
+        belief = exact_belief(process, strings, log_p, states, t)
+        clocks = (x.expand(states.shape) for x in (s, t))
+        step = posterior(process, belief, states, *clocks)  # (Z, positions, V)
+        onward = [step[:, i, states[:, i]] for i in range(positions)]  # (Z, Z) each
+        law = law @ torch.stack(onward).sum(0).exp()
+    place = [(states == string).all(-1).nonzero()[0, 0] for string in strings]
+    return law[torch.stack(place)]
+
+
+@pytest.mark.parametrize("name", PER_POSITION)
+def test_few_ancestral_steps_draw_from_the_law_that_enumeration_gives(name):
+    process = make(name)
+    expected = law_of_steps(process, 2, 2)
+    assert expected.sum().item() == pytest.approx(1)
+    assert pooled(drawn(process, Ancestral(), 2, 2), DRAWS * expected) > 1e-3
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_the_law_of_ancestral_steps_comes_to_the_joint_as_one_over_their_number(name):
+    """In total variation. Hybrid noise is a little slower: its random share has roots at both ends."""
+    process = make(name)
+    joint = world(2)[1].exp()
+    distance = [(law_of_steps(process, 2, steps) - joint).abs().sum().item() / 2 for steps in (32, 64, 128)]
+    assert distance[-1] < 0.01
+    for coarse, fine in itertools.pairwise(distance):
+        assert 1.7 < coarse / fine < 2.2
+
+
+@pytest.mark.parametrize(
+    "name", ["absorbing", *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "hybrid"))]
+)
+def test_a_hundred_thousand_draws_of_many_steps_are_those_of_the_joint(name):
+    expected = DRAWS * world(2)[1].exp()
+    assert pooled(drawn(make(name), Ancestral(), 2, 256), expected) > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [Confidence(), LeftToRight()], ids=["confidence", "left-to-right"])
+def test_a_hundred_thousand_draws_at_one_position_a_step_are_those_of_the_joint(sampler):
+    expected = DRAWS * world(3)[1].exp()
+    assert pooled(drawn(make("absorbing"), sampler, 3, 3), expected) > 1e-3
+    assert pooled(drawn(make("absorbing"), sampler, 3, 1), expected) < 1e-6
+
+
+def test_chance_is_told_from_error_by_counts_of_which_five_are_due():
+    """The test of the tests: rare strings are taken together, and a shift of one in a hundred is seen."""
+    expected = torch.tensor([50_000, 49_990, 6, 3, 0.9, 0.1], dtype=F64)
+    assert pooled(torch.tensor([50_050, 49_940, 5, 2, 2, 1]), expected) > 0.1
+    assert pooled(torch.tensor([50_500, 49_490, 5, 2, 2, 1]), expected) < 0.01
+    assert pooled(torch.tensor([50_000, 49_960, 6, 3, 21, 10]), expected) < 1e-6
