@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .config import Config, build_config, read_toml
-from .denoiser import Batched, NetworkDenoiser, OneByOne, find_head
+from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, RunFailed, unknown
 from .files import MANIFEST, sha256, whole_file, whole_folder, write_text
 from .generate import SamplerSettings, TextModel
@@ -96,7 +96,8 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         head = find_head(about["predicts"], process)
     except KeyError as missing:
         raise DdcliError(f"{run / TABLES} is damaged: it holds no {missing}") from None
-    denoiser = NetworkDenoiser(network, process, head, dtype)
+    plain = NetworkDenoiser(network, process, head, dtype)
+    denoiser: Denoiser = Cached(plain, network) if network_config.block else plain
     return TextModel(
         denoiser=OneByOne(denoiser) if dtype == torch.float32 else Batched(denoiser),
         process=process,
@@ -104,6 +105,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         length=about["length"],
         device=where,
         record_lengths=about["record_lengths"] or None,
+        block=network_config.block,
         settings=SamplerSettings().but(
             **{k: v for k, v in sampling.items() if k in SamplerSettings.model_fields}
         ),
@@ -131,6 +133,8 @@ class _Described(BaseModel):
     mlp_ratio: int = Field(ge=1)
     clock: Literal["none", "given", "time"]
     causal: bool
+    block: int = Field(ge=0)
+    window: int = Field(ge=0)
     bos_token_id: int = Field(ge=0)
     diffusion: _Diffusion
 

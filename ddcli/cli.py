@@ -120,6 +120,7 @@ TRAIN_FLAGS = {
     "objective": "objective.name",
     "timesteps": "objective.timesteps",
     "size": "model.size",
+    "block": "model.block",
     "batch_size": "train.batch_size",
     "steps": "train.steps",
     "minutes": "train.minutes",
@@ -154,11 +155,17 @@ def train(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="elbo, discrete-elbo, d3pm-hybrid[:WEIGHT], score-entropy or cross-entropy."),
+        typer.Option(
+            help="auto, elbo, discrete-elbo, d3pm-hybrid[:WEIGHT], score-entropy or cross-entropy. Auto is "
+            "elbo for masks, cross-entropy where tokens turn into others."
+        ),
     ] = None,
     timesteps: Annotated[int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid.")] = None,
     size: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens in a block.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Block diffusion: so many tokens at once, after those before them.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences per update, in all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Measure the speed once, and do what fits.")] = None,

@@ -42,7 +42,7 @@ class ProcessSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    name: str = "elbo"  # or discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
+    name: str = "auto"  # elbo, discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
     timesteps: int = Field(256, ge=1)  # T of the discrete-elbo and of d3pm-hybrid
 
 
@@ -51,6 +51,7 @@ class Model(Section):
     width: int | None = Field(None, ge=2)
     layers: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
+    block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
     clock: Literal["auto", "none", "given", "time"] = "auto"  # what is told of each position; given: whether
     predicts: str = "auto"  # leave-one-out, posterior or score; auto is what the objective teaches
 
@@ -66,7 +67,7 @@ class Train(Section):
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
-    times: str = "bell"  # bell or even: with bell the loss is a reweighted bound, which learns faster
+    times: str = "bell"  # bell[:CENTRE], even, clipped:LOW:HIGH; all but even reweight the bound
     given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
-from .objective import log_ratios
+from .objective import Objective, log_ratios
 from .process import Matrices, Process, flat_text, leave_one_out
 from .randomness import LOG_ZERO
 
@@ -27,18 +28,23 @@ LATEST = 1 - 1e-3  # the time at which a score of later ones is read
 
 
 class Denoiser(Protocol):
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
         """log p0, (N, V) float32, at the N positions of `rows` (B, L) bool, in the order of nonzero().
 
         xt (B, L) tokens, t (B, L) clocks, valid (B, L) bool: False at padding, None where there is none.
+        told: what only some networks are told, a row for each sequence: `clean` (B, L), what stands in the
+        blocks before each one, where xt is noisy in all of them at once.
         """
 
 
 class Backbone(Protocol):
     """A network in two halves."""
 
-    def trunk(self, input_ids: Tensor, clock: Tensor, valid: Tensor | None, /) -> Tensor:
-        """Hidden states (B, L, D) of tokens (B, L) at clocks (B, L) float32."""
+    @property
+    def trunk(self) -> Callable[..., Tensor]:
+        """Hidden states (B, L, D) of tokens (B, L), clocks (B, L) float32, `valid`, and what else is told."""
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D)."""
@@ -121,6 +127,15 @@ def find_head(name: str, process: Process) -> Head:
     return HEADS[name]
 
 
+def default_head(objective: Objective, process: Process) -> str:
+    """What a head comes to mean by an objective; the belief itself where the process cannot use that."""
+    try:
+        find_head(objective.teaches, process)
+    except DdcliError:
+        return "leave-one-out"
+    return objective.teaches
+
+
 # -- networks ---------------------------------------------------------------------------------------------
 
 
@@ -141,29 +156,84 @@ class NetworkDenoiser:
         """
         compiled = torch.compile(self.network.trunk)
 
-        def first_use(xt: Tensor, clock: Tensor, valid: Tensor | None) -> Tensor:
+        def first_use(xt: Tensor, clock: Tensor, valid: Tensor | None, **told: Tensor) -> Tensor:
             self.trunk = compiled
             try:
-                return compiled(xt, clock, valid)
+                return compiled(xt, clock, valid, **told)
             except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
                 reason = str(error).strip().partition("\n")[0][:100]
                 log(f"not compiled, which is slower: {reason or type(error).__name__}")
                 self.trunk = self.network.trunk
-                return self.trunk(xt, clock, valid)
+                return self.trunk(xt, clock, valid, **told)
 
         self.trunk = first_use
 
-    def logits(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+    def precision(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def logits(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
         """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
-        with torch.autocast(xt.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            hidden = self.trunk(xt, t.float(), valid).flatten(0, 1)
+        with self.precision(xt.device):
+            hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
             chosen = rows.flatten().nonzero()[:, 0]
             spare = -len(chosen) % ROW_COUNT if torch.is_grad_enabled() else 0
             logits = self.network.head(hidden[F.pad(chosen, (0, spare))])[: len(chosen)]
         return logits.float()
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
-        return self.head.belief(self.process, self.logits(xt, t, rows, valid), xt[rows], t[rows])
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        return self.head.belief(self.process, self.logits(xt, t, rows, valid, **told), xt[rows], t[rows])
+
+
+class Cached:
+    """A network of blocks, asked about one block at a time: what stands before it is computed only once.
+
+    Exact: finished blocks never look at later ones, so their keys and values stay what they were. Kept by
+    the text of the blocks, so any number of sequences may take turns.
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser, network: DiffusionTransformer, room: int = 64) -> None:
+        """`room`: how many calls' keys and values are kept at most."""
+        self.denoiser = denoiser
+        self.network = network
+        self.room = room
+        self._held: dict[bytes, list[KeysValues]] = {}
+
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        block = self.network.config.block
+        asked = rows.any(0).nonzero()[:, 0] // block
+        start, end = int(asked.min()) * block, (int(asked.max()) + 1) * block
+        if valid is not None or told or end - start > block or bool((t[:, :start] > 0).any()):
+            return self.denoiser(xt, t, rows, valid, **told)
+        now = slice(start, end)
+        with self.denoiser.precision(xt.device):
+            past = self._past(xt[:, :start])
+            hidden, _ = self.network.go_on(xt[:, now], t[:, now].float(), start, past)
+            logits = self.network.head(hidden[rows[:, now]]).float()
+        return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
+
+    def _past(self, ids: Tensor) -> list[KeysValues] | None:
+        """Keys and values of finished blocks, (B, n), as far back as the next one looks."""
+        config, n = self.network.config, ids.shape[1]
+        if not n:
+            return None
+        key = ids.cpu().numpy().tobytes() + bytes([len(ids) % 256])
+        if key not in self._held:
+            before = n - config.block
+            known = self._held.pop(ids[:, :before].cpu().numpy().tobytes() + bytes([len(ids) % 256]), None)
+            first = before if known else 0
+            clock = torch.zeros(ids[:, first:].shape, device=ids.device)
+            _, present = self.network.go_on(ids[:, first:], clock, first, known)
+            far = (config.window - 1) * config.block
+            self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present] if far else []
+            while len(self._held) > self.room:
+                self._held.pop(next(iter(self._held)))
+        return self._held[key] or None
 
 
 @dataclass(frozen=True)
@@ -176,11 +246,14 @@ class OneByOne:
 
     denoiser: Denoiser
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
         beliefs = []
         for i in rows.any(-1).nonzero()[:, 0].tolist():
             n = xt.shape[1] if valid is None else int(valid[i].sum())
-            beliefs.append(self.denoiser(xt[i : i + 1, :n], t[i : i + 1, :n], rows[i : i + 1, :n]))
+            one = {name: value[i : i + 1, :n] for name, value in told.items()}
+            beliefs.append(self.denoiser(xt[i : i + 1, :n], t[i : i + 1, :n], rows[i : i + 1, :n], **one))
         return torch.cat(beliefs)
 
 
@@ -190,9 +263,14 @@ class Batched:
 
     denoiser: Denoiser
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
         asked = rows.any(-1)
-        return self.denoiser(xt[asked], t[asked], rows[asked], None if valid is None else valid[asked])
+        some = {name: value[asked] for name, value in told.items()}
+        return self.denoiser(
+            xt[asked], t[asked], rows[asked], None if valid is None else valid[asked], **some
+        )
 
 
 @dataclass(frozen=True)
@@ -202,8 +280,10 @@ class Temperature:
     denoiser: Denoiser
     temperature: float
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid)
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        log_p = self.denoiser(xt, t, rows, valid, **told)
         if self.temperature == 0:
             best = torch.full_like(log_p, LOG_ZERO)
             return best.scatter(-1, log_p.argmax(-1, keepdim=True), 0.0)
@@ -217,8 +297,10 @@ class TopP:
     denoiser: Denoiser
     p: float
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid)
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        log_p = self.denoiser(xt, t, rows, valid, **told)
         ranked, order = log_p.sort(-1, descending=True)
         before = ranked.exp().cumsum(-1) - ranked.exp()
         dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.p)
@@ -232,6 +314,8 @@ class Without:
     denoiser: Denoiser
     ids: Sequence[int]
 
-    def __call__(self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid)
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        log_p = self.denoiser(xt, t, rows, valid, **told)
         return log_p.index_fill(-1, torch.tensor(self.ids, device=log_p.device), LOG_ZERO).log_softmax(-1)

@@ -46,18 +46,21 @@ def bound(
     batch_size: int = 16,
     device: torch.device | None = None,
     timesteps: int | None = None,
+    parts: int = 1,
 ) -> Bound:
     """The bound on at most `sequences` blocks, evenly spread, each noised `draws` times.
 
     Blocks and noise depend on (seed, block, draw) alone: every call asks the same questions, so that two
     models, or one model at two steps, are compared on equal terms. Times are stratified over all draws.
-    timesteps: T of the chain whose bound is asked for; None in continuous time.
+    timesteps: T of the chain whose bound is asked for; None in continuous time. parts: into how many a block
+    is divided by a network of blocks, each of which is asked about given the clean ones before it.
     """
     chosen = np.unique(np.linspace(0, len(blocks.tokens) - 1, min(sequences, len(blocks.tokens))).astype(int))
     asked = [(block, draw) for draw in range(draws) for block in chosen]
     # the strata are dealt out by a fixed shuffle, lest the first blocks always get the small times
-    spread = np.random.default_rng(derive_seed(seed, "strata")).permutation(len(asked))
-    u = stratified(Streams([derive_seed(seed, "times", i) for i in range(len(asked))]).uniform())[spread]
+    spread = np.random.default_rng(derive_seed(seed, "strata")).permutation(len(asked) * parts)
+    u = Streams([derive_seed(seed, "times", i) for i in range(len(asked))]).uniform(parts)
+    u = stratified(u.flatten())[spread].view(u.shape)
     strict, literature = np.zeros((2, len(chosen), blocks.tokens.shape[1]))
     place = {block: i for i, block in enumerate(chosen)}
     for start in range(0, len(asked), batch_size):

@@ -4,6 +4,7 @@ Legend: B sequences, L positions, N positions asked for, V states. A canvas is (
 positions are given and stand at clock 0, the others run from clock 1 down to 0.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +50,7 @@ def generate(
 ) -> Iterator[Frame]:
     """Fill the positions of `canvas` (B, L) that are not `frozen` (B, L), and yield every state on the way.
 
-    times (steps + 1, B, 1) float64 fall from 1 to 0. valid (B, L) is False at padding, which is frozen too.
+    times (steps + 1, B, 1 or L) float64 fall from 1 to 0. valid (B, L) is False at padding, which is frozen.
     """
     times = times.to(canvas.device)
     clock = torch.where(frozen, 0.0, times[0])
@@ -146,6 +147,7 @@ class TextModel:
     length: int  # tokens in a training block: the longest canvas
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
+    block: int = 0  # tokens that a network of blocks denoises at once; 0: all
     settings: SamplerSettings = field(default_factory=SamplerSettings)
 
     # -- sampling --------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ class TextModel:
         for start in range(0, n, batch_size):
             indices = range(start, min(start + batch_size, n))
             canvas = self._blank(length, given, seed, indices)
-            frame = self._last(self._denoise(canvas, chosen), on_frame)
+            frame = self._last(self._until_end(self._denoise(canvas, chosen), canvas), on_frame)
             rows = frame.x.cpu().numpy()
             for i, row, frozen, nfe in zip(indices, rows, canvas.frozen, frame.nfe.tolist(), strict=True):
                 drawn = row[~frozen].tolist()
@@ -216,6 +218,8 @@ class TextModel:
         """Tokens of a sample, its prompt included. Raises DdcliError for what the model cannot write."""
         longest = self.length - (2 if self.record_lengths else 0)
         unit = self.tokenizer.unit
+        if self.block and asked is not None and asked > longest:
+            longest = asked  # block after block, a text may be of any length
         if asked is not None and not 1 <= asked <= longest:
             raise DdcliError(f"this model writes 1 to {longest} {unit}s at once, not {asked}; set --length")
         if given >= (asked or longest):
@@ -253,10 +257,11 @@ class TextModel:
 
         >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
         """
-        if isinstance(self.process, Autoregressive):
+        if self.block or isinstance(self.process, Autoregressive):
+            kind = "a block" if self.block else "an autoregressive"
             raise DdcliError(
-                "an autoregressive model sees only what stands before a gap, and cannot infill; "
-                "use a model of absorbing, uniform or hybrid noise"
+                f"{kind} model sees only what stands before a gap, and cannot infill; "
+                "use a model of absorbing, uniform or hybrid noise without blocks"
             )
         chosen = self.settings.but(**settings)
         seed = fresh_seed() if seed is None else seed
@@ -338,7 +343,7 @@ class TextModel:
         if settings.top_p < 1:
             believed = TopP(believed, settings.top_p)
         count, longest = canvas.tokens.shape
-        times = sampler.times(self.process, settings.steps, int((~canvas.frozen).sum(-1).max()))
+        times = self._times(sampler, settings.steps, canvas)
         valid = None
         if min(canvas.sizes) < longest:
             valid = (torch.arange(longest) < torch.tensor(canvas.sizes)[:, None]).to(self.device)
@@ -348,10 +353,38 @@ class TextModel:
             sampler,
             torch.tensor(canvas.tokens, device=self.device, dtype=torch.long),
             torch.tensor(canvas.frozen, device=self.device),
-            times[:, None, None].expand(-1, count, -1),
+            times.expand(-1, count, -1),
             Streams(canvas.seeds, canvas.sizes),
             valid,
         )
+
+    def _until_end(self, frames: Iterator[Frame], canvas: Canvas) -> Iterator[Frame]:
+        """The frames up to the one where every text has an end, and nothing before it is open any more."""
+        written = torch.tensor(~canvas.frozen)
+        for frame in frames:
+            yield frame
+            ends = (frame.x.cpu() == self.tokenizer.eos_id) & written & (frame.clock.cpu() == 0)
+            before = ends.cumsum(-1) == 0
+            if bool(ends.any(-1).all()) and not bool((before & (frame.clock.cpu() > 0)).any()):
+                return
+
+    def _times(self, sampler: Sampler, steps: int, canvas: Canvas) -> Tensor:
+        """The clocks of the loop, (n + 1, 1, 1); block after block, (n + 1, 1, L), for a network of blocks.
+
+        Then each block takes its share of the steps that a training sequence would.
+        """
+        longest = canvas.tokens.shape[1]
+        if not self.block:
+            return sampler.times(self.process, steps, int((~canvas.frozen).sum(-1).max()))[:, None, None]
+        each = sampler.times(self.process, math.ceil(steps * self.block / self.length), self.block)
+        starts = [s for s in range(0, longest, self.block) if not canvas.frozen[:, s : s + self.block].all()]
+        position = torch.arange(longest)
+        rows: list[Tensor] = []
+        for start in starts:
+            own = (position >= start) & (position < start + self.block)
+            later = (position >= start + self.block).double()
+            rows += [torch.where(own, t, later) for t in (each[1:] if rows else each)]
+        return torch.stack(rows or [torch.zeros(longest, dtype=torch.float64)])[:, None]
 
     @staticmethod
     def _last(frames: Iterator[Frame], on_frame: OnFrame | None) -> Frame:

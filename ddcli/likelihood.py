@@ -30,26 +30,37 @@ class Nats:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a denoiser, and by which draw."""
+    """What is asked of a denoiser, and by which draw. The L positions are G blocks of equal length, 1 as a
+    rule; of several, each is asked about given the clean ones before it (BD3-LM, arXiv:2503.09573)."""
 
     denoiser: Denoiser
     x0: Tensor  # (B, L) tokens
     running: Tensor  # (B, L) bool
-    u: Tensor  # (B,) in [0, 1): chooses the time of each sequence; stratified numbers lower the variance
+    u: Tensor  # (B, G) in [0, 1): chooses the time of each block; stratified numbers lower the variance
     rng: Streams
     valid: Tensor | None = None  # (B, L) bool, False at padding
     unseen: Tensor | None = None  # (B, L) bool: neither given nor asked for, pure noise
 
-    def clock(self, t: Tensor) -> Tensor:
-        """(B, L), for a time (B,) of each sequence."""
-        now = t[:, None].to(self.x0.device)
-        return torch.where(self.running, now, 0.0 if self.unseen is None else self.unseen.double())
+    def everywhere(self, of_block: Tensor) -> Tensor:
+        """What is known of each block, (B, G), at each of its positions, (B, L)."""
+        return of_block.to(self.x0.device).repeat_interleave(self.x0.shape[1] // self.u.shape[1], 1)
 
-    def spread(self, found: Tensor, weight: Tensor) -> Tensor:
-        """Nats of the running positions (N,) over all of them, (B, L), times the weight (B,) of a draw."""
+    def clock(self, t: Tensor) -> Tensor:
+        """(B, L), for the time of each block, (B, G)."""
+        return torch.where(
+            self.running, self.everywhere(t), 0.0 if self.unseen is None else self.unseen.double()
+        )
+
+    def ask(self, xt: Tensor, clock: Tensor, rows: Tensor) -> Tensor:
+        """log p0 (N, V) float64."""
+        told = {"clean": self.x0} if self.u.shape[1] > 1 else {}
+        return self.denoiser(xt, clock, rows, self.valid, **told).double()
+
+    def spread(self, found: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        """Nats (N,) of the positions `rows`, times the weight (B, G) of the draw; 0 elsewhere: (B, L)."""
         cost = torch.zeros(self.x0.shape, dtype=torch.float64, device=self.x0.device)
-        cost[self.running] = found.double()
-        return cost * weight.to(cost)[:, None]
+        cost[rows] = found.double()
+        return cost * self.everywhere(weight)
 
 
 def nelbo(
@@ -65,9 +76,10 @@ def nelbo(
 ) -> Nats:
     """One unbiased draw of minus the ELBO over the running positions (B, L) of x0 (B, L).
 
-    In continuous time, or of a chain of `timesteps` steps. The other arguments are those of `Question`.
+    In continuous time, or of a chain of `timesteps` steps. u (B,), or (B, G) for G blocks; the other
+    arguments are those of `Question`.
     """
-    asked = Question(denoiser, x0, running, u, rng, valid, unseen)
+    asked = Question(denoiser, x0, running, u.view(len(x0), -1), rng, valid, unseen)
     steps = timesteps or process.timesteps
     return in_steps(process, asked, steps) if steps else in_continuous_time(process, asked)
 
@@ -86,47 +98,47 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     weight = torch.where(first, 1 / RECONSTRUCTION_SHARE, 2 * root * (1 - low) / (1 - RECONSTRUCTION_SHARE))
     running, clock = asked.running, asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
-    log_p0 = asked.denoiser(xt, clock, running, asked.valid).double()
+    log_p0 = asked.ask(xt, clock, running)
     clean, noisy, now = asked.x0[running], xt[running], clock[running]
-    early = first.to(running.device)[:, None].expand(running.shape)[running]
+    early = asked.everywhere(first)[running]
     late = ~early
     found = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     found[late] = elbo(process, log_p0[late], clean[late], noisy[late], now[late])
     start = torch.zeros_like(now[early])
     found[early] = elbo_step(process, log_p0[early], clean[early], noisy[early], start, now[early])
-    cost = asked.spread(found, weight)
-    published = (~first & (t >= PUBLISHED_FROM)).to(cost.device)
-    return Nats(cost + _prior(process, asked), torch.where(published[:, None], cost, 0.0))
+    cost = asked.spread(found, running, weight)
+    published = asked.everywhere(~first & (t >= PUBLISHED_FROM))
+    return Nats(cost + _prior(process, asked), torch.where(published, cost, 0.0))
 
 
 @in_continuous_time.register
 def _(process: Absorbing, asked: Question) -> Nats:
-    """The per-count form: n of the N running positions masked, n even on 1..N, cross-entropy times N / n.
+    """The per-count form: n of a block's N running positions masked, n even on 1..N, cost times N / n.
 
     Equal to the continuous bound in the mean whatever the schedule, with less variance, and nothing left out
     at either end (the bound of any-order autoregression, ARDM, arXiv:2110.02037). The literature's bound
     leaves out the share of its integral below t = 0.001: P(Binomial(N, 0.001) >= n) of a draw with n masks.
     """
-    running, x0 = asked.running, asked.x0
+    x0, blocks = asked.x0, (*asked.u.shape, -1)
+    running = asked.running.view(blocks)
     total = running.sum(-1)
     count = (1 + (asked.u.to(x0.device) * total).long()).clamp(max=total.clamp(min=1))
-    order = asked.rng.uniform(x0.shape[1]).to(x0.device).masked_fill(~running, 2.0).argsort(-1).argsort(-1)
-    hidden = running & (order < count[:, None])
+    chance = asked.rng.uniform(x0.shape[1]).to(x0.device).view(blocks)
+    order = chance.masked_fill(~running, 2.0).argsort(-1).argsort(-1)
+    hidden = (running & (order < count[..., None])).view(x0.shape)
     masked = hidden if asked.unseen is None else hidden | asked.unseen
     clock = asked.clock(count.double() / total.clamp(min=1))
-    log_p0 = asked.denoiser(x0.masked_fill(masked, process.mask_id), clock, hidden, asked.valid).double()
-    cost = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
-    cost[hidden] = -at(log_p0, x0[hidden])
-    cost = cost * (total / count)[:, None]
-    return Nats(cost, cost * (1 - _at_least(count, total, PUBLISHED_FROM))[:, None])
+    log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
+    cost = asked.spread(-at(log_p0, x0[hidden]), hidden, total / count)
+    left_out = asked.everywhere(_at_least(count, total, PUBLISHED_FROM))
+    return Nats(cost, cost * (1 - left_out))
 
 
 @in_continuous_time.register
 def _(process: Autoregressive, asked: Question) -> Nats:
     """-ln p(x_i | x_1 ... x_{i-1}) itself: no bound, no chance."""
-    clock = asked.running.double()
-    nats = -at(asked.denoiser(asked.x0, clock, asked.running, asked.valid), asked.x0[asked.running])
-    cost = asked.spread(nats, torch.ones_like(asked.u))
+    log_p0 = asked.ask(asked.x0, asked.running.double(), asked.running)
+    cost = asked.spread(-at(log_p0, asked.x0[asked.running]), asked.running, torch.ones_like(asked.u))
     return Nats(cost, cost)
 
 
@@ -141,9 +153,8 @@ def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     chance = t.sqrt() - objective.before(t).sqrt()
     running, clock = asked.running, asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
-    log_p0 = asked.denoiser(xt, clock, running, asked.valid).double()
-    found = objective(process, log_p0, asked.x0[running], xt[running], clock[running])
-    cost = asked.spread(found, 1 / (timesteps * chance)) + _prior(process, asked)
+    found = objective(process, asked.ask(xt, clock, running), asked.x0[running], xt[running], clock[running])
+    cost = asked.spread(found, running, 1 / (timesteps * chance)) + _prior(process, asked)
     return Nats(cost, cost)
 
 
@@ -152,8 +163,8 @@ def _prior(process: Process, asked: Question) -> Tensor:
 
 
 def _at_least(count: Tensor, total: Tensor, p: float) -> Tensor:
-    """P(Binomial(total, p) >= count), (B,) float64."""
-    fewer = torch.arange(int(count.max()), device=count.device)[:, None].double()
+    """P(Binomial(total, p) >= count), float64, of the same shape as count and total."""
+    fewer = torch.arange(int(count.max()), device=count.device).double().view(-1, *(1,) * count.ndim)
     share = torch.tensor(p, dtype=torch.float64, device=count.device)
     law = torch.distributions.Binomial(total.double(), share, validate_args=False)
     chance = torch.where(fewer < count, law.log_prob(fewer).exp(), 0.0)

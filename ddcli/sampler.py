@@ -129,8 +129,7 @@ def even_times(process: Process, steps: int) -> Tensor:
 
 def opening_count(process: Process, moving: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """How many of its masks each sequence opens, (B,): so many that the expected share stays masked."""
-    alpha_s, alpha_t = process.schedule.alpha(s), process.schedule.alpha(t)
-    stay = torch.where(moving, (1 - alpha_s) / (1 - alpha_t), 0.0).sum(-1)
+    stay = torch.where(moving, process.schedule.lost(s) / process.schedule.lost(t), 0.0).sum(-1)
     # 1e-6: an integer is not rounded up by float error
     return moving.sum(-1) - (stay - 1e-6).ceil().long()
 

@@ -23,6 +23,9 @@ class Schedule(Protocol):
         reconstruction of what the jump hides, and a prior term for what the end leaves.
         """
 
+    def lost(self, t: Tensor) -> Tensor:
+        """1 - alpha(t), with all its digits where t is small."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -31,6 +34,9 @@ class Linear:
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
+    def lost(self, t: Tensor) -> Tensor:
+        return t
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -38,7 +44,10 @@ class Cosine:
 
     def alpha(self, t: Tensor) -> Tensor:
         late = 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2
-        return torch.where(t < 0.5, 1 - torch.sin(math.pi / 2 * t), late)
+        return torch.where(t < 0.5, 1 - self.lost(t), late)
+
+    def lost(self, t: Tensor) -> Tensor:
+        return torch.sin(math.pi / 2 * t)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,10 @@ class Polynomial:
             raise DdcliError(f"a polynomial schedule needs a power above 0, not {self.power:g}")
 
     def alpha(self, t: Tensor) -> Tensor:
-        return 1 - t**self.power
+        return 1 - self.lost(t)
+
+    def lost(self, t: Tensor) -> Tensor:
+        return t**self.power
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,14 @@ class Geometric:
                 f"not {self.sigma_max:g}"
             )
 
+    def _sigma(self, t: Tensor) -> Tensor:
+        return torch.where(t > 0, self.sigma_min ** (1 - t) * self.sigma_max**t, 0.0)
+
     def alpha(self, t: Tensor) -> Tensor:
-        sigma = self.sigma_min ** (1 - t) * self.sigma_max**t
-        return torch.where(t > 0, torch.exp(-sigma), 1.0)
+        return torch.exp(-self._sigma(t))
+
+    def lost(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self._sigma(t))
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -135,6 +152,12 @@ class BellTimes:
     width: float = 0.2
     even_share: float = 0.15
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.centre <= 1 or not self.width > 0 or not 0 <= self.even_share <= 1:
+            raise DdcliError(
+                f"bell times need a centre in [0, 1], a width and a share of even ones, not {self}"
+            )
+
     def __call__(self, u: Tensor) -> Tensor:
         even = EvenTimes()
         normal = torch.distributions.Normal(self.centre, self.width)
@@ -143,7 +166,33 @@ class BellTimes:
         return torch.where(u < self.even_share, even(u / self.even_share), bell)
 
 
-TIMES: dict[str, type[Times]] = {"even": EvenTimes, "bell": BellTimes}
+@dataclass(frozen=True)
+class ClippedTimes:
+    """Even over [low, high] alone, where gradients vary least (BD3-LM, arXiv:2503.09573, section 5.3)."""
+
+    low: float = 0.3
+    high: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise DdcliError(f"clipped times need two ends in [0, 1], such as clipped:0.3:0.8, not {self}")
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return EvenTimes()(self.low + (self.high - self.low) * u)
+
+
+TIMES: dict[str, type[Times]] = {"even": EvenTimes, "bell": BellTimes, "clipped": ClippedTimes}
+
+
+def make_times(spec: str) -> Times:
+    """`name` or `name:number:number`, such as bell:0.3 (its centre). Raises DdcliError for what is none."""
+    name, *numbers = spec.split(":")
+    if name not in TIMES:
+        raise unknown("spread of times", name, TIMES)
+    try:
+        return TIMES[name](*map(float, numbers))
+    except (TypeError, ValueError):
+        raise DdcliError(f"times {spec!r}: {name} does not take {':'.join(numbers)!r}") from None
 
 
 def stratified(u: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class Task:
     objective: Objective
     times: Times
     given: float  # share of sequences with given spans, where the network reads clocks
+    blocks: int  # of a sequence: each has a clock of its own, and is told the clean ones before it
     seed: int
 
     def noised(self, batch: Batch, step: int, device: torch.device) -> "Noised":
@@ -38,19 +39,27 @@ class Task:
         valid = torch.tensor(batch.valid)
         running = valid & ~torch.tensor(batch.given)
         rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(len(x0))])
-        t = self.objective.times(self.times(stratified(rng.uniform())))
+        t = self.objective.times(self.times(self._strata(rng)))
+        t = t.repeat_interleave(x0.shape[1] // self.blocks, 1)
         if self.given:
             running &= ~given_spans(running, self.given, rng)
-        clock = torch.where(running, t[:, None], 0.0)
+        clock = torch.where(running, t, 0.0)
         xt = self.process.noise(x0, clock, rng)
         x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
         return Noised(x0, xt, clock, running, valid, padded=not bool(valid.all()))
+
+    def _strata(self, rng: Streams) -> Tensor:
+        """Uniform numbers, (B, blocks), one in each of as many equal strata, dealt out at random."""
+        u = rng.uniform(self.blocks)
+        order = rng.uniform(self.blocks).flatten().argsort() if self.blocks > 1 else torch.arange(len(u))
+        return stratified(u.flatten())[order].view(u.shape)
 
     def loss(self, denoiser: NetworkDenoiser, noised: "Noised") -> Tensor:
         """Sum of the objective over a (part of a) batch, in nats."""
         rows = self.process.unknown(noised.xt, noised.clock) & noised.running
         valid = noised.valid if noised.padded else None
-        logits = denoiser.logits(noised.xt, noised.clock, rows, valid)
+        told = {"clean": noised.x0} if self.blocks > 1 else {}
+        logits = denoiser.logits(noised.xt, noised.clock, rows, valid, **told)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
         read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
         nats = self.objective(self.process, read(self.process, logits, xt, t), x0, xt, t)

@@ -36,16 +36,16 @@ from .checkpoint import (
 )
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
 from .dataset import TrainingData, read_training_data
-from .denoiser import Batched, Head, NetworkDenoiser, find_head
-from .errors import DdcliError, unknown
+from .denoiser import Batched, Head, NetworkDenoiser, default_head, find_head
+from .errors import DdcliError
 from .evaluation import Bound, bound
 from .files import write_text
 from .generate import SamplerSettings, TextModel
 from .modelcard import model_card
-from .objective import Objective, make_objective
+from .objective import Objective, check_objective, default_objective, make_objective
 from .process import Autoregressive, Process, Tables, check_names, make_process
 from .sampler import default_sampler
-from .schedule import TIMES
+from .schedule import make_times
 from .step import State, Task, learning_rate
 from .tokenizer import Tokenizer
 
@@ -91,6 +91,17 @@ class Plan:
         return sum(weight.numel() for weight in self.network.parameters())
 
     @property
+    def task(self) -> Task:
+        train = self.config.train
+        given = train.given if self.network.clock else 0.0
+        return Task(self.process, self.objective, make_times(train.times), given, self.blocks, train.seed)
+
+    @property
+    def blocks(self) -> int:
+        """Into how many a network of blocks divides a sequence; 1 for any other."""
+        return self.data.length // (self.network.config.block or self.data.length)
+
+    @property
     def memory(self) -> int:
         """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
 
@@ -113,9 +124,8 @@ def make_plan(
 
     tokenizer, tables: of a run to go on with.
     """
-    objective = make_objective(config.objective.name, config.objective.timesteps)
-    if config.train.times not in TIMES:
-        raise unknown("spread of times", config.train.times, TIMES)
+    check_objective(config.objective.name)
+    make_times(config.train.times)
     if config.train.batch_size % config.train.accumulate:
         raise DdcliError(
             f"--batch-size ({config.train.batch_size}) must be a multiple of "
@@ -127,19 +137,17 @@ def make_plan(
     dtype = pick_precision(config.train.precision, device, for_training=True)
     data = read_training_data(config.data, tokenizer, reporter.say)
     process = make_process(config.process.name, config.process.schedule, data.vocabulary, tables)
-    objective.check(process)
-    predicts = objective.predicts if config.model.predicts == "auto" else config.model.predicts
-    head = find_head(predicts, process)
-    clock = config.model.clock
-    if clock == "auto":
-        clock = "time" if process.needs_clock else "none"
+    config = _without_auto(config, process)
+    objective = make_objective(config.objective.name, config.objective.timesteps, process)
+    head = find_head(config.model.predicts, process)
     torch.manual_seed(config.train.seed)
     network = DiffusionTransformer(
         DiffusionTransformerConfig(
             vocab_size=data.tokenizer.vocab_size,
             **shape,
-            clock=clock,
+            clock=config.model.clock,
             causal=isinstance(process, Autoregressive),
+            **_block_shape(config.model.block, data.length, process),
             mask_token_id=data.tokenizer.mask_id,
             pad_token_id=data.tokenizer.pad_id,
             eos_token_id=data.tokenizer.eos_id,
@@ -149,7 +157,7 @@ def make_plan(
                 "schedule": config.process.schedule,
                 "objective": config.objective.name,
                 "timesteps": objective.timesteps,
-                "predicts": predicts,
+                "predicts": config.model.predicts,
                 "data": {"source": config.data.source, "sha256": data.fingerprint},
                 "length": data.length,
                 "end_of_text": data.has_end_of_text,
@@ -159,6 +167,35 @@ def make_plan(
     )
     torch.nn.Module.to(network, device)
     return Plan(config, data, process, objective, head, network, device, dtype)
+
+
+def _without_auto(config: Config, process: Process) -> Config:
+    """The config with the process's own choice wherever one was left to it. Raises DdcliError."""
+    asked, model = config.objective, config.model
+    name = default_objective(process) if asked.name == "auto" else asked.name
+    objective = make_objective(name, asked.timesteps, process)
+    own = {
+        "predicts": default_head(objective, process),
+        "clock": "time" if process.needs_clock else "none",
+    }
+    left = {key: value for key, value in own.items() if getattr(model, key) == "auto"}
+    return config.model_copy(
+        update={
+            "objective": asked.model_copy(update={"name": name}),
+            "model": model.model_copy(update=left),
+        }
+    )
+
+
+def _block_shape(block: int | None, length: int, process: Process) -> dict[str, int]:
+    """Raises DdcliError for a block length that does not divide the length of a sequence."""
+    if block is None:
+        return {"block": 0, "window": 0}
+    if isinstance(process, Autoregressive):
+        raise DdcliError("an autoregressive model knows no blocks; leave --block out")
+    if length % block:
+        raise DdcliError(f"--block {block} must divide the length of a sequence, {length}")
+    return {"block": block, "window": length // block}
 
 
 def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Silent | None = None) -> Path:
@@ -279,13 +316,7 @@ class _Run:
     def __post_init__(self) -> None:
         plan = self.plan
         self.config = plan.config
-        self.task = Task(
-            plan.process,
-            plan.objective,
-            TIMES[self.config.train.times](),
-            self.config.train.given if plan.network.clock else 0.0,
-            self.config.train.seed,
-        )
+        self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
         self.eager = Batched(NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype))
         if self.config.train.compile and can_compile():
@@ -405,6 +436,7 @@ class _Run:
                 draws=draws,
                 device=self.plan.device,
                 timesteps=self.plan.objective.timesteps,
+                parts=self.plan.blocks,
             )
         self.bounds.append(found)
         return {
@@ -424,7 +456,8 @@ class _Run:
             data.length,
             self.plan.device,
             data.record_lengths or None,
-            SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
+            settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
+            block=self.plan.network.config.block,
         )
         with self.state.averaged():
             return [sample.text for sample in model.sample(samples.count, seed=seed)]

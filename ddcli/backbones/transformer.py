@@ -4,7 +4,8 @@ Legend: B batch, L length, D width, H heads, V vocabulary. It is split into a tr
 positions) and a head (logits of chosen rows), so that vocabulary-sized work is done only where it counts.
 """
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
+TOLD = 64  # numbers by which each layer is told the clock of a position
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -27,8 +29,10 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         layers: int = 6,
         heads: int = 4,
         mlp_ratio: int = 4,
-        clock: Literal["none", "given", "time"] = "none",
+        clock: str = "none",
         causal: bool = False,
+        block: int = 0,
+        window: int = 0,
         diffusion: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -37,11 +41,18 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         self.layers = layers
         self.heads = heads
         self.mlp_ratio = mlp_ratio
-        self.clock = clock  # what is told of each position: nothing, whether it is given, or its time
+        self.clock = clock  # what is told of each position: none, given (whether it is), or time
         self.causal = causal  # position i sees the tokens before i alone
+        self.block = block  # positions that see each other, and all before them; 0: all see all
+        self.window = window  # of so many blocks, its own included
         self.diffusion = diffusion or {}
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
+
+
+Rotation = tuple[Tensor, Tensor]
+KeysValues = tuple[Tensor, Tensor]  # (B, H, n, D / H) each
+Steer = Callable[[Tensor], Tensor]
 
 
 class Last(nn.Linear):
@@ -55,16 +66,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = Last(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation, bias: Tensor | None, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         if x.device.type == "cpu" and n <= SHORT:
             scores = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5
             mixed = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.out(mixed.transpose(1, 2).reshape(b, n, d))
+        return self.out(mixed.transpose(1, 2).reshape(b, n, d)), (k, v)
 
 
 class Layer(nn.Module):
@@ -74,16 +89,39 @@ class Layer(nn.Module):
         self.attention = Attention(config)
         self.up = nn.Linear(config.width, hidden, bias=False)
         self.down = Last(hidden, config.width, bias=False)
+        self.modulation = None if config.clock == "none" else Last(TOLD, 4 * config.width)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        x = x + self.attention(rms_norm(x), rotation, bias)
-        return x + self.down(F.relu(self.up(rms_norm(x))).square())
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        bias: Tensor | None,
+        told: Tensor | None,
+        past: KeysValues | None,
+    ) -> tuple[Tensor, KeysValues]:
+        steer, steer_mlp = self._steering(told)
+        mixed, present = self.attention(steer(rms_norm(x)), rotation, bias, past)
+        x = x + mixed
+        return x + self.down(F.relu(self.up(steer_mlp(rms_norm(x)))).square()), present
+
+    def _steering(self, told: Tensor | None) -> tuple[Steer, Steer]:
+        """How the clock scales and shifts what goes into the two branches."""
+        if self.modulation is None or told is None:
+            return _as_it_is, _as_it_is
+        gain, shift, mlp_gain, mlp_shift = self.modulation(told).chunk(4, -1)
+        return lambda x: x * (1 + gain) + shift, lambda x: x * (1 + mlp_gain) + mlp_shift
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 class Clock(nn.Module):
-    """Embeds the clock of each position: Fourier features of t, and a flag for given (t = 0) positions.
+    """What is told of the clock of each position, (B, L, TOLD): every layer scales and shifts its input by it
+    (adaLN, as in DiT, arXiv:2212.09748, but by position and of low rank).
 
-    A network that is told no time reads 1 for every position that is not given.
+    Made from Fourier features of t, and a flag for given (t = 0) positions. A network that is told no time
+    reads 1 for every position that is not given.
     """
 
     def __init__(self, width: int, timed: bool, frequencies: int = 32) -> None:
@@ -91,7 +129,7 @@ class Clock(nn.Module):
         self.timed = timed
         self.frequencies = frequencies
         self.mlp = nn.Sequential(
-            nn.Linear(2 * frequencies + 2, width), nn.SiLU(), nn.Linear(width, width, bias=False)
+            nn.Linear(2 * frequencies + 2, width), nn.SiLU(), nn.Linear(width, TOLD), nn.SiLU()
         )
 
     def forward(self, t: Tensor) -> Tensor:
@@ -112,7 +150,9 @@ class DiffusionTransformer(PreTrainedModel):
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.clock = None if config.clock == "none" else Clock(config.width, timed=config.clock == "time")
+        timed = config.clock == "time"
+        self.clock = None if config.clock == "none" else Clock(config.width, timed)
+        self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.head = Last(config.width, config.vocab_size, bias=False)
         self.post_init()
@@ -137,30 +177,79 @@ class DiffusionTransformer(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
-    def trunk(self, input_ids: Tensor, clock: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+    def trunk(
+        self,
+        input_ids: Tensor,
+        clock: Tensor | None = None,
+        valid: Tensor | None = None,
+        clean: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states (B, L, D) of tokens (B, L) at clocks (B, L).
 
-        `valid` (B, L) bool: False at padding, which nobody attends to.
+        `valid` (B, L) bool: False at padding, which nobody attends to. `clean` (B, L), for a network of
+        blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy.
         """
+        n = input_ids.shape[1]
+        position = torch.arange(n, device=input_ids.device)
         if self.config.causal:  # what position i is asked about is its own token
             input_ids = F.pad(input_ids[:, :-1], (1, 0), value=self.config.bos_token_id)
-        x = self.embedding(input_ids)
-        if self.clock is not None:
-            at_noise = torch.ones(input_ids.shape, device=x.device) if clock is None else clock
-            x = x + self.clock(at_noise.to(x.dtype).expand(input_ids.shape))
-        x = rms_norm(x)
-        rotation = rotary(input_ids.shape[1], self.config.width // self.config.heads, x.device)
-        bias = None
+        seen = self._seen(position, position)
+        if clean is not None:
+            assert seen is not None, "a network without blocks has no use for a clean copy"
+            input_ids = torch.cat([input_ids, clean], 1)
+            clock = None if clock is None else torch.cat([clock, torch.zeros_like(clock)], 1)
+            valid = None if valid is None else torch.cat([valid, valid], 1)
+            own = position[:, None] // self.config.block == position // self.config.block
+            seen = torch.cat([torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)])
+            position = torch.cat([position, position])
         if valid is not None:
-            bias = torch.zeros(valid.shape, device=x.device).masked_fill(~valid, -1e4)[:, None, None, :]
+            seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
+        return self._layers(input_ids, clock, position, seen, [None] * len(self.blocks))[0][:, :n]
+
+    def go_on(
+        self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Hidden states of the whole blocks (B, n) that begin at position `start`, after what is in `past`.
+
+        past: keys and values of each layer, of the positions just before `start`. Returns them with those of
+        the new positions added, which is of use once these are clean.
+        """
+        held = 0 if past is None else past[0][0].shape[2]
+        key = torch.arange(start - held, start + input_ids.shape[1], device=input_ids.device)
+        seen = self._seen(key[held:], key)
+        return self._layers(input_ids, clock, key[held:], seen, past or [None] * len(self.blocks))
+
+    def _seen(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """Which positions see which, (n, m) bool; None where all see all."""
         if self.config.causal:
-            n = input_ids.shape[1]
-            later = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
-            ahead = torch.zeros(n, n, device=x.device).masked_fill(later, -1e4)
-            bias = ahead[None, None] if bias is None else bias + ahead
-        for block in self.blocks:
-            x = block(x, rotation, bias)
-        return rms_norm(x)
+            return key <= query[:, None]
+        if not self.config.block:
+            return None
+        behind = query[:, None] // self.config.block - key // self.config.block
+        return (behind >= 0) & (behind < self.config.window)
+
+    def _layers(
+        self,
+        input_ids: Tensor,
+        clock: Tensor | None,
+        position: Tensor,
+        seen: Tensor | None,
+        past: Sequence[KeysValues | None],
+    ) -> tuple[Tensor, list[KeysValues]]:
+        x = self.embedding(input_ids)
+        told = None
+        if self.clock is not None and self.told is not None:
+            at_noise = torch.ones(input_ids.shape, device=x.device) if clock is None else clock
+            told = self.clock(at_noise.to(x.dtype).expand(input_ids.shape))
+            x = x + self.told(told)
+        x = rms_norm(x)
+        rotation = rotary(position, self.config.width // self.config.heads)
+        bias = None if seen is None else torch.zeros(seen.shape, device=x.device).masked_fill(~seen, -1e4)
+        present = []
+        for block, before in zip(self.blocks, past, strict=True):
+            x, keys_values = block(x, rotation, bias, told, before)
+            present.append(keys_values)
+        return rms_norm(x), present
 
     def forward(
         self,
@@ -177,14 +266,14 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
-def rotary(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary(position: Tensor, size: int) -> Rotation:
     """Cosines and sines of rotary position embedding, (L, size / 2) each (RoFormer, arXiv:2104.09864)."""
-    frequency = 10_000.0 ** -torch.linspace(0, 1, size // 2 + 1, device=device)[:-1]
-    angle = torch.arange(length, device=device)[:, None] * frequency
+    frequency = 10_000.0 ** -torch.linspace(0, 1, size // 2 + 1, device=position.device)[:-1]
+    angle = position[:, None] * frequency
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, sin = (r.to(x.dtype) for r in rotation)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

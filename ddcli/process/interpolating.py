@@ -48,8 +48,7 @@ class Interpolating(ABC):
 
     def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t (...) and the share of each law (..., k), float64, which sum to 1 - alpha_t."""
-        alpha = self.schedule.alpha(t)
-        return alpha, (1 - alpha)[..., None]
+        return self.schedule.alpha(t), self.schedule.lost(t)[..., None]
 
     # -- what follows ----------------------------------------------------------------------------------
 
@@ -102,8 +101,8 @@ class Interpolating(ABC):
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha), (...): how fast noise grows over the noise there is, per unit time."""
-        (alpha, _), (slope, _) = with_slope(self.shares, t)
-        return -slope / (1 - alpha)
+        (_, shares), (slope, _) = with_slope(self.shares, t)
+        return -slope / shares.sum(-1)
 
     def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
         log_alpha = log(self.shares(t)[0]).to(log_p0)
@@ -185,8 +184,7 @@ class Absorbing(Masking):
     """
 
     def opening(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        alpha_s, alpha_t = self.schedule.alpha(s), self.schedule.alpha(t)
-        share = torch.where(s < t, (alpha_s - alpha_t) / (1 - alpha_t), 0.0)
+        share = torch.where(s < t, 1 - self.schedule.lost(s) / self.schedule.lost(t), 0.0)
         return torch.where(xt == self.mask_id, share, 0.0)
 
     def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -239,9 +237,9 @@ class Hybrid(Interpolating):
         return torch.stack([_mask_law(self.vocabulary), _flat_law(self.vocabulary)])
 
     def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        a = self.schedule.alpha(t)
-        odds = self.p_uniform / (1 - self.p_uniform) * 2 * (a * (1 - a)).clamp(min=0).sqrt()
-        return a / (1 + odds), torch.stack([1 - a, odds], -1) / (1 + odds)[..., None]
+        a, lost = self.schedule.alpha(t), self.schedule.lost(t)
+        odds = self.p_uniform / (1 - self.p_uniform) * 2 * (a * lost).sqrt()
+        return a / (1 + odds), torch.stack([lost, odds], -1) / (1 + odds)[..., None]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DdcliError
@@ -167,7 +168,9 @@ class Generator(Matrices):
 
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
-        q = torch.linalg.matrix_exp(depth[:, None, None] * self.matrix.to(t.device)).clamp(min=0)
+        # one more than asked for: torch takes a less exact way where there is a single matrix
+        exponents = F.pad(depth, (0, 1))[:, None, None] * self.matrix.to(t.device)
+        q = torch.linalg.matrix_exp(exponents)[:-1].clamp(min=0)
         return q / q.sum(-2, keepdim=True)
 
     def rate(self, xt: Tensor, t: Tensor) -> Tensor:

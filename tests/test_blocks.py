@@ -1,0 +1,187 @@
+"""Laws of block diffusion: each block given the clean ones before it."""
+
+import math
+
+import pytest
+import torch
+from tiny import metrics, train_tiny
+from worlds import ExactDenoiser, OneStream, make, world
+
+from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from ddcli.checkpoint import load_model
+from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
+from ddcli.errors import DdcliError
+from ddcli.likelihood import nelbo
+from ddcli.process import Uniform, Vocabulary
+from ddcli.schedule import Linear
+
+F64 = torch.float64
+V, L, BLOCK = 11, 24, 6
+
+
+class ExactBlocks:
+    """The belief of one who knows the joint of a world, about each block given the clean ones before it."""
+
+    def __init__(self, process, strings, log_p, block):
+        self.exact, self.block = ExactDenoiser(process, strings, log_p), block
+        hides = process.stationary()[process.vocabulary.mask_id] == 1
+        self.nothing = process.vocabulary.mask_id if hides else 0  # says nothing of x_0 at clock 1
+
+    def __call__(self, xt, t, rows, valid=None, clean=None):
+        noisy, length = xt, xt.shape[1]
+        clean = xt if clean is None else clean  # a single block needs none
+        found = torch.zeros((*xt.shape, self.exact.process.vocabulary.size), dtype=F64)
+        place = torch.arange(length) // self.block
+        for number in range(length // self.block):
+            x = torch.where(place < number, clean, torch.where(place == number, noisy, self.nothing))
+            clock = torch.where(place < number, 0.0, torch.where(place == number, t, 1.0))
+            everywhere = torch.ones_like(rows)
+            found[:, place == number] = self.exact(x, clock, everywhere).view(found.shape)[:, place == number]
+        return found[rows]
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid"])
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_the_bound_of_blocks_of_an_exact_belief_is_the_entropy_whatever_their_length(name, block):
+    process, (strings, log_p) = make(name), world(4)
+    n = 20_000
+    chosen = torch.multinomial(log_p.exp(), n, True, generator=torch.Generator().manual_seed(0))
+    rng = OneStream(n, 1)
+    denoiser = ExactBlocks(process, strings, log_p, block)
+    running = torch.ones(n, 4, dtype=torch.bool)
+    total = nelbo(process, denoiser, strings[chosen], running, rng.uniform(4 // block), rng).strict.sum(-1)
+    error = total.std().item() / math.sqrt(n)
+    assert total.mean().item() == pytest.approx(-(log_p.exp() * log_p).sum().item(), abs=4 * error)
+
+
+def test_blocks_of_one_masked_position_cost_the_autoregressive_likelihood_exactly():
+    process, (strings, log_p) = make("absorbing"), world(4)
+    rng = OneStream(len(strings), 2)
+    denoiser = ExactBlocks(process, strings, log_p, 1)
+    running = torch.ones(strings.shape, dtype=torch.bool)
+    nats = nelbo(process, denoiser, strings, running, rng.uniform(4), rng).strict.sum(-1)
+    torch.testing.assert_close(nats, -log_p)
+
+
+def network(block=BLOCK, window=L // BLOCK, clock="time"):
+    torch.manual_seed(0)
+    config = DiffusionTransformerConfig(
+        vocab_size=V, width=32, layers=3, heads=2, clock=clock, block=block, window=window
+    )
+    made = DiffusionTransformer(config).eval()
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return made
+
+
+def texts(b=3, length=L, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    clean, noisy = torch.randint(0, V, (2, b, length), generator=rng)
+    return clean, noisy, torch.rand(b, length, generator=rng, dtype=F64) * 0.9 + 0.05
+
+
+@torch.no_grad()
+def test_one_pass_over_a_noisy_and_a_clean_copy_is_a_pass_for_each_block():
+    net, (clean, noisy, t) = network(), texts()
+    together = net.trunk(noisy, t.float(), clean=clean)
+    for start in range(0, L, BLOCK):
+        own = slice(start, start + BLOCK)
+        x = torch.cat([clean[:, :start], noisy[:, own], noisy[:, start + BLOCK :]], 1)
+        clock = torch.cat([torch.zeros_like(t[:, :start]), t[:, start:]], 1)
+        alone = net.trunk(x, clock.float())
+        torch.testing.assert_close(together[:, own], alone[:, own], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_block_as_long_as_the_text_is_the_plain_network():
+    net, (clean, noisy, t) = network(L, 1), texts()
+    plain = network(0, 0)
+    torch.testing.assert_close(net.trunk(noisy, t.float(), clean=clean), plain.trunk(noisy, t.float()))
+
+
+@torch.no_grad()
+def test_no_block_sees_what_stands_behind_it():
+    net, (_, noisy, t) = network(), texts()
+    changed = noisy.clone()
+    changed[:, 2 * BLOCK :] = (changed[:, 2 * BLOCK :] + 1) % V
+    before, after = net.trunk(noisy, t.float()), net.trunk(changed, t.float())
+    assert torch.equal(before[:, : 2 * BLOCK], after[:, : 2 * BLOCK])
+    assert not torch.equal(before[:, 2 * BLOCK :], after[:, 2 * BLOCK :])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [L, 2 * L])
+def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length):
+    process = Uniform(Vocabulary(V), Linear())
+    net = network()
+    plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
+    cached = Cached(plain, net)
+    clean, noisy, t = texts(2, length)
+    calls = []
+    net.go_on, computed = lambda ids, *rest: calls.append(ids.shape[1]) or computed(ids, *rest), net.go_on
+    for start in range(0, length, BLOCK):
+        for row in (0, 1, 0, 1):
+            own = torch.zeros(1, length, dtype=torch.bool)
+            own[:, start : start + BLOCK] = True
+            x = torch.cat([clean[row : row + 1, :start], noisy[row : row + 1, start:]], 1)
+            clock = torch.cat([torch.zeros(1, start, dtype=F64), t[row : row + 1, start:]], 1)
+            expected = plain(x, clock, own)
+            torch.testing.assert_close(cached(x, clock, own), expected, rtol=1e-4, atol=1e-5)
+    assert max(calls) == BLOCK  # never more than a block at a time
+
+
+@pytest.fixture(scope="module")
+def block_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("blocks")
+    text = folder / "text.txt"
+    text.write_text("".join(f"{'ab' * (3 + i % 5)}\n" for i in range(600)))
+    train_tiny(folder / "run", text, model__block=8, train__steps=150, train__lr=5e-3)
+    return folder / "run"
+
+
+def test_a_model_of_blocks_learns_and_writes_texts_longer_than_it_was_trained_on(block_run):
+    bounds = [line["bound_nats_per_token"] for line in metrics(block_run) if "bound_stderr" in line]
+    assert bounds[-1] < bounds[0] - 0.2
+    model = load_model(block_run)
+    (long,) = model.sample(1, seed=1, steps=32, length=80)
+    assert len(long.text) == 80
+    assert set(long.text) <= set("ab\n")
+    assert model.sample(1, seed=2, prompt="abab")[0].text.startswith("abab")
+
+
+def test_a_batch_of_blocks_is_the_same_as_one_after_the_other(block_run):
+    model = load_model(block_run)
+    together = model.sample(3, seed=5, steps=16)
+    apart = model.sample(3, seed=5, steps=16, batch_size=1)
+    assert [one.text for one in together] == [one.text for one in apart]
+
+
+def test_a_model_of_blocks_cannot_fill_gaps_and_says_so(block_run):
+    with pytest.raises(DdcliError, match="a block model sees only what stands before"):
+        load_model(block_run).infill("ab[MASK]b")
+
+
+def test_writing_stops_with_the_block_that_ends_every_text(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(200):
+        (folder / f"{i}.txt").write_text("ab")
+    train_tiny(tmp_path / "run", folder, model__block=8, train__steps=120, train__lr=5e-3)
+    model = load_model(tmp_path / "run")
+    frames = []
+    (sample,) = model.sample(1, seed=1, length=320, steps=32, on_frame=frames.append)
+    assert len(sample.text) < 32
+    assert frames[-1].step < frames[-1].steps / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__block": 7}, "--block 7 must divide"),
+        ({"model__block": 8, "process__name": "autoregressive"}, "knows no blocks"),
+    ],
+)
+def test_blocks_that_cannot_be_are_refused(changes, message, text_file, tmp_path):
+    with pytest.raises(DdcliError, match=message):
+        train_tiny(tmp_path / "run", text_file, **changes)
+    assert not (tmp_path / "run").exists()
