@@ -105,7 +105,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         length=about["length"],
         device=where,
         record_lengths=about["record_lengths"] or None,
-        block=network_config.block,
+        network=network,
         settings=SamplerSettings().but(
             **{k: v for k, v in sampling.items() if k in SamplerSettings.model_fields}
         ),
@@ -135,6 +135,7 @@ class _Described(BaseModel):
     causal: bool
     block: int = Field(ge=0)
     window: int = Field(ge=0)
+    self_conditioned: bool
     bos_token_id: int = Field(ge=0)
     diffusion: _Diffusion
 

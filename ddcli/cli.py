@@ -96,6 +96,9 @@ Sampler = Annotated[str | None, typer.Option(help="ancestral, confidence or left
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps from noise to text.")]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; above: more varied.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0, help="How much to make of what is given; 1 is the plain model.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]
@@ -243,6 +246,7 @@ def sample(
     sampler: Sampler = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    guidance: Guidance = None,
     seed: Seed = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts at a time; in float32 it does not change them.")
@@ -283,6 +287,7 @@ def sample(
             steps=steps,
             temperature=temperature,
             top_p=top_p,
+            guidance=guidance,
         ):
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
@@ -306,6 +311,7 @@ def infill(
     sampler: Sampler = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    guidance: Guidance = None,
     seed: Seed = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A file, or a FOLDER/ for a file each.")
@@ -351,6 +357,7 @@ def infill(
                 steps=steps,
                 temperature=temperature,
                 top_p=top_p,
+                guidance=guidance,
             )
         )
         for way in ways:

@@ -53,6 +53,7 @@ class Model(Section):
     heads: int | None = Field(None, ge=1)
     block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
     clock: Literal["auto", "none", "given", "time"] = "auto"  # what is told of each position; given: whether
+    self_condition: bool = False  # the network reads what it last believed
     predicts: str = "auto"  # leave-one-out, posterior or score; auto is what the objective teaches
 
 
@@ -69,6 +70,7 @@ class Train(Section):
     ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
     times: str = "bell"  # bell[:CENTRE], even, clipped:LOW:HIGH; all but even reweight the bound
     given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
+    drop_prefix: float = Field(0.0, ge=0, le=1)  # share of sequences with a hidden beginning, for --guidance
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it

@@ -188,6 +188,35 @@ class NetworkDenoiser:
         return self.head.belief(self.process, self.logits(xt, t, rows, valid, **told), xt[rows], t[rows])
 
 
+class SelfConditioned:
+    """Tells the network what it last believed (Analog Bits, arXiv:2208.04202), over the steps of one run.
+
+    For that it is asked about all positions that are unknown, not only those that a step needs.
+    """
+
+    def __init__(self, denoiser: Denoiser, network: DiffusionTransformer, process: Process) -> None:
+        self.denoiser = denoiser
+        self.network = network
+        self.process = process
+        self.guess: Tensor | None = None  # (B, L, D), what is expected of each position
+
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        if self.guess is None:
+            self.guess = torch.zeros(*xt.shape, self.network.config.width, device=xt.device)
+        asked = (self.process.unknown(xt, t) & (t > 0)) | rows
+        asked &= rows.any(-1, keepdim=True)  # a sequence that needs nothing is not computed
+        log_p0 = self.denoiser(xt, t, asked, valid, guess=self.guess, **told)
+        self.guess = guess_of(self.network, log_p0, asked, self.guess)
+        return log_p0[rows[asked]]
+
+
+def guess_of(network: DiffusionTransformer, log_p0: Tensor, rows: Tensor, before: Tensor) -> Tensor:
+    """What is expected of each position, (B, L, D): of the N `rows` by their beliefs log p0 (N, V)."""
+    return before.masked_scatter(rows[..., None], network.expected(log_p0).to(before))
+
+
 class Cached:
     """A network of blocks, asked about one block at a time: what stands before it is computed only once.
 

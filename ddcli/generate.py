@@ -14,8 +14,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from .denoiser import Denoiser, Temperature, TopP, Without
+from .backbones.transformer import DiffusionTransformer
+from .denoiser import Denoiser, SelfConditioned, Temperature, TopP, Without
 from .errors import DdcliError, unknown
+from .guidance import guided
 from .infilling import Window, parse
 from .likelihood import nelbo
 from .process import Autoregressive, Process, pure_noise
@@ -79,6 +81,7 @@ class SamplerSettings(BaseModel):
     steps: int = Field(128, ge=1, le=1_000_000)
     temperature: float = Field(1.0, ge=0, le=100)
     top_p: float = Field(1.0, gt=0, le=1)
+    guidance: float = Field(1.0, ge=0, le=100)  # strength of the prompt; 1 is the plain model
 
     def but(self, **changes: Any) -> "SamplerSettings":
         """These settings with those of `changes` that are not None. Raises DdcliError for a bad value."""
@@ -147,8 +150,13 @@ class TextModel:
     length: int  # tokens in a training block: the longest canvas
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
-    block: int = 0  # tokens that a network of blocks denoises at once; 0: all
+    network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
     settings: SamplerSettings = field(default_factory=SamplerSettings)
+
+    @property
+    def block(self) -> int:
+        """Tokens that a network of blocks denoises at once; 0: all."""
+        return self.network.config.block if self.network is not None else 0
 
     # -- sampling --------------------------------------------------------------------------------------
 
@@ -337,11 +345,17 @@ class TextModel:
     ) -> Iterator[Frame]:
         sampler = SAMPLERS[settings.sampler]()
         sampler.check(self.process)
-        believed = denoiser or self.denoiser
-        if settings.temperature != 1:
-            believed = Temperature(believed, settings.temperature)
-        if settings.top_p < 1:
-            believed = TopP(believed, settings.top_p)
+        believed = self._believed(settings, denoiser)
+        process = self.process
+        tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
+        frozen = torch.tensor(canvas.frozen, device=self.device)
+        if settings.guidance != 1:
+            seeds = [derive_seed(seed, "guidance") for seed in canvas.seeds]
+            prompt = self._prompt(canvas)
+            blind = self._believed(settings, denoiser)
+            believed, process = guided(
+                believed, blind, process, settings.guidance, tokens, prompt, Streams(seeds, canvas.sizes)
+            )
         count, longest = canvas.tokens.shape
         times = self._times(sampler, settings.steps, canvas)
         valid = None
@@ -349,14 +363,33 @@ class TextModel:
             valid = (torch.arange(longest) < torch.tensor(canvas.sizes)[:, None]).to(self.device)
         return generate(
             believed,
-            self.process,
+            process,
             sampler,
-            torch.tensor(canvas.tokens, device=self.device, dtype=torch.long),
-            torch.tensor(canvas.frozen, device=self.device),
+            tokens,
+            frozen,
             times.expand(-1, count, -1),
             Streams(canvas.seeds, canvas.sizes),
             valid,
         )
+
+    def _believed(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
+        """The denoiser as it is asked in one run of the loop."""
+        believed = denoiser or self.denoiser
+        if self.network is not None and self.network.config.self_conditioned:
+            believed = SelfConditioned(believed, self.network, self.process)
+        if settings.temperature != 1:
+            believed = Temperature(believed, settings.temperature)
+        return TopP(believed, settings.top_p) if settings.top_p < 1 else believed
+
+    def _prompt(self, canvas: Canvas) -> Tensor:
+        """Where text is given, (B, L) bool. Raises DdcliError where guidance has nothing to go by."""
+        if self.block or isinstance(self.process, Autoregressive):
+            raise DdcliError("guidance hides a prompt, which a model that writes in order cannot do without")
+        special = np.isin(canvas.tokens, self.tokenizer.special_ids)
+        prompt = canvas.frozen & ~special & (canvas.tokens != self.tokenizer.eos_id)
+        if not prompt.any():
+            raise DdcliError("guidance makes more of a prompt, but there is none; give --prompt")
+        return torch.tensor(prompt, device=self.device)
 
     def _until_end(self, frames: Iterator[Frame], canvas: Canvas) -> Iterator[Frame]:
         """The frames up to the one where every text has an end, and nothing before it is open any more."""

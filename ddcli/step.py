@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .backbones.transformer import DiffusionTransformer
 from .config import Config
 from .data import Batch
-from .denoiser import NetworkDenoiser
+from .denoiser import NetworkDenoiser, guess_of
 from .errors import RunFailed
 from .objective import Objective
 from .process import Process
@@ -30,6 +31,8 @@ class Task:
     objective: Objective
     times: Times
     given: float  # share of sequences with given spans, where the network reads clocks
+    self_conditioned: float  # share of the steps in which the network is told a first guess of its own
+    drop_prefix: float  # share of sequences whose beginning, of any length, is hidden
     blocks: int  # of a sequence: each has a clock of its own, and is told the clean ones before it
     seed: int
 
@@ -43,10 +46,13 @@ class Task:
         t = t.repeat_interleave(x0.shape[1] // self.blocks, 1)
         if self.given:
             running &= ~given_spans(running, self.given, rng)
-        clock = torch.where(running, t, 0.0)
+        hidden = hidden_prefixes(running, self.drop_prefix, rng)
+        running &= ~hidden
+        clock = torch.where(running, t, hidden.double())
         xt = self.process.noise(x0, clock, rng)
         x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
-        return Noised(x0, xt, clock, running, valid, padded=not bool(valid.all()))
+        guessed = Streams([derive_seed(self.seed, "guess", step)]).uniform().item() < self.self_conditioned
+        return Noised(x0, xt, clock, running, valid, padded=not bool(valid.all()), guessed=guessed)
 
     def _strata(self, rng: Streams) -> Tensor:
         """Uniform numbers, (B, blocks), one in each of as many equal strata, dealt out at random."""
@@ -59,11 +65,31 @@ class Task:
         rows = self.process.unknown(noised.xt, noised.clock) & noised.running
         valid = noised.valid if noised.padded else None
         told = {"clean": noised.x0} if self.blocks > 1 else {}
+        if self.self_conditioned:
+            told["guess"] = self._guess(denoiser, noised, rows, valid, told)
         logits = denoiser.logits(noised.xt, noised.clock, rows, valid, **told)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
         read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
         nats = self.objective(self.process, read(self.process, logits, xt, t), x0, xt, t)
         return nats.sum()
+
+    @torch.no_grad()
+    def _guess(
+        self,
+        denoiser: NetworkDenoiser,
+        noised: "Noised",
+        rows: Tensor,
+        valid: Tensor | None,
+        told: Mapping[str, Tensor],
+    ) -> Tensor:
+        """What the network expects before it is told any guess, (B, L, D); 0 in a share of the steps."""
+        network = denoiser.network
+        assert isinstance(network, DiffusionTransformer)
+        nothing = torch.zeros(*noised.xt.shape, network.config.width, device=noised.xt.device)
+        if not noised.guessed:
+            return nothing
+        log_p0 = denoiser(noised.xt, noised.clock, rows, valid, guess=nothing, **told)
+        return guess_of(network, log_p0, rows, nothing)
 
 
 @dataclass(frozen=True)
@@ -76,11 +102,12 @@ class Noised:
     running: Tensor
     valid: Tensor
     padded: bool
+    guessed: bool = False
 
     def split(self, parts: int) -> Iterator["Noised"]:
         chunks = (x.chunk(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
         for x0, xt, clock, running, valid in zip(*chunks, strict=True):
-            yield Noised(x0, xt, clock, running, valid, self.padded)
+            yield Noised(x0, xt, clock, running, valid, self.padded, self.guessed)
 
 
 def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
@@ -94,6 +121,15 @@ def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
     low, high = torch.minimum(start, end), torch.maximum(start, end)
     within = (position >= low) & (position < high)
     return (mixed < share) & (within ^ (inside < 0.5)) & running
+
+
+def hidden_prefixes(running: Tensor, share: float, rng: Streams) -> Tensor:
+    """Positions to hide altogether, (B, L) bool: so a network learns to do without a prompt."""
+    if not share:
+        return torch.zeros_like(running)
+    whether, end = rng.uniform(2)[:, :, None].unbind(1)
+    position = running.cumsum(-1) / running.sum(-1, keepdim=True).clamp(min=1)
+    return running & (whether < share) & (position < end)
 
 
 def learning_rate(step: int, config: Config) -> float:

@@ -93,8 +93,16 @@ class Plan:
     @property
     def task(self) -> Task:
         train = self.config.train
-        given = train.given if self.network.clock else 0.0
-        return Task(self.process, self.objective, make_times(train.times), given, self.blocks, train.seed)
+        return Task(
+            self.process,
+            self.objective,
+            make_times(train.times),
+            given=train.given if self.network.clock else 0.0,
+            self_conditioned=0.5 if self.network.recall else 0.0,
+            drop_prefix=train.drop_prefix,
+            blocks=self.blocks,
+            seed=train.seed,
+        )
 
     @property
     def blocks(self) -> int:
@@ -147,6 +155,7 @@ def make_plan(
             **shape,
             clock=config.model.clock,
             causal=isinstance(process, Autoregressive),
+            self_conditioned=config.model.self_condition,
             **_block_shape(config.model.block, data.length, process),
             mask_token_id=data.tokenizer.mask_id,
             pad_token_id=data.tokenizer.pad_id,
@@ -457,7 +466,7 @@ class _Run:
             self.plan.device,
             data.record_lengths or None,
             settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
-            block=self.plan.network.config.block,
+            network=self.plan.network,
         )
         with self.state.averaged():
             return [sample.text for sample in model.sample(samples.count, seed=seed)]

@@ -29,6 +29,7 @@ FLOORS = {
     "tokenizer": 4,
     "sources": 4,
     "infilling": 4,
+    "guidance": 5,
     "likelihood": 5,
     "data": 6,
     "dataset": 7,

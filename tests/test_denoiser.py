@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from ddcli.denoiser import HEADS, Batched, NetworkDenoiser, OneByOne, Temperature, TopP, Without
+from ddcli.denoiser import (
+    HEADS,
+    Batched,
+    NetworkDenoiser,
+    OneByOne,
+    SelfConditioned,
+    Temperature,
+    TopP,
+    Without,
+)
 from ddcli.process import Uniform, Vocabulary
 from ddcli.randomness import LOG_ZERO
 from ddcli.schedule import Linear
@@ -118,6 +127,26 @@ def test_one_by_one_a_sequence_does_not_depend_on_its_neighbours_to_the_last_bit
         assert (alone == together[i]).all()
     batched = Batched(each)(xt, t, rows, valid)
     torch.testing.assert_close(batched, torch.cat(together), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_self_conditioned_network_is_told_what_it_last_believed_of_each_position():
+    net = network(self_conditioned=True)
+    plain = denoiser(net)
+    xt, t, rows = inputs(2)
+    t = t.clamp(min=0.1)
+    t[0, :4] = 0.0
+    rows &= t > 0
+    asked = t > 0
+    remembering = SelfConditioned(plain, net, plain.process)
+    nothing = torch.zeros(2, L, 32)
+    first = plain(xt, t, asked, guess=nothing)
+    torch.testing.assert_close(remembering(xt, t, rows), first[rows[asked]])
+    guess = torch.zeros(2, L, 32)
+    guess[asked] = first.exp() @ net.embedding.weight
+    second = plain(xt, t, asked, guess=guess)
+    torch.testing.assert_close(remembering(xt, t, rows), second[rows[asked]])
+    assert not torch.allclose(first, second)
 
 
 def test_sequences_that_ask_for_nothing_are_not_computed():

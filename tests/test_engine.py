@@ -31,6 +31,12 @@ CELLS = {
         "model__clock": "given",
         "model__predicts": "posterior",
     },
+    "uniform, no time, reads its own guess": {
+        "process__name": "uniform",
+        "model__clock": "given",
+        "model__self_condition": True,
+    },
+    "absorbing, reads its own guess": {"model__self_condition": True},
     "uniform, by its score": {"process__name": "uniform", "objective__name": "score-entropy"},
     "hybrid": {"process__name": "hybrid:0.2", "process__schedule": "cosine"},
     "unigram": {"process__name": "stationary:unigram"},

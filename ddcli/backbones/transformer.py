@@ -33,6 +33,7 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         causal: bool = False,
         block: int = 0,
         window: int = 0,
+        self_conditioned: bool = False,
         diffusion: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -45,6 +46,7 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         self.causal = causal  # position i sees the tokens before i alone
         self.block = block  # positions that see each other, and all before them; 0: all see all
         self.window = window  # of so many blocks, its own included
+        self.self_conditioned = self_conditioned  # reads what it last believed of each position
         self.diffusion = diffusion or {}
         kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
@@ -153,6 +155,7 @@ class DiffusionTransformer(PreTrainedModel):
         timed = config.clock == "time"
         self.clock = None if config.clock == "none" else Clock(config.width, timed)
         self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
+        self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.head = Last(config.width, config.vocab_size, bias=False)
         self.post_init()
@@ -183,11 +186,13 @@ class DiffusionTransformer(PreTrainedModel):
         clock: Tensor | None = None,
         valid: Tensor | None = None,
         clean: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of tokens (B, L) at clocks (B, L).
 
         `valid` (B, L) bool: False at padding, which nobody attends to. `clean` (B, L), for a network of
-        blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy.
+        blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy. `guess`
+        (B, L, D), for a self-conditioned one: `expected` of its last belief, 0 where there is none.
         """
         n = input_ids.shape[1]
         position = torch.arange(n, device=input_ids.device)
@@ -202,9 +207,14 @@ class DiffusionTransformer(PreTrainedModel):
             own = position[:, None] // self.config.block == position // self.config.block
             seen = torch.cat([torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)])
             position = torch.cat([position, position])
+            guess = None if guess is None else torch.cat([guess, torch.zeros_like(guess)], 1)
         if valid is not None:
             seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
-        return self._layers(input_ids, clock, position, seen, [None] * len(self.blocks))[0][:, :n]
+        return self._layers(input_ids, clock, position, seen, [None] * len(self.blocks), guess)[0][:, :n]
+
+    def expected(self, log_p0: Tensor) -> Tensor:
+        """The mean embedding of a belief log p0 (N, V), (N, D): what a self-conditioned network is told."""
+        return log_p0.exp().to(self.embedding.weight) @ self.embedding.weight
 
     def go_on(
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
@@ -235,8 +245,11 @@ class DiffusionTransformer(PreTrainedModel):
         position: Tensor,
         seen: Tensor | None,
         past: Sequence[KeysValues | None],
+        guess: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
         x = self.embedding(input_ids)
+        if guess is not None and self.recall is not None:
+            x = x + self.recall(guess)
         told = None
         if self.clock is not None and self.told is not None:
             at_noise = torch.ones(input_ids.shape, device=x.device) if clock is None else clock
