@@ -116,8 +116,8 @@ def _(process: Absorbing, asked: Question) -> Nats:
     """The per-count form: n of a block's N running positions masked, n even on 1..N, cost times N / n.
 
     Equal to the continuous bound in the mean whatever the schedule, with less variance, and nothing left out
-    at either end (the bound of any-order autoregression, ARDM, arXiv:2110.02037). The literature's bound
-    leaves out the share of its integral below t = 0.001: P(Binomial(N, 0.001) >= n) of a draw with n masks.
+    at t = 0 (the bound of any-order autoregression, ARDM, arXiv:2110.02037). The literature's bound leaves
+    out the share of its integral below t = 0.001: P(Binomial(N, 0.001) >= n) of a draw with n masks.
     """
     x0, blocks = asked.x0, (*asked.u.shape, -1)
     running = asked.running.view(blocks)
@@ -131,7 +131,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
     log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
     cost = asked.spread(-at(log_p0, x0[hidden]), hidden, total / count)
     left_out = asked.everywhere(_at_least(count, total, PUBLISHED_FROM))
-    return Nats(cost, cost * (1 - left_out))
+    return Nats(cost + _prior(process, asked), cost * (1 - left_out))
 
 
 @in_continuous_time.register

@@ -2,10 +2,11 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from worlds import SYMBOLS, exact_belief, forward_states, processes, random_belief, world
+from worlds import COUNTS, SYMBOLS, VOCABULARY, exact_belief, forward_states, processes, random_belief, world
 
 from ddcli.objective import (
     ContinuousElbo,
@@ -15,7 +16,8 @@ from ddcli.objective import (
     general_elbo,
     general_elbo_step,
 )
-from ddcli.process import one_hot, prior_term
+from ddcli.process import PROCESSES, one_hot, prior_term
+from ddcli.schedule import Polynomial
 
 F64 = torch.float64
 
@@ -46,6 +48,20 @@ def test_the_fast_step_is_the_general_step(process):
         torch.testing.assert_close(
             fast, general_elbo_step(process, log_p0, x0, xt, s, t), rtol=1e-9, atol=1e-9
         )
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid", "stationary"])
+@pytest.mark.parametrize("t", [1e-12, 1e-4, 9e-3])
+def test_a_steep_schedule_loses_no_digits_near_the_clean_end(name, t):
+    """Where 1 - alpha is 1e-16 and less, weights are 0/0 unless it is computed as such."""
+    process = PROCESSES[name].over(replace(VOCABULARY, counts=COUNTS), Polynomial(8.0))
+    log_p0, x0, _, _ = rows_of(process, 3)
+    log_p0.requires_grad_()
+    clock = torch.full((3,), t, dtype=F64)
+    loss = elbo(process, log_p0, x0, x0, clock)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(log_p0.grad).all()
 
 
 @processes

@@ -2,11 +2,13 @@
 
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from chains import OneStream, Oracle, random_chain, sample
 from scipy.stats import chisquare
+from tiny import tiny_config
 from worlds import CONTINUOUS, PER_POSITION, RING, STEPS, SYMBOLS, make, processes, random_belief
 
 from ddcli.data import pack
@@ -28,8 +30,8 @@ from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
 from ddcli.sampler import Ancestral
 from ddcli.schedule import Linear, make_schedule, time_grid
-from ddcli.step import Task
 from ddcli.tokenizer import make_tokenizer
+from ddcli.training import Silent, make_plan
 
 F64 = torch.float64
 
@@ -290,30 +292,27 @@ def test_the_last_step_leaves_nothing_but_text_and_no_evaluation_is_made_after_i
 # -- training ----------------------------------------------------------------------------------------------
 
 
-LETTERS = pack(["ab" * 4096], make_tokenizer("char", ["ab"], print), 64)
-
-
-def noised(times, step=0, size=16, blocks=1):
-    task = Task(
-        process=make("absorbing"), objective=ContinuousElbo(), times=times, given=0.0, blocks=blocks, seed=3
-    )
-    return task.noised(LETTERS.batch(step, size, seed=0), step, torch.device("cpu"))
+def noised(text_file, step=0, **changes):
+    """The batch of a step, as training would draw it but for what is changed."""
+    plan = make_plan(tiny_config(text_file, train__times="even", train__batch_size=16), None, Silent())
+    task = replace(plan.task, **changes)
+    return task.noised(plan.data.train.batch(step, 16, seed=0), step, plan.device)
 
 
 @pytest.mark.parametrize("blocks", [1, 4])
 @pytest.mark.parametrize("parts", [1, 8])
-def test_the_times_of_a_step_fall_one_in_each_stratum_of_the_whole_batch(parts, blocks):
+def test_the_times_of_a_step_fall_one_in_each_stratum_of_the_whole_batch(parts, blocks, text_file):
     """However it is split into micro-batches, and also where a sequence has several clocks."""
     for step in range(3):
-        whole = noised(lambda u: u.clamp(min=1e-5), step, blocks=blocks)
+        whole = noised(text_file, step, blocks=blocks)
         clocks = torch.cat([part.clock for part in whole.split(parts)])
-        times = clocks.view(-1, LETTERS.tokens.shape[1] // blocks).amax(-1)
+        times = clocks.view(-1, clocks.shape[1] // blocks).amax(-1)
         strata = (times * len(times)).long()
         assert strata.sort().values.tolist() == list(range(16 * blocks))
 
 
-def test_sequences_and_steps_draw_noise_of_their_own():
-    first, second = (noised(lambda u: u * 0 + 0.5, step) for step in range(2))
+def test_sequences_and_steps_draw_noise_of_their_own(text_file):
+    first, second = (noised(text_file, step, times=lambda u: u * 0 + 0.5) for step in range(2))
     assert len({tuple(row) for x in (first, second) for row in (x.xt != x.x0).tolist()}) == 32
 
 
