@@ -68,7 +68,7 @@ class Train(Section):
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
-    times: str = "bell"  # bell[:CENTRE], even, clipped:LOW:HIGH; all but even reweight the bound
+    times: str = "bell"  # bell[:CENTRE], even, clipped[:LOW:HIGH]; all but even reweight the bound
     given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
     drop_prefix: float = Field(0.0, ge=0, le=1)  # share of sequences with a hidden beginning, for --guidance
     seed: int = Field(0, ge=0, lt=2**63)

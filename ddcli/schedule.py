@@ -168,7 +168,10 @@ class BellTimes:
 
 @dataclass(frozen=True)
 class ClippedTimes:
-    """Even over [low, high] alone, where gradients vary least (BD3-LM, arXiv:2503.09573, section 5.3)."""
+    """Even over [low, high] alone, where gradients vary least (BD3-LM, arXiv:2503.09573, section 5.3).
+
+    Training that is told no ends chooses among `CLIPS` by the gradients themselves.
+    """
 
     low: float = 0.3
     high: float = 0.8
@@ -182,6 +185,12 @@ class ClippedTimes:
 
 
 TIMES: dict[str, type[Times]] = {"even": EvenTimes, "bell": BellTimes, "clipped": ClippedTimes}
+
+
+# ranges to choose from by what they do to a network's gradients; the papers' own are among them
+CLIPS = tuple(
+    ClippedTimes(*ends) for ends in ((0, 1), (0.3, 0.8), (0.45, 0.95), (0.5, 1), (0.1, 0.6), (0, 0.5))
+)
 
 
 def make_times(spec: str) -> Times:

@@ -5,7 +5,7 @@ weights, so a resumed run is the run that was never stopped.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -90,6 +90,28 @@ class Task:
             return nothing
         log_p0 = denoiser(noised.xt, noised.clock, rows, valid, guess=nothing, **told)
         return guess_of(network, log_p0, rows, nothing)
+
+
+def gradient_noise(
+    task: Task, denoiser: NetworkDenoiser, batches: Sequence[Batch], device: torch.device
+) -> float:
+    """How much the gradient varies from batch to batch, as a share of its mean: E|g - E g|^2 / |E g|^2.
+
+    What ranges of time are compared by, whose losses have different weights. Leaves no gradient behind.
+    """
+    assert isinstance(denoiser.network, nn.Module)
+    weights = [weight for weight in denoiser.network.parameters() if weight.requires_grad]
+    total, squares = [torch.zeros_like(weight) for weight in weights], 0.0
+    for i, batch in enumerate(batches):
+        noised = task.noised(batch, i, device)
+        loss = task.loss(denoiser, noised) / max(1, int(noised.running.sum()))
+        gradient = torch.autograd.grad(loss, weights, allow_unused=True)
+        known = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]
+        torch._foreach_add_(total, known)
+        squares += sum(g.double().square().sum().item() for g in known)
+    n = len(batches)
+    mean = sum((g.double() / n).square().sum().item() for g in total)
+    return (squares / n - mean) * n / (n - 1) / max(mean, 1e-300)
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,12 @@ from .modelcard import model_card
 from .objective import Objective, check_objective, default_objective, make_objective
 from .process import Autoregressive, Process, Tables, check_names, make_process
 from .sampler import default_sampler
-from .schedule import make_times
-from .step import State, Task, learning_rate
+from .schedule import CLIPS, make_times
+from .step import State, Task, gradient_noise, learning_rate
 from .tokenizer import Tokenizer
+
+CHOSEN_TIMES = "clipped"  # with no ends given
+GRADIENTS = 8  # batches over which their noise is measured
 
 
 class Silent:
@@ -320,6 +323,7 @@ class _Run:
     started: float
     state: State = field(init=False)
     bounds: list[Bound] = field(default_factory=list)
+    clip: int | None = None  # which of `CLIPS`, once one is chosen
     window: "_Window" = field(default_factory=lambda: _Window())
 
     def __post_init__(self) -> None:
@@ -354,6 +358,8 @@ class _Run:
             self.started -= found[1]["seconds"]  # so that `seconds` counts on
             self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
             self.window = _Window(**found[1]["window"])
+            if found[1]["clip"] is not None:
+                self._clip(found[1]["clip"])
         if first >= self.config.train.steps:
             self.reporter.say(f"{self.folder} is finished at step {first:,}; give more --steps to go on")
             return self.folder
@@ -385,6 +391,8 @@ class _Run:
                 self._write(line)
             if config.samples.every and (last or step % config.samples.every == 0):
                 self._sample(step)
+            if validates and not last and config.train.times == CHOSEN_TIMES:
+                self._choose_times(step)
             stop = bool(self.stop) and not last
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step)
@@ -433,6 +441,24 @@ class _Run:
         return first + fitting
 
     # -- what happens between steps --------------------------------------------------------------------
+
+    def _choose_times(self, step: int) -> None:
+        """The range of times over which gradients vary least, by the network as it is."""
+        train = self.config.train
+        batches = [
+            self.plan.data.train.batch(step + i, train.batch_size, train.seed) for i in range(GRADIENTS)
+        ]
+        noise = [
+            gradient_noise(replace(self.task, times=clip), self.denoiser, batches, self.plan.device)
+            for clip in CLIPS
+        ]
+        self._clip(noise.index(min(noise)))
+        told = ", ".join(f"[{c.low:g}, {c.high:g}] {n:.2f}" for c, n in zip(CLIPS, noise, strict=True))
+        self.reporter.say(f"times from {told} (noise of the gradient): the least is taken")
+
+    def _clip(self, number: int) -> None:
+        self.clip = number
+        self.task = replace(self.task, times=CLIPS[number])
 
     def _validate(self, draws: int) -> dict[str, float]:
         validation = self.config.validation
@@ -492,6 +518,7 @@ class _Run:
             "fingerprint": self.plan.data.fingerprint,
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
+            "clip": self.clip,
             "bounds": [asdict(found) for found in self.bounds[-1:]],
         }
         save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)

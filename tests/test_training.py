@@ -38,7 +38,7 @@ from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, EvenTimes
-from ddcli.step import State, Task, given_spans, learning_rate, make_optimizer
+from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate, make_optimizer
 from ddcli.training import Silent, Stopped, can_compile, dry_run, make_plan, train
 
 CPU = torch.device("cpu")
@@ -552,6 +552,31 @@ def test_a_thread_that_gets_no_signals_can_train(text_file, tmp_path):
 def test_as_many_checkpoints_are_kept_as_asked_for(text_file, tmp_path):
     train_tiny(tmp_path / "run", text_file, checkpoint__every=4, checkpoint__keep=3)
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [12, 16, 20]
+
+
+def test_clipped_times_are_chosen_where_gradients_vary_least_and_resume_knows_them(text_file, tmp_path):
+    changes = {"train__times": "clipped", "train__steps": 30, "checkpoint__every": 5}
+    heard = train_tiny(tmp_path / "whole", text_file, **changes)
+    assert heard.text.count("noise of the gradient") == 2  # at 10 and 20 steps, not at the end
+    stop_at(15, tmp_path / "run", tiny_config(text_file, **changes))
+    train_tiny(tmp_path / "run", text_file, resume=True, **changes)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_the_noise_of_a_gradient_is_its_variance_over_its_squared_mean(text_file):
+    plan = make_plan(tiny_config(text_file), None, Silent())
+    batches = [plan.data.train.batch(i, 4, 0) for i in range(5)]
+    gradients = []
+    for i, batch in enumerate(batches):
+        noised = plan.task.noised(batch, i, CPU)
+        loss = plan.task.loss(denoiser_of(plan), noised) / noised.running.sum()
+        found = torch.autograd.grad(loss, list(plan.network.parameters()), allow_unused=True)
+        gradients.append(torch.cat([g.flatten() for g in found if g is not None]).double())
+    g = torch.stack(gradients)
+    expected = g.var(0).sum() / g.mean(0).square().sum()
+    found = gradient_noise(plan.task, denoiser_of(plan), batches, CPU)
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    assert all(weight.grad is None for weight in plan.network.parameters())
 
 
 # -- resuming ---------------------------------------------------------------------------------------------
