@@ -16,7 +16,7 @@ from torch import Tensor
 from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
 from .objective import Objective, log_ratios
-from .process import Matrices, Process, flat_text, leave_one_out
+from .process import Matrices, Process, clean_posterior, flat_text, leave_one_out
 from .randomness import LOG_ZERO
 
 ROW_COUNT = (
@@ -62,6 +62,9 @@ class Head(Protocol):
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """log p0 (N, V): what the other positions say of x_0, for tokens xt (N,) at clocks t (N,)."""
 
+    def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """log p(x_0 | x_t), (N, V): the belief times the own token's say."""
+
     def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """ln p_t(y) - ln p_t(xt) for every y, (N, V), p_t by the other positions; 0 at xt."""
 
@@ -79,6 +82,9 @@ class LeaveOneOut:
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return logits.masked_fill(~process.vocabulary.is_text.to(logits.device), LOG_ZERO).log_softmax(-1)
 
+    def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
+
     def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return log_ratios(process, self.belief(process, logits, xt, t), xt, t)
 
@@ -94,7 +100,10 @@ class Posterior(LeaveOneOut):
             )
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        return leave_one_out(process, super().belief(process, logits, xt, t), xt, t)
+        return leave_one_out(process, self.posterior(process, logits, xt, t), xt, t)
+
+    def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return super().belief(process, logits, xt, t)
 
 
 class Score:
@@ -114,6 +123,9 @@ class Score:
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         now = t.clamp(max=LATEST)  # at t = 1 a score says nothing of x_0, and the logits do
         return process.unmix(self.score(process, logits.double(), xt, now).log_softmax(-1), now).to(logits)
+
+    def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
 
 
 HEADS: dict[str, Head] = {"leave-one-out": LeaveOneOut(), "posterior": Posterior(), "score": Score()}

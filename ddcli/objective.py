@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from .errors import DdcliError, unknown
-from .process import Absorbing, Autoregressive, Interpolating, Process, at, one_hot, posterior
+from .process import (
+    Absorbing,
+    Autoregressive,
+    Interpolating,
+    Process,
+    at,
+    clean_posterior,
+    one_hot,
+    posterior,
+)
 
 
 class Objective(Protocol):
@@ -29,7 +38,7 @@ class Objective(Protocol):
 
     @property
     def reads(self) -> str:
-        """What it is given of a head, as `log_p`: its `belief`, or its `score`."""
+        """What it is given of a head, as `log_p`: its `belief`, its `posterior` or its `score`."""
 
     def check(self, process: Process) -> None:
         """Raise DdcliError where the objective cannot train with the process."""
@@ -210,7 +219,7 @@ def cross_entropy(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: T
 
     For uniform noise over K symbols the own token's logit gains ln(1 + K alpha / (1 - alpha)).
     """
-    return -at(posterior(process, log_p0, xt, torch.zeros_like(t), t), x0)
+    return -at(clean_posterior(process, log_p0, xt, t), x0)
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,7 @@ class CrossEntropy:
 
     timesteps: None = None
     teaches: str = "posterior"
-    reads: str = "belief"
+    reads: str = "posterior"
 
     def check(self, process: Process) -> None:
         pass
@@ -232,7 +241,7 @@ class CrossEntropy:
         return t
 
     def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        return torch.where(process.unknown(xt, t), cross_entropy(process, log_p, x0, xt, t), 0.0)
+        return torch.where(process.unknown(xt, t), -at(log_p, x0), 0.0)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from worlds import SYMBOLS, VOCABULARY, chain_states, processes, random_belief
 
 from ddcli.errors import DdcliError
-from ddcli.process import Absorbing, Vocabulary, leave_one_out, one_hot, posterior, prior
+from ddcli.process import Absorbing, Vocabulary, clean_posterior, leave_one_out, one_hot, posterior, prior
 from ddcli.randomness import LOG_ZERO, Streams, categorical
 from ddcli.schedule import SCHEDULES, Linear, make_schedule, time_grid, with_slope
 
@@ -114,6 +114,15 @@ def test_leave_one_out_undoes_the_own_token(process):
     found = leave_one_out(process, log_posterior, xt, t)
     keep = seen.all(-1) if process.needs_clock else xt == VOCABULARY.mask_id
     torch.testing.assert_close(found[keep][:, :SYMBOLS], log_p0[keep][:, :SYMBOLS], rtol=1e-6, atol=1e-6)
+
+
+@processes
+def test_the_posterior_of_the_clean_token_is_bayes_rule_by_its_fast_path_too(process):
+    rng = torch.Generator().manual_seed(6)
+    log_p0, t = random_belief(process, 4, rng), torch.full((4,), 0.45, dtype=F64)
+    xt = torch.tensor([0, 1, 2, chain_states(process)[-1]])
+    expected = posterior(process, log_p0, xt, torch.zeros_like(t), t).exp()
+    torch.testing.assert_close(clean_posterior(process, log_p0, xt, t).exp(), expected, rtol=1e-9, atol=1e-12)
 
 
 @processes

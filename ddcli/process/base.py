@@ -8,7 +8,7 @@ logarithms, LOG_ZERO (finite) standing for impossible.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, singledispatch
 from typing import Protocol, Self
 
 import numpy as np
@@ -138,8 +138,15 @@ def posterior(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor
     return torch.where((s < t)[..., None], joint, one_hot(xt, log_p0.shape[-1], joint.dtype)).log_softmax(-1)
 
 
+@singledispatch
+def clean_posterior(process: Process, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """log p(x_0 | x_t), (..., V): the belief of the others (..., V) times the own token's say, t > 0."""
+    return posterior(process, log_p0, xt, torch.zeros_like(t), t)
+
+
+@singledispatch
 def leave_one_out(process: Process, log_posterior: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    """Turn log p(x_0 | x_t) (..., V) into the belief of the other positions alone: divide by q(x_t | x_0)."""
+    """The belief of the other positions alone, (..., V), from log p(x_0 | x_t): divided by q(x_t | x_0)."""
     return (log_posterior - process.likelihood(xt, torch.zeros_like(t), t).to(log_posterior)).log_softmax(-1)
 
 

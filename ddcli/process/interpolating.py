@@ -19,7 +19,17 @@ from torch import Tensor
 from ..errors import DdcliError
 from ..randomness import Streams, inverse_cdf
 from ..schedule import Schedule, with_slope
-from .base import Tables, Vocabulary, clean_belief, log, no_parameter, one_hot, posterior
+from .base import (
+    Tables,
+    Vocabulary,
+    clean_belief,
+    clean_posterior,
+    leave_one_out,
+    log,
+    no_parameter,
+    one_hot,
+    posterior,
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,27 @@ class Interpolating(ABC):
         left = ~self.vocabulary.is_text.to(xt.device)[xt]
         own = one_hot(xt, self.vocabulary.size, law.dtype)
         return torch.where(left[..., None] & (own == 0), own.min(), law).log_softmax(-1)
+
+
+def _own_say(process: Interpolating, xt: Tensor, t: Tensor) -> Tensor:
+    """ln q(x_t | x_0 = x_t) - ln q(x_t | x_0), (...), which is the same for every other x_0.
+
+    For uniform noise over K symbols, ln(1 + K alpha / (1 - alpha)).
+    """
+    alpha, m = process.mix_at(xt, t)
+    return log(alpha + m) - log(m)
+
+
+@clean_posterior.register
+def _(process: Interpolating, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    own = _own_say(process, xt, t).to(log_p0)[..., None]
+    return log_p0.scatter_add(-1, xt[..., None], own).log_softmax(-1)
+
+
+@leave_one_out.register
+def _(process: Interpolating, log_posterior: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    own = _own_say(process, xt, t).to(log_posterior)[..., None]
+    return log_posterior.scatter_add(-1, xt[..., None], -own).log_softmax(-1)
 
 
 @dataclass(frozen=True)
