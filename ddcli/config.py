@@ -43,7 +43,7 @@ class ProcessSettings(Section):
 
 class ObjectiveSettings(Section):
     name: str = "auto"  # elbo, discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
-    timesteps: int = Field(256, ge=1)  # T of the discrete-elbo and of d3pm-hybrid
+    timesteps: int | None = Field(None, ge=1)  # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own
 
 
 class Model(Section):

@@ -16,7 +16,7 @@ from torch import Tensor
 from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
 from .objective import Objective, log_ratios
-from .process import Matrices, Process, clean_posterior, flat_text, leave_one_out
+from .process import Autoregressive, Matrices, Process, clean_posterior, flat_text, leave_one_out
 from .randomness import LOG_ZERO
 
 ROW_COUNT = (
@@ -98,6 +98,7 @@ class Posterior(LeaveOneOut):
                 "a posterior head cannot serve noise by matrices: what the own token rules out early on "
                 "cannot be divided out again; use --set model.predicts=leave-one-out"
             )
+        _refuse_order(process)
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return leave_one_out(process, self.posterior(process, logits, xt, t), xt, t)
@@ -114,7 +115,9 @@ class Score:
     """
 
     def check(self, process: Process) -> None:
-        pass
+        _refuse_order(process)
+        if process.timesteps is not None:
+            raise DdcliError("noise given as steps has no scores; use --set model.predicts=leave-one-out")
 
     def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         ignorant = flat_text(process, logits.device).to(logits).expand_as(logits)
@@ -126,6 +129,11 @@ class Score:
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
+
+
+def _refuse_order(process: Process) -> None:
+    if isinstance(process, Autoregressive):
+        raise DdcliError("an autoregressive network predicts the next token; leave model.predicts out")
 
 
 HEADS: dict[str, Head] = {"leave-one-out": LeaveOneOut(), "posterior": Posterior(), "score": Score()}
@@ -220,7 +228,8 @@ class SelfConditioned:
         asked = (self.process.unknown(xt, t) & (t > 0)) | rows
         asked &= rows.any(-1, keepdim=True)  # a sequence that needs nothing is not computed
         log_p0 = self.denoiser(xt, t, asked, valid, guess=self.guess, **told)
-        self.guess = guess_of(self.network, log_p0, asked, self.guess)
+        computed = rows.any(-1)[:, None, None]  # the others keep theirs; a position that is known has none
+        self.guess = guess_of(self.network, log_p0, asked, self.guess.masked_fill(computed, 0.0))
         return log_p0[rows[asked]]
 
 
@@ -236,7 +245,7 @@ class Cached:
     the text of the blocks, so any number of sequences may take turns.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, network: DiffusionTransformer, room: int = 64) -> None:
+    def __init__(self, denoiser: NetworkDenoiser, network: DiffusionTransformer, room: int = 256) -> None:
         """`room`: how many calls' keys and values are kept at most."""
         self.denoiser = denoiser
         self.network = network
@@ -261,7 +270,7 @@ class Cached:
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
         """Keys and values of finished blocks, (B, n), as far back as the next one looks."""
         config, n = self.network.config, ids.shape[1]
-        if not n:
+        if not n or config.window == 1:
             return None
         key = ids.cpu().numpy().tobytes() + bytes([len(ids) % 256])
         if key not in self._held:
@@ -269,12 +278,12 @@ class Cached:
             known = self._held.pop(ids[:, :before].cpu().numpy().tobytes() + bytes([len(ids) % 256]), None)
             first = before if known else 0
             clock = torch.zeros(ids[:, first:].shape, device=ids.device)
-            _, present = self.network.go_on(ids[:, first:], clock, first, known)
+            _, present = self.network.go_on(ids[:, first:], clock, first, known or None)
             far = (config.window - 1) * config.block
-            self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present] if far else []
+            self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present]
             while len(self._held) > self.room:
                 self._held.pop(next(iter(self._held)))
-        return self._held[key] or None
+        return self._held[key]
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ class TextModel:
         """Tokens of a sample, its prompt included. Raises DdcliError for what the model cannot write."""
         longest = self.length - (2 if self.record_lengths else 0)
         unit = self.tokenizer.unit
-        if self.block and asked is not None and asked > longest:
+        if 0 < self.block < longest and asked is not None and asked > longest:
             longest = asked  # block after block, a text may be of any length
         if asked is not None and not 1 <= asked <= longest:
             raise DdcliError(f"this model writes 1 to {longest} {unit}s at once, not {asked}; set --length")

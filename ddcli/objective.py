@@ -26,6 +26,8 @@ from .process import (
     posterior,
 )
 
+STEPS = 256  # T, if nobody says
+
 
 class Objective(Protocol):
     @property
@@ -138,6 +140,14 @@ class ContinuousElbo:
         return elbo(process, log_p, x0, xt, t)
 
 
+HIGHEST_SCORE = 60.0  # nats
+
+
+def _refuse_order(process: Process) -> None:
+    if isinstance(process, Autoregressive):
+        raise DdcliError("an autoregressive model has a likelihood, and no noise; use --objective elbo")
+
+
 @dataclass(frozen=True)
 class ScoreEntropy(ContinuousElbo):
     """Minus the ELBO of a score that need not be any belief's: a head that puts out ln p_t(y) / p_t(x_t).
@@ -148,8 +158,14 @@ class ScoreEntropy(ContinuousElbo):
     teaches: str = "score"
     reads: str = "score"
 
+    def check(self, process: Process) -> None:
+        super().check(process)
+        _refuse_order(process)
+
     def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        return torch.where(process.unknown(xt, t), score_entropy(process, log_p, x0, xt, t), 0.0)
+        # no softmax bounds a score, and training must survive a wild one
+        nats = score_entropy(process, log_p.double().clamp(max=HIGHEST_SCORE), x0, xt, t)
+        return torch.where(process.unknown(xt, t), nats, 0.0).to(log_p)
 
 
 # -- T steps ----------------------------------------------------------------------------------------------
@@ -186,13 +202,12 @@ class DiscreteElbo:
     The prior term, which no network changes, is left to `likelihood`.
     """
 
-    timesteps: int = 256
+    timesteps: int = STEPS
     teaches: str = "leave-one-out"
     reads: str = "belief"
 
     def check(self, process: Process) -> None:
-        if isinstance(process, Autoregressive):
-            raise DdcliError("autoregressive noise has an exact likelihood, not steps; use --objective elbo")
+        _refuse_order(process)
         if process.timesteps not in (None, self.timesteps):
             raise DdcliError(
                 f"the noise has {process.timesteps} steps, but the objective {self.timesteps}; "
@@ -235,7 +250,9 @@ class CrossEntropy:
     reads: str = "posterior"
 
     def check(self, process: Process) -> None:
-        pass
+        _refuse_order(process)
+        if process.timesteps is not None:
+            raise DdcliError("noise given as steps has no time between them; use --objective discrete-elbo")
 
     def times(self, t: Tensor) -> Tensor:
         return t
@@ -295,14 +312,15 @@ def default_objective(process: Process) -> str:
     return "cross-entropy" if isinstance(process, Interpolating) and process.needs_clock else "elbo"
 
 
-def make_objective(spec: str, timesteps: int, process: Process) -> Objective:
+def make_objective(spec: str, timesteps: int | None, process: Process) -> Objective:
     """An objective by its name, for a process: `elbo`, `d3pm-hybrid:0.01`; `auto` is `default_objective`.
 
-    Raises DdcliError for what is none, or cannot train with the process.
+    timesteps: T where the objective has one; None is the process's own, or 256. Raises DdcliError for what is
+    none, or cannot train with the process.
     """
     check_objective(spec)
     name, _, parameter = (default_objective(process) if spec == "auto" else spec).partition(":")
-    objective = OBJECTIVES[name](timesteps, parameter)
+    objective = OBJECTIVES[name](timesteps or process.timesteps or STEPS, parameter)
     objective.check(process)
     return objective
 
@@ -310,5 +328,5 @@ def make_objective(spec: str, timesteps: int, process: Process) -> Objective:
 def check_objective(spec: str) -> None:
     """Raises DdcliError for an objective there is none of."""
     name = spec.partition(":")[0]
-    if name not in ("auto", *OBJECTIVES):
-        raise unknown("objective", name, ["auto", *OBJECTIVES])
+    if spec != "auto" and name not in OBJECTIVES:
+        raise unknown("objective", spec if name == "auto" else name, ["auto", *OBJECTIVES])

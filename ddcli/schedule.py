@@ -137,7 +137,7 @@ class EvenTimes:
     """Every time equally often: the mean loss is the bound itself."""
 
     def __call__(self, u: Tensor) -> Tensor:
-        return u.clamp(min=1e-5)  # the weight of an absorbing loss is 1/t
+        return u.clamp(min=1e-5, max=1 - 1e-6)  # weights are 1/t, and 1/(1 - t)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,11 @@ class Task:
 
 
 def gradient_noise(
-    task: Task, denoiser: NetworkDenoiser, batches: Sequence[Batch], device: torch.device
+    task: Task,
+    denoiser: NetworkDenoiser,
+    batches: Sequence[Batch],
+    device: torch.device,
+    micro_batches: int = 1,
 ) -> float:
     """How much the gradient varies from batch to batch, as a share of its mean: E|g - E g|^2 / |E g|^2.
 
@@ -104,11 +108,13 @@ def gradient_noise(
     total, squares = [torch.zeros_like(weight) for weight in weights], 0.0
     for i, batch in enumerate(batches):
         noised = task.noised(batch, i, device)
-        loss = task.loss(denoiser, noised) / max(1, int(noised.running.sum()))
-        gradient = torch.autograd.grad(loss, weights, allow_unused=True)
-        known = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]
-        torch._foreach_add_(total, known)
-        squares += sum(g.double().square().sum().item() for g in known)
+        gradient = [torch.zeros_like(weight) for weight in weights]
+        for part in noised.split(micro_batches):
+            loss = task.loss(denoiser, part) / max(1, int(noised.running.sum()))
+            found = torch.autograd.grad(loss, weights, materialize_grads=True)
+            torch._foreach_add_(gradient, found)
+        torch._foreach_add_(total, gradient)
+        squares += sum(g.double().square().sum().item() for g in gradient)
     n = len(batches)
     mean = sum((g.double() / n).square().sum().item() for g in total)
     return (squares / n - mean) * n / (n - 1) / max(mean, 1e-300)

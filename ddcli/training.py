@@ -117,15 +117,18 @@ class Plan:
         """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
 
         Of a layer, some 20 widths a token and the attention's scores are kept for the way back; of the head,
-        logits and their gradient at the positions that are unknown, half of them on average.
+        logits and their gradient at the positions that are unknown, half of them on average. Where noise
+        leaves tokens visible it is all of them, and what turns logits into beliefs.
         """
         shape, train = self.config.shape(), self.config.train
         micro = train.batch_size // train.accumulate
         size = 2 if self.dtype == torch.bfloat16 else 4
         tokens = micro * self.data.length
-        scores = 2 * shape["heads"] * self.data.length
-        activations = tokens * shape["layers"] * (20 * shape["width"] + scores) * size
-        return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * 2
+        copies = 1 if self.blocks == 1 else 2
+        scores = 2 * shape["heads"] * self.data.length * copies
+        activations = copies * tokens * shape["layers"] * (20 * shape["width"] + scores) * size
+        logits = 8 if self.process.needs_clock else 2
+        return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * logits
 
 
 def make_plan(
@@ -141,6 +144,11 @@ def make_plan(
         raise DdcliError(
             f"--batch-size ({config.train.batch_size}) must be a multiple of "
             f"train.accumulate ({config.train.accumulate})"
+        )
+    if config.train.times == CHOSEN_TIMES and not config.validation.every:
+        raise DdcliError(
+            "clipped times are chosen after each validation, and there is none; give their ends, "
+            "such as clipped:0.3:0.8, or set validation.every"
         )
     shape = config.shape()
     check_names(config.process.name, config.process.schedule)  # better refused before a long text is read
@@ -182,10 +190,23 @@ def make_plan(
 
 
 def _without_auto(config: Config, process: Process) -> Config:
-    """The config with the process's own choice wherever one was left to it. Raises DdcliError."""
+    """The config with the process's own choice wherever one was left to it.
+
+    Raises DdcliError for settings that the process or each other leave no use for.
+    """
     asked, model = config.objective, config.model
     name = default_objective(process) if asked.name == "auto" else asked.name
     objective = make_objective(name, asked.timesteps, process)
+    ordered = isinstance(process, Autoregressive)
+    unfit = {
+        "model.clock": ordered and model.clock not in ("auto", "none"),
+        "model.self_condition": (ordered or model.block) and model.self_condition,
+        "train.drop_prefix": (ordered or model.block) and config.train.drop_prefix,
+        "data.lines": (ordered or model.block) and config.data.lines,
+    }
+    if refused := [key for key, is_so in unfit.items() if is_so]:
+        kind = "an autoregressive model" if ordered else "a model of blocks"
+        raise DdcliError(f"{kind} writes in order, and has no use for {refused[0]}; leave it out")
     own = {
         "predicts": default_head(objective, process),
         "clock": "time" if process.needs_clock else "none",
@@ -193,7 +214,7 @@ def _without_auto(config: Config, process: Process) -> Config:
     left = {key: value for key, value in own.items() if getattr(model, key) == "auto"}
     return config.model_copy(
         update={
-            "objective": asked.model_copy(update={"name": name}),
+            "objective": asked.model_copy(update={"name": name, "timesteps": objective.timesteps}),
             "model": model.model_copy(update=left),
         }
     )
@@ -449,7 +470,9 @@ class _Run:
             self.plan.data.train.batch(step + i, train.batch_size, train.seed) for i in range(GRADIENTS)
         ]
         noise = [
-            gradient_noise(replace(self.task, times=clip), self.denoiser, batches, self.plan.device)
+            gradient_noise(
+                replace(self.task, times=clip), self.denoiser, batches, self.plan.device, train.accumulate
+            )
             for clip in CLIPS
         ]
         self._clip(noise.index(min(noise)))

@@ -149,6 +149,14 @@ def test_a_model_of_blocks_learns_and_writes_texts_longer_than_it_was_trained_on
     assert model.sample(1, seed=2, prompt="abab")[0].text.startswith("abab")
 
 
+def test_a_single_block_is_a_plain_model_and_writes_no_longer(text_file, tmp_path):
+    train_tiny(tmp_path / "run", text_file, model__block=32, train__steps=10)
+    model = load_model(tmp_path / "run")
+    assert len(model.sample(1, seed=1, steps=4)[0].text) == 32
+    with pytest.raises(DdcliError, match="1 to 32"):
+        model.sample(1, length=64)
+
+
 def test_a_batch_of_blocks_is_the_same_as_one_after_the_other(block_run):
     model = load_model(block_run)
     together = model.sample(3, seed=5, steps=16)

@@ -147,6 +147,10 @@ def test_a_self_conditioned_network_is_told_what_it_last_believed_of_each_positi
     second = plain(xt, t, asked, guess=guess)
     torch.testing.assert_close(remembering(xt, t, rows), second[rows[asked]])
     assert not torch.allclose(first, second)
+    known = torch.zeros_like(t)
+    known[:, 0] = 0.5
+    remembering(xt, known, known > 0)
+    assert (remembering.guess[:, 1:] == 0).all()  # of what is known there is nothing to guess
 
 
 def test_sequences_that_ask_for_nothing_are_not_computed():

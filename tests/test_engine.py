@@ -81,9 +81,9 @@ def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(l
     noise = tmp_path / "noise.json"
     steps = [(flat @ shift if k % 2 else shift @ flat).tolist() for k in range(16)]
     noise.write_text(json.dumps({"symbols": ["a", "b", "c", "\n"], "steps": steps}))
-    settings = {"process__name": f"steps:{noise}", "objective__name": "discrete-elbo"}
+    settings = {"process__name": f"steps:{noise}"}
     run = tmp_path / "run"
-    model = trained(run, letters, objective__timesteps=16, **settings)
+    model = trained(run, letters, **settings)  # in as many steps as there are
     with pytest.raises(DdcliError, match="--timesteps 16"):
         trained(tmp_path / "other", letters, objective__timesteps=8, **settings)
     noise.unlink()
@@ -144,6 +144,23 @@ BAD = {
     "no file": ("steps", "discrete-elbo", {}, "which file?"),
     "a head there is none of": ("uniform", "elbo", {"model__predicts": "noise"}, "unknown head 'noise'"),
     "a posterior that matrices blow up": ("band", "elbo", {"model__predicts": "posterior"}, "leave-one-out"),
+    "a score of an order": ("autoregressive", "score-entropy", {}, "use --objective elbo"),
+    "a flat weight of an order": ("autoregressive", "cross-entropy", {}, "use --objective elbo"),
+    "a posterior of an order": ("autoregressive", "elbo", {"model__predicts": "posterior"}, "next token"),
+    "a clock of an order": ("autoregressive", "elbo", {"model__clock": "time"}, "no use for model.clock"),
+    "a hidden prefix of blocks": (
+        "absorbing",
+        "elbo",
+        {"model__block": 8, "train__drop_prefix": 0.1},
+        "no use for train.drop_prefix",
+    ),
+    "a number after auto": ("absorbing", "auto:3", {}, "'auto:3'"),
+    "clipped times nobody chooses": (
+        "absorbing",
+        "elbo",
+        {"train__times": "clipped", "validation__every": 0},
+        "set validation.every",
+    ),
     "a schedule that rises": ("absorbing", "elbo", {"process__schedule": "polynomial:-1"}, "above 0"),
     "a geometric schedule without end": ("uniform", "elbo", {"process__schedule": "geometric:0"}, "sigma"),
 }
@@ -182,6 +199,8 @@ BAD_FILES = {
     "weights of strangers": ({"z": 1.0}, "stationary", "no symbol"),
     "weights below zero": ({"a": -1.0}, "stationary", "must be a number from 0"),
     "weights of nothing": ({"a": 0}, "stationary", "all weights are 0"),
+    "weights of special tokens": ({"<mask>": 1.0}, "stationary", "no symbol"),
+    "half a repeat": ({"steps": [[1.0, 0.0], [0.0, 1.0]], "repeat": 2.5}, "steps", "`repeat`"),
     "no weights": ([1.0], "stationary", "no table of weights"),
 }
 
@@ -218,9 +237,36 @@ def test_symbols_of_a_file_may_come_in_any_order_and_hold_a_mask(tmp_path):
     assert not masked.needs_clock
 
 
+def test_symbols_may_be_written_as_numbers(tmp_path):
+    from ddcli.process import Vocabulary, make_process
+
+    path = tmp_path / "noise.json"
+    path.write_text(json.dumps({"symbols": [1, 0], "generator": [[-1, 3], [1, -3]]}))
+    found = make_process(f"generator:{path}", "linear", Vocabulary(2, None, (), ("0", "1")))
+    assert found.matrix[1, 0] > found.matrix[0, 1]
+
+
 def test_a_step_may_be_repeated(tmp_path):
     from ddcli.process import Vocabulary, make_process
 
     path = tmp_path / "noise.json"
     path.write_text(json.dumps({"steps": [[0.9, 0.1], [0.1, 0.9]], "repeat": 12}))
     assert make_process(f"steps:{path}", "linear", Vocabulary(2)).timesteps == 12
+
+
+def test_matrices_with_a_mask_have_gradients_at_the_clean_end(tmp_path):
+    """A probability of exactly 0 has a logarithm, and no slope."""
+    from ddcli.objective import cross_entropy
+    from ddcli.process import Vocabulary, make_process
+
+    absorbing = np.diag([-1.0, -1, -1, 0])
+    absorbing[3, :3] = 1
+    np.save(tmp_path / "mask.npy", absorbing)
+    process = make_process(f"generator:{tmp_path / 'mask.npy'}", "linear", Vocabulary(5, 4, (3, 4)))
+    logits = torch.tensor([[0.0, 200.0, -200.0, -1e5, -1e5]], requires_grad=True)
+    log_p0 = logits.log_softmax(-1)
+    x0, xt, t = torch.tensor([0]), torch.tensor([4]), torch.tensor([0.5], dtype=torch.float64)
+    loss = cross_entropy(process, log_p0, x0, xt, t).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(200, rel=1e-3)
+    assert torch.isfinite(logits.grad).all()

@@ -128,8 +128,8 @@ def at(log_p: Tensor, x: Tensor) -> Tensor:
 
 
 def log(p: Tensor) -> Tensor:
-    """ln p, LOG_ZERO where p is 0; a NaN stays one."""
-    return p.log().clamp(min=LOG_ZERO)
+    """ln p, LOG_ZERO where p is 0, with a gradient of 0 there; a NaN stays one."""
+    return torch.where(p == 0, LOG_ZERO, torch.where(p == 0, 1.0, p).log())
 
 
 def posterior(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -169,6 +169,7 @@ def prior(process: Process, device: torch.device | None = None) -> Tensor:
     return process.marginal(flat_text(process, device), torch.ones((), dtype=torch.float64, device=device))
 
 
+@singledispatch
 def prior_term(process: Process, x0: Tensor) -> Tensor:
     """KL(q(x_1 | x_0) || p(x_1)), nats, (...) float64, for x0 (...): what a strict bound begins with."""
     if process.forgets:

@@ -29,6 +29,8 @@ from .base import (
     no_parameter,
     one_hot,
     posterior,
+    prior,
+    prior_term,
 )
 
 
@@ -190,6 +192,17 @@ def _(process: Interpolating, log_posterior: Tensor, xt: Tensor, t: Tensor) -> T
     return log_posterior.scatter_add(-1, xt[..., None], -own).log_softmax(-1)
 
 
+@prior_term.register
+def _(process: Interpolating, x0: Tensor) -> Tensor:
+    """Of each symbol it needs its own place in the prior, and one sum that all share."""
+    one = torch.ones((), dtype=torch.float64, device=x0.device)
+    alpha, m = process.mix(one)
+    log_p = prior(process, x0.device)
+    shared = (torch.xlogy(m, m) - m * log_p).sum()
+    own = torch.xlogy(alpha + m, alpha + m) - torch.xlogy(m, m) - alpha * log_p
+    return (shared + own)[x0] if alpha > 0 else torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+
+
 @dataclass(frozen=True)
 class Masking(Interpolating):
     """Noise that can only hide: all that is lost turns into [MASK]."""
@@ -311,7 +324,7 @@ class Stationary(Interpolating):
         if not isinstance(given, dict) or not given:
             raise DdcliError(f"{path} is no table of weights: a JSON object was expected, {{symbol: weight}}")
         for symbol, weight in given.items():
-            if known.get(symbol) is None:
+            if known.get(symbol) is None or known[symbol] in vocabulary.special_ids:
                 raise DdcliError(f"{path}: {symbol!r} is no symbol of this vocabulary")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 raise DdcliError(f"{path}: the weight of {symbol!r} must be a number from 0, not {weight!r}")

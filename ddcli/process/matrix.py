@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ..errors import DdcliError
 from ..randomness import LOG_ZERO, Streams, categorical
-from ..schedule import Schedule, with_slope
+from ..schedule import Linear, Schedule, with_slope
 from .base import Tables, Vocabulary, clean_belief, log, one_hot, posterior
 from .interpolating import read_json
 
 LARGEST = 512  # states; a batch of matrices larger than that is no way to train
+MOST_STEPS = 10_000
 FARTHEST = 700.0  # of -ln alpha; exp(-700) is the smallest float64 there is, near enough
 TOLERANCE = 1e-6  # of sums over columns, which files give in decimals
 
@@ -99,20 +100,18 @@ class Matrices(ABC):
 
     def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
         q, which = self._distinct(torch.zeros_like(t), t)
-        p0 = log_p0[..., self.states.to(log_p0.device)].exp()
+        p0 = log_p0[..., self.states.to(log_p0.device)].double().exp()  # float32 has no tails to speak of
         shape = torch.broadcast_shapes(p0.shape[:-1], which.shape)
-        pt = (q.to(p0)[which.expand(shape)] @ p0.expand(*shape, -1)[..., None])[..., 0]
+        pt = _each(q, which.expand(shape), p0.expand(*shape, -1))
         rest = log_p0.expand(*shape, -1)  # ids that are no states stay what they are
-        return rest.index_copy(-1, self.states.to(pt.device), log(pt))
+        return rest.index_copy(-1, self.states.to(pt.device), log(pt).to(rest))
 
     def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
         q, which = self._distinct(torch.zeros_like(t), t)
         # modes of the text that noise has all but wiped out are left at 0, not blown up
-        inverse = torch.linalg.pinv(q, rtol=1e-3).to(log_pt)[which]
-        p0 = torch.zeros_like(log_pt)
         states = self.states.to(log_pt.device)
-        found = (inverse @ log_pt[..., states].exp()[..., None])[..., 0]
-        return clean_belief(self, p0.index_copy(-1, states, found))
+        found = _each(torch.linalg.pinv(q, rtol=1e-3), which, log_pt[..., states].double().exp())
+        return clean_belief(self, torch.zeros_like(log_pt).index_copy(-1, states, found.to(log_pt)))
 
     def likelihood(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
         q, which = self._distinct(s.expand(xt.shape), t.expand(xt.shape))
@@ -232,6 +231,8 @@ class Steps(Matrices):
     ) -> Self:
         if tables is not None:
             return cls(vocabulary, schedule, tables["matrix"].double())
+        if schedule != Linear():
+            raise DdcliError("noise given as steps has its own schedule; leave --schedule out")
         path, found = _read(parameter, "steps", vocabulary)
         if found.ndim != 3:
             raise DdcliError(f"{path}: steps are a list of matrices, not {found.ndim} dimensions of numbers")
@@ -271,6 +272,14 @@ class Steps(Matrices):
         raise DdcliError(
             "noise given as steps has no rate, so no bound in continuous time; use --objective discrete-elbo"
         )
+
+
+def _each(q: Tensor, which: Tensor, p: Tensor) -> Tensor:
+    """Of n matrices (n, K, K), the one that each p (..., K) has, times p. None is copied for it."""
+    flat, order = p.reshape(-1, p.shape[-1]), which.flatten().argsort(stable=True)
+    counts = torch.bincount(which.flatten(), minlength=len(q)).tolist()
+    parts = [part @ matrix.T for part, matrix in zip(flat[order].split(counts), q, strict=True)]
+    return torch.cat([flat[:0], *parts])[order.argsort()].view(p.shape)
 
 
 # -- matrices of people -----------------------------------------------------------------------------------
@@ -350,8 +359,11 @@ def _read(parameter: str, key: str, vocabulary: Vocabulary) -> tuple[Path, Tenso
                 raise DdcliError(f"{path} holds no {key!r}: a JSON object was expected, {{{key!r}: [...]}}")
             found = np.array(content[key], dtype=np.float64)
             symbols = content.get("symbols")
+            times = content.get("repeat", 1)
+            if not isinstance(times, int) or not 1 <= times <= MOST_STEPS:
+                raise DdcliError(f"{path}: `repeat` is a number of steps up to {MOST_STEPS:,}, not {times!r}")
             if "repeat" in content:
-                found = np.repeat(found.reshape(-1, *found.shape[-2:]), int(content["repeat"]), 0)
+                found = np.repeat(found.reshape(-1, *found.shape[-2:]), times, 0)
     except OSError as error:
         raise DdcliError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError) as error:
@@ -371,7 +383,8 @@ def _ordered(path: Path, matrix: Tensor, symbols: object, vocabulary: Vocabulary
     if symbols is None:
         return matrix
     own = [vocabulary.pieces[id] for id in states.tolist()]
-    if not isinstance(symbols, list) or sorted(map(str, symbols)) != sorted(own):
+    symbols = [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
+    if sorted(symbols) != sorted(own):
         raise DdcliError(f"{path}: `symbols` must be the vocabulary's, each once: {' '.join(own)}")
     order = torch.tensor([symbols.index(piece) for piece in own])
     return matrix[..., order, :][..., order]
