@@ -213,6 +213,7 @@ FLAGS = {
     "--objective": ("discrete-elbo", "objective.name"),
     "--timesteps": (17, "objective.timesteps"),
     "--size": ("base", "model.size"),
+    "--block": (8, "model.block"),
     "--length": (16, "data.length"),
     "--batch-size": (4, "train.batch_size"),
     "--steps": (3, "train.steps"),
@@ -233,6 +234,8 @@ def test_every_flag_reaches_its_setting(run, text_file, tmp_path, flag):
     value, key = FLAGS[flag]
     section, name = key.split(".")
     base = {"model.width": 48, "model.heads": 12, "model.layers": 1}
+    if flag == "--timesteps":
+        base["objective.name"] = "discrete-elbo"
     arguments = ["train", "--data", text_file, *assignments(base), flag, value, "--dry-run"]
     code, out, _ = run(*arguments)
     assert code == 0

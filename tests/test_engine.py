@@ -154,6 +154,7 @@ BAD = {
         {"model__block": 8, "train__drop_prefix": 0.1},
         "no use for train.drop_prefix",
     ),
+    "steps in continuous time": ("absorbing", "elbo", {"objective__timesteps": 8}, "leave --timesteps out"),
     "a number after auto": ("absorbing", "auto:3", {}, "'auto:3'"),
     "clipped times nobody chooses": (
         "absorbing",

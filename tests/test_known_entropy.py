@@ -131,7 +131,7 @@ def trained_bound(folder: Path, source: str, process: str, objective: str) -> tu
         data__valid=str(folder / "valid.txt"),
         process__name=process,
         objective__name=objective,
-        objective__timesteps=256,
+        objective__timesteps=256 if objective == "discrete-elbo" else None,
         model__width=64,
         model__layers=layers,
         model__heads=4,

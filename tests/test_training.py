@@ -112,7 +112,7 @@ def test_an_absorbing_loss_starts_at_the_log_of_the_number_of_symbols(
         data__lines=lines,
         data__length=None if lines else LENGTH,
         objective__name=objective,
-        objective__timesteps=10_000,
+        objective__timesteps=10_000 if objective == "discrete-elbo" else None,
         process__schedule=schedule,
     )
     plan = make_plan(config, None, Silent())
