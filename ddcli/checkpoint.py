@@ -92,10 +92,10 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
     try:
-        process = make_process(about["process"], about["schedule"], vocabulary, load_tables(run))
+        process = make_process(about["process"], about["schedule"], vocabulary, load_tables(run) or {})
         head = find_head(about["predicts"], process)
     except KeyError as missing:
-        raise DdcliError(f"{run / TABLES} is damaged: it holds no {missing}") from None
+        raise DdcliError(f"{run / TABLES} is missing or damaged: it holds no {missing}") from None
     plain = NetworkDenoiser(network, process, head, dtype)
     denoiser: Denoiser = Cached(plain, network) if network_config.block else plain
     return TextModel(
@@ -147,6 +147,10 @@ def _network_config(described: Mapping[str, Any], path: Path) -> DiffusionTransf
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise DdcliError(
+                f"{path} lacks {key}: it is damaged, or was made by another version of ddcli"
+            ) from None
         raise DdcliError(f"{path} is damaged: {key}: {first['msg'].lower()}") from None
     if found.width % (2 * found.heads):
         raise DdcliError(f"{path} is damaged: width {found.width} does not fit {found.heads} heads")

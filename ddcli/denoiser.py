@@ -250,7 +250,7 @@ class Cached:
         self.denoiser = denoiser
         self.network = network
         self.room = room
-        self._held: dict[bytes, list[KeysValues]] = {}
+        self._held: dict[tuple[int, bytes], list[KeysValues]] = {}
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
@@ -272,18 +272,22 @@ class Cached:
         config, n = self.network.config, ids.shape[1]
         if not n or config.window == 1:
             return None
-        key = ids.cpu().numpy().tobytes() + bytes([len(ids) % 256])
+        key = self._key(ids)
         if key not in self._held:
             before = n - config.block
-            known = self._held.pop(ids[:, :before].cpu().numpy().tobytes() + bytes([len(ids) % 256]), None)
+            known = self._held.pop(self._key(ids[:, :before]), None)
             first = before if known else 0
             clock = torch.zeros(ids[:, first:].shape, device=ids.device)
-            _, present = self.network.go_on(ids[:, first:], clock, first, known or None)
+            _, present = self.network.go_on(ids[:, first:], clock, first, known)
             far = (config.window - 1) * config.block
             self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present]
             while len(self._held) > self.room:
                 self._held.pop(next(iter(self._held)))
         return self._held[key]
+
+    @staticmethod
+    def _key(ids: Tensor) -> tuple[int, bytes]:
+        return len(ids), ids.cpu().numpy().tobytes()
 
 
 @dataclass(frozen=True)

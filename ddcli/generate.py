@@ -49,10 +49,12 @@ def generate(
     times: Tensor,
     rng: Streams,
     valid: Tensor | None = None,
+    evaluations: int = 1,
 ) -> Iterator[Frame]:
     """Fill the positions of `canvas` (B, L) that are not `frozen` (B, L), and yield every state on the way.
 
     times (steps + 1, B, 1 or L) float64 fall from 1 to 0. valid (B, L) is False at padding, which is frozen.
+    evaluations: of the network, for each time the denoiser is asked about a sequence.
     """
     times = times.to(canvas.device)
     clock = torch.where(frozen, 0.0, times[0])
@@ -67,7 +69,7 @@ def generate(
         previous = x
         if rows.any():
             x = sampler.step(process, denoiser(x, before, rows, valid), rows, x, target, before, what)
-            nfe = nfe + rows.any(-1).cpu()
+            nfe = nfe + evaluations * rows.any(-1).cpu()
         clock = target
         yield Frame(x, clock, x != previous, nfe, step, steps)
 
@@ -192,7 +194,10 @@ class TextModel:
         for start in range(0, n, batch_size):
             indices = range(start, min(start + batch_size, n))
             canvas = self._blank(length, given, seed, indices)
-            frame = self._last(self._until_end(self._denoise(canvas, chosen), canvas), on_frame)
+            frames = self._denoise(canvas, chosen)
+            if self.block:
+                frames = self._until_end(frames, canvas)
+            frame = self._last(frames, on_frame)
             rows = frame.x.cpu().numpy()
             for i, row, frozen, nfe in zip(indices, rows, canvas.frozen, frame.nfe.tolist(), strict=True):
                 drawn = row[~frozen].tolist()
@@ -370,6 +375,7 @@ class TextModel:
             times.expand(-1, count, -1),
             Streams(canvas.seeds, canvas.sizes),
             valid,
+            evaluations=1 if settings.guidance == 1 else 2,
         )
 
     def _believed(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:

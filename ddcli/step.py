@@ -51,8 +51,13 @@ class Task:
         clock = torch.where(running, t, hidden.double())
         xt = self.process.noise(x0, clock, rng)
         x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
-        guessed = Streams([derive_seed(self.seed, "guess", step)]).uniform().item() < self.self_conditioned
-        return Noised(x0, xt, clock, running, valid, padded=not bool(valid.all()), guessed=guessed)
+        return Noised(x0, xt, clock, running, valid, not bool(valid.all()), self._guesses(step))
+
+    def _guesses(self, step: int) -> bool:
+        """Whether the network is told a guess in this step."""
+        if not self.self_conditioned:
+            return False
+        return Streams([derive_seed(self.seed, "guess", step)]).uniform().item() < self.self_conditioned
 
     def _strata(self, rng: Streams) -> Tensor:
         """Uniform numbers, (B, blocks), one in each of as many equal strata, dealt out at random."""

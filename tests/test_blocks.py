@@ -12,7 +12,7 @@ from ddcli.checkpoint import load_model
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
-from ddcli.process import Uniform, Vocabulary
+from ddcli.process import Uniform, Vocabulary, prior
 from ddcli.schedule import Linear
 
 F64 = torch.float64
@@ -24,7 +24,7 @@ class ExactBlocks:
 
     def __init__(self, process, strings, log_p, block):
         self.exact, self.block = ExactDenoiser(process, strings, log_p), block
-        hides = process.stationary()[process.vocabulary.mask_id] == 1
+        hides = prior(process)[process.vocabulary.mask_id] == 0
         self.nothing = process.vocabulary.mask_id if hides else 0  # says nothing of x_0 at clock 1
 
     def __call__(self, xt, t, rows, valid=None, clean=None):

@@ -92,6 +92,15 @@ def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(l
     assert len(again.infill("ab[MASK:2]c", seed=1)[0].text) == 5
 
 
+@pytest.mark.parametrize("process", ["stationary:unigram", "band:1"])
+def test_noise_that_is_made_from_numbers_needs_them(letters, tmp_path, process):
+    run = tmp_path / "run"
+    trained(run, letters, process__name=process, train__steps=5)
+    (run / "process.safetensors").unlink()
+    with pytest.raises(DdcliError, match=r"process.safetensors is missing or damaged"):
+        load_model(run)
+
+
 def test_noise_from_a_file_goes_on_after_the_file_is_gone(letters, tmp_path):
     noise = tmp_path / "noise.npy"
     np.save(noise, np.full((4, 4), 0.25) - np.eye(4))
@@ -236,6 +245,25 @@ def test_symbols_of_a_file_may_come_in_any_order_and_hold_a_mask(tmp_path):
     masked = make_process(f"generator:{tmp_path / 'mask.npy'}", "linear", vocabulary)
     assert masked.states.tolist() == [0, 1, 2, 4]
     assert not masked.needs_clock
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY junk", b"\x80\x04K\x01."])
+def test_an_array_that_is_none_is_refused_by_name(tmp_path, content):
+    from ddcli.process import Vocabulary, make_process
+
+    (tmp_path / "noise.npy").write_bytes(content)
+    with pytest.raises(DdcliError, match=r"noise\.npy holds no matrices of numbers"):
+        make_process(f"generator:{tmp_path / 'noise.npy'}", "linear", Vocabulary(2))
+
+
+def test_rates_of_any_size_are_brought_to_one_scale(tmp_path):
+    from ddcli.process import Vocabulary, make_process
+
+    rates = np.array([[-1.0, 0.5], [1.0, -0.5]])
+    for scale in (1e-200, 1.0, 1e308):
+        np.save(tmp_path / "noise.npy", rates * scale)
+        found = make_process(f"generator:{tmp_path / 'noise.npy'}", "linear", Vocabulary(2)).matrix
+        torch.testing.assert_close(found, torch.tensor(rates) / 1.5)
 
 
 def test_symbols_may_be_written_as_numbers(tmp_path):

@@ -77,6 +77,7 @@ def test_a_prompt_is_kept_and_guidance_of_one_is_the_plain_model(guided_run):
     ]
     strong = model.sample(2, prompt="the cat", seed=1, steps=8, guidance=3)
     assert all(s.text.startswith("the cat") for s in strong)
+    assert [s.nfe for s in strong] == [2 * s.nfe for s in plain]  # asked twice at each step
     assert [s.text for s in strong] != [s.text for s in plain]
     together = model.sample(3, prompt="the cat", seed=1, steps=8, guidance=3)
     assert [s.text for s in together[:2]] == [s.text for s in strong]

@@ -85,15 +85,6 @@ class Interpolating(ABC):
     def forgets(self) -> bool:
         return self.shares(torch.ones((), dtype=torch.float64))[0].item() == 0
 
-    @cached_property
-    def _pi(self) -> Tensor:
-        _, share = self.shares(torch.ones((), dtype=torch.float64))
-        return share @ self.laws / share.sum()
-
-    def stationary(self) -> Tensor:
-        """pi, (V,) float64: what is left when all signal is gone."""
-        return self._pi
-
     def mix(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, m_t), (...) and (..., V) float64."""
         alpha, shares = self.shares(t)
@@ -298,6 +289,11 @@ class Stationary(Interpolating):
     ) -> Self:
         if tables is not None:
             weights = tables["weights"].double()
+            if weights.shape != (vocabulary.size,):
+                raise DdcliError(
+                    f"the law was made for {weights.numel():,} tokens, not for the vocabulary's "
+                    f"{vocabulary.size:,}"
+                )
         elif parameter in ("", "unigram"):
             weights = cls._unigram(vocabulary)
         else:

@@ -291,6 +291,7 @@ def normalised(rates: Tensor) -> Tensor:
     Raises DdcliError where the chain never forgets where it began.
     """
     off = rates - torch.diag(rates.diagonal())
+    off = off / off.max().clamp(min=1e-300)  # whose sums are then finite
     generator = off - torch.diag(off.sum(0))
     modes = -torch.linalg.eigvals(generator).real.sort(descending=True).values
     scale = modes[-1].clamp(min=1e-300)
@@ -366,7 +367,7 @@ def _read(parameter: str, key: str, vocabulary: Vocabulary) -> tuple[Path, Tenso
                 found = np.repeat(found.reshape(-1, *found.shape[-2:]), times, 0)
     except OSError as error:
         raise DdcliError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, EOFError) as error:
         raise DdcliError(f"{path} holds no matrices of numbers: {error}") from None
     matrix = torch.from_numpy(found.astype(np.float64))
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
