@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .config import Config, load_config
     from .errors import DdcliError
     from .generate import Frame, Infilling, Sample, TextModel
-    from .training import dry_run, train
+    from .plan import dry_run
+    from .training import train
 
 if "transformers" in sys.modules:  # then its Auto classes are to know our network
     importlib.import_module(".backbones.transformer", __name__)
@@ -35,7 +36,7 @@ _HOMES = {
     "Infilling": "generate",
     "Sample": "generate",
     "TextModel": "generate",
-    "dry_run": "training",
+    "dry_run": "plan",
     "infill": "api",
     "load": "api",
     "load_config": "config",

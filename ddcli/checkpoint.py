@@ -148,9 +148,8 @@ def _network_config(described: Mapping[str, Any], path: Path) -> DiffusionTransf
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise DdcliError(
-                f"{path} lacks {key}: it is damaged, or was made by another version of ddcli"
-            ) from None
+            other = "missing, as it is in runs of other versions of ddcli"
+            raise DdcliError(f"{path} is damaged: {key} is {other}") from None
         raise DdcliError(f"{path} is damaged: {key}: {first['msg'].lower()}") from None
     if found.width % (2 * found.heads):
         raise DdcliError(f"{path} is damaged: width {found.width} does not fit {found.heads} heads")

@@ -196,7 +196,7 @@ def train(
     ddcli train --data novel.txt --minutes 15 -o runs/novel
     """
     from .config import build_config, read_settings, read_toml
-    from .training import dry_run as plan_run
+    from .plan import dry_run as plan_run
     from .training import train as train_run
 
     if output is None and not dry_run:
@@ -225,7 +225,7 @@ def train(
 
 def _reporter(quiet: bool) -> Any:
     from .display import PlainLines, TrainingDisplay
-    from .training import Silent
+    from .plan import Silent
 
     if quiet:
         return Silent()

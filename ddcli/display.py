@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .errors import printable
 from .generate import Frame, TextModel
-from .training import Silent
+from .plan import Silent
 
 MASK = "░"
 

@@ -44,6 +44,7 @@ FLOORS = {
     "viz.terminal": 9.2,
     "viz": 9.3,
     "step": 9,
+    "plan": 9.5,
     "training": 10,
     "display": 11,
     "api": 11,

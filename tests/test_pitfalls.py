@@ -16,6 +16,7 @@ from ddcli.denoiser import HEADS
 from ddcli.generate import generate
 from ddcli.likelihood import PUBLISHED_FROM, nelbo
 from ddcli.objective import ContinuousElbo, DiscreteElbo, elbo, elbo_step
+from ddcli.plan import Silent, make_plan
 from ddcli.process import (
     PROCESSES,
     Absorbing,
@@ -31,7 +32,6 @@ from ddcli.randomness import LOG_ZERO
 from ddcli.sampler import Ancestral
 from ddcli.schedule import Linear, make_schedule, time_grid
 from ddcli.tokenizer import make_tokenizer
-from ddcli.training import Silent, make_plan
 
 F64 = torch.float64
 

@@ -36,10 +36,11 @@ from ddcli.denoiser import NetworkDenoiser
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
+from ddcli.plan import Silent, dry_run, make_plan
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, EvenTimes
 from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate, make_optimizer
-from ddcli.training import Silent, Stopped, can_compile, dry_run, make_plan, train
+from ddcli.training import Stopped, can_compile, train
 
 CPU = torch.device("cpu")
 TIMED = ("seconds", "tokens_per_second")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ddcli.config import Config, load_config
-from ddcli.training import Silent, train
+from ddcli.plan import Silent
+from ddcli.training import train
 
 LENGTH = 32
 SETTINGS: dict[str, Any] = {
