@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from .backbones.transformer import DiffusionTransformer
     from .config import Config, load_config
     from .errors import DdcliError
-    from .generate import Frame, Infilling, Sample, TextModel
+    from .filling import Infilling
+    from .generate import Frame
     from .plan import dry_run
+    from .sampling import Sample
+    from .textmodel import TextModel
     from .training import train
 
 if "transformers" in sys.modules:  # then its Auto classes are to know our network
@@ -33,9 +36,9 @@ _HOMES = {
     "DdcliError": "errors",
     "DiffusionTransformer": "backbones.transformer",
     "Frame": "generate",
-    "Infilling": "generate",
-    "Sample": "generate",
-    "TextModel": "generate",
+    "Infilling": "filling",
+    "Sample": "sampling",
+    "TextModel": "textmodel",
     "dry_run": "plan",
     "infill": "api",
     "load": "api",

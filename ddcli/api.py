@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from .errors import DdcliError
-from .generate import Infilling, Sample, TextModel
+from .filling import Infilling
 from .process import PROCESSES, Vocabulary, make_process
+from .sampling import Sample
+from .textmodel import TextModel
 from .tokenizer import make_tokenizer
 from .viz import Story, check_drawable, default_times, tell
 
@@ -26,7 +28,7 @@ def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> T
 
 
 def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sample]:
-    """Draw n texts from a run folder or a loaded model. Options: those of `TextModel.samples`.
+    """Draw n texts from a run folder or a loaded model. Options: those of `sampling.samples`.
 
     >>> ddcli.sample("runs/x", n=2, seed=1)[0].text
     """
@@ -36,7 +38,7 @@ def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sa
 def infill(
     model: str | Path | TextModel, document: str | bytes, n: int = 1, **options: Any
 ) -> list[Infilling]:
-    """Fill the gaps of a document. Options: those of `TextModel.infill`.
+    """Fill the gaps of a document. Options: those of `filling.infill`.
 
     >>> ddcli.infill("runs/x", "def add(a, b):\\n    return [MASK:5]\\n")[0].text
     """

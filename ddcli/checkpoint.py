@@ -25,8 +25,9 @@ from .config import Config, build_config, read_toml
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, RunFailed, unknown
 from .files import MANIFEST, sha256, whole_file, whole_folder, write_text
-from .generate import SamplerSettings, TextModel
+from .model import SamplerSettings
 from .process import Vocabulary, make_process
+from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
 TABLES = "process.safetensors"

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from .errors import printable
-from .generate import Frame, TextModel
+from .generate import Frame
 from .plan import Silent
+from .textmodel import TextModel
 
 MASK = "░"
 

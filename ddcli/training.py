@@ -35,12 +35,13 @@ from .denoiser import Batched, NetworkDenoiser
 from .errors import DdcliError
 from .evaluation import Bound, bound
 from .files import write_text
-from .generate import SamplerSettings, TextModel
+from .model import SamplerSettings
 from .modelcard import model_card
 from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
 from .sampler import default_sampler
 from .schedule import CLIPS
 from .step import State, gradient_noise, learning_rate
+from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
 GRADIENTS = 8  # batches over which their noise is measured

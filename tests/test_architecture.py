@@ -34,7 +34,11 @@ FLOORS = {
     "data": 6,
     "dataset": 7,
     "evaluation": 7,
-    "generate": 8,
+    "generate": 6,
+    "model": 7,
+    "sampling": 8,
+    "filling": 8,
+    "textmodel": 8.5,
     "modelcard": 8,
     "checkpoint": 9,
     "viz.story": 9,
@@ -49,7 +53,13 @@ FLOORS = {
     "display": 11,
     "api": 11,
     "": 12,  # the package itself
-    "cli": 13,
+    "cli.options": 13,
+    "cli.answers": 13,
+    "cli.train": 13.1,
+    "cli.sample": 13.1,
+    "cli.infill": 13.1,
+    "cli.noise_viz": 13.1,
+    "cli": 13.2,
     "__main__": 14,
 }
 

@@ -20,7 +20,7 @@ from typer.main import get_command
 import ddcli
 from ddcli import cli
 from ddcli.errors import DdcliError, RunFailed
-from ddcli.generate import TextModel
+from ddcli.textmodel import TextModel
 
 COMMANDS = ("train", "sample", "infill", "noise-viz")
 DASHES = b"-" * 40 + b"\n"

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from tiny import SETTINGS, metrics, names, tiny_config, words
 
 import ddcli
-from ddcli.cli import TRAIN_FLAGS
+from ddcli.cli.train import TRAIN_FLAGS
 from ddcli.config import (
     FREE_TO_CHANGE,
     SIZES,

@@ -75,10 +75,10 @@ def test_every_window_of_a_document_draws_its_own_numbers(absorbing_run, monkeyp
     """Those near the start of a document all begin there."""
     model = ddcli.load(absorbing_run)
     seen = []
-    denoise = type(model)._denoise
+    denoise = type(model).denoise
     monkeypatch.setattr(
         type(model),
-        "_denoise",
+        "denoise",
         lambda self, canvas, *rest: seen.append(canvas.seeds) or denoise(self, canvas, *rest),
     )
     model.infill("[MASK:2]" + "the cat sat o" + "[MASK:2]" + "the dog ran far. " * 4, n=3, seed=1, steps=4)

@@ -1,5 +1,6 @@
 """What the README shows is run: every command, and the Python."""
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_every_command_runs(command, workplace, monkeypatch, capfd):
     piped, _, command = command.rpartition("| ")
     if piped:
         text = shlex.split(piped)[1] + "\n"
-        monkeypatch.setattr("ddcli.cli._read", lambda file: text.encode())
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     _, *arguments = shlex.split(command.partition(" > ")[0])
     if arguments[0] == "train":
         for option in TAKES_VALUE & set(arguments):

@@ -1,0 +1,85 @@
+"""The command line: parse, call the Python twin, print. torch is imported inside the commands.
+
+stdout is the answer, stderr is the conversation. Exit codes: 0; 2 for what the user can mend; 1 for a run
+that failed; 128 + the signal for one that was stopped.
+"""
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from .. import __version__
+from ..errors import DdcliError
+from .infill import infill
+from .noise_viz import noise_viz
+from .sample import sample
+from .train import train
+
+app = typer.Typer(
+    name="ddcli",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"ddcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ddcli(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Train, sample, infill and look at text diffusion models."""
+
+
+for command in (train, sample, infill, noise_viz):
+    app.command(command.__name__.replace("_", "-"), no_args_is_help=True)(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code. What goes wrong is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        outcome = app([a for a in arguments if a != "--debug"], prog_name="ddcli", standalone_mode=False)
+        sys.stdout.flush()
+        if outcome == 130:  # what typer makes of an interrupt
+            raise KeyboardInterrupt
+        return outcome if isinstance(outcome, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (TyperException, DdcliError) as error:
+        if debug:
+            raise
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        if message:
+            asked = message.startswith("Usage: ")  # a command without arguments: the error is its help
+            print(message if asked else f"ddcli: {message}", file=sys.stderr)
+        return 2 if isinstance(error, TyperException) else error.exit_code
+    except (BrokenPipeError, SystemExit) as error:
+        cause = error.__context__ if isinstance(error, SystemExit) else error  # typer makes an exit of it
+        if not isinstance(cause, OSError) or cause.errno != errno.EPIPE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        print("ddcli: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        print(f"ddcli: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
+        return 1

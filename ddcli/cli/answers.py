@@ -1,0 +1,111 @@
+"""Texts in, answers out: stdin and files, stdout, and what is said on stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DdcliError
+
+if TYPE_CHECKING:
+    from ..textmodel import TextModel
+
+SEPARATOR = "-" * 40
+
+
+def read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise DdcliError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def check_utf8(option: str, text: str) -> None:
+    """DdcliError for an argument of bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DdcliError(f"{option} is not UTF-8 text") from None
+
+
+Answer = tuple[bytes, dict[str, Any]]  # a text, and what is known of it
+
+
+def check_output(output: str | None) -> None:
+    """DdcliError, before any work is done, for an output that could not be written."""
+    if output == "":
+        raise DdcliError("-o is empty; give a file, or a folder with a / at its end")
+    if output is not None and not output.endswith(("/", os.sep)) and not Path(output).parent.is_dir():
+        raise DdcliError(f"{output} cannot be written: there is no folder {Path(output).parent}")
+
+
+def watched(answers: Callable[[Any], Iterator[Answer]], live: bool, model: "TextModel") -> Iterable[Answer]:
+    """The answers as they come; or, with the live view in the terminal's way, once all are there."""
+    if not live:
+        return answers(None)
+    from ..display import LiveCanvas
+
+    with LiveCanvas(console(), model) as canvas:
+        return list(answers(canvas))
+
+
+def deliver(
+    answers: Iterable[Answer], output: str | None, as_json: bool, null: bool, *, line_end: bytes
+) -> None:
+    """Texts to stdout as they come, to a file, or to a file each; a file is replaced whole or not at all."""
+
+    def shown(content: bytes, record: dict[str, Any]) -> bytes:
+        if as_json:
+            return json.dumps(record, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+        return content + (b"\0" if null else line_end)
+
+    between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
+    if output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir()):
+        folder, suffix = Path(output), ".json" if as_json else ".txt"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DdcliError(f"{output} cannot be made: {error.strerror}") from None
+        for number, answer in enumerate(answers):
+            _replace(folder / f"{number:04}{suffix}", shown(*answer))
+        return
+    parts = (between * (number > 0) + shown(*answer) for number, answer in enumerate(answers))
+    if output is not None:
+        _replace(Path(output), b"".join(parts))
+        return
+    for part in parts:
+        sys.stdout.buffer.write(part)
+        sys.stdout.flush()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    from ..files import whole_file
+
+    try:
+        with whole_file(path) as beside:
+            beside.write_bytes(content)
+    except OSError as error:
+        raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def close(quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int) -> None:
+    """The closing line: network evaluations, tokens for each, speed, and the seed to do it again."""
+    if quiet:
+        return
+    calls = sum(nfe)
+    mean, each = calls / len(nfe), tokens / max(1, calls)
+    tell(f"NFE {mean:.0f}, {each:.1f} tokens per call, {tokens / seconds:,.0f} tokens/s, seed {seed}")

@@ -1,0 +1,80 @@
+"""`ddcli noise-viz`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import DdcliError
+from .answers import check_utf8, read, tell
+from .options import Quiet
+
+
+def noise_viz(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="Your text, or - for stdin.")] = None,
+    text: Annotated[str | None, typer.Option(help="The text itself.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="A run folder: adds the way back from noise.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .png or .svg picture or .html page.")
+    ] = None,
+    process: Annotated[
+        str | None, typer.Option(help="absorbing, uniform, both, or a list such as hybrid:0.2,band:1.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+    ] = None,
+    times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the model's sample.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Show what noise does to your text, in the terminal or as a picture.
+
+    ddcli noise-viz --text "To be, or not to be" -o noise.html
+    """
+    from .. import api
+    from ..viz import default_times, format_of, show, write
+
+    if (file is None) == (text is None):
+        raise DdcliError("give one text: a FILE, - for stdin, or --text")
+    if text is None:
+        assert file is not None
+        try:
+            text = read(file).decode()
+        except UnicodeDecodeError as error:
+            raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
+    check_utf8("--text", text)
+    if output is not None:
+        format_of(output)  # what cannot be drawn is refused before a model runs
+    story = api.noise_viz(
+        text,
+        model=model,
+        processes=_names(process),
+        schedule=schedule,
+        times=_numbers(times) if times else default_times(output),
+        tokenizer=tokenizer,
+        seed=seed,
+    )
+    if output is None:
+        from rich.console import Console
+
+        show(story, Console())
+        return
+    write(story, output)
+    if not quiet:
+        tell(f"{output} is written")
+
+
+def _names(process: str | None) -> list[str] | None:
+    if process is None:
+        return None
+    return ["absorbing", "uniform"] if process == "both" else [name.strip() for name in process.split(",")]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return sorted(float(part) for part in text.split(","))
+    except ValueError:
+        raise DdcliError(f"--times takes numbers with commas between, not {text!r}") from None

@@ -1,0 +1,22 @@
+"""Options that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]
+Sampler = Annotated[str | None, typer.Option(help="ancestral, confidence or left-to-right.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps from noise to text.")]
+Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; above: more varied.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0, help="How much to make of what is given; 1 is the plain model.")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
+Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
+LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]

@@ -1,0 +1,88 @@
+"""`ddcli sample`."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .answers import Answer, check_output, check_utf8, close, deliver, watched
+from .options import (
+    Device,
+    Guidance,
+    Json,
+    LiveView,
+    Model,
+    Null,
+    Precision,
+    Quiet,
+    Sampler,
+    Seed,
+    Steps,
+    Temperature,
+    TopP,
+)
+
+if TYPE_CHECKING:
+    from ..sampling import Sample
+
+
+def sample(
+    model: Model,
+    n: Annotated[int, typer.Option("-n", "--count", min=1, help="How many texts.")] = 1,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens, the prompt included.")] = None,
+    prompt: Annotated[str, typer.Option(help="Text to begin with, kept as it is.")] = "",
+    steps: Steps = None,
+    sampler: Sampler = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts at a time; in float32 it does not change them.")
+    ] = 16,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="A file, or a FOLDER/ for a file each.")
+    ] = None,
+    as_json: Json = False,
+    null: Null = False,
+    live: LiveView = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write new text.
+
+    ddcli sample runs/novel -n 3 --prompt "It was" --seed 1
+    """
+    from ..api import load
+    from ..model import fresh_seed
+
+    check_utf8("--prompt", prompt)
+    loaded = load(model, device=device, precision=precision)
+    check_output(output)
+    seed = fresh_seed() if seed is None else seed
+    began = time.perf_counter()
+    drawn: list[Sample] = []
+
+    def answers(on_frame: Any) -> Iterator[Answer]:
+        for one in loaded.samples(
+            n,
+            length=length,
+            prompt=prompt,
+            seed=seed,
+            batch_size=batch_size,
+            on_frame=on_frame,
+            sampler=sampler,
+            steps=steps,
+            temperature=temperature,
+            top_p=top_p,
+            guidance=guidance,
+        ):
+            drawn.append(one)
+            record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
+            yield one.content, record | {"seed": one.seed, "index": one.index}
+
+    deliver(watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
+    tokens = sum(len(one.tokens) for one in drawn)
+    close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed)

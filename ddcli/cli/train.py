@@ -1,0 +1,134 @@
+"""`ddcli train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import DdcliError
+from .answers import console, tell
+from .options import Quiet
+
+# flags and the settings they stand for
+TRAIN_FLAGS = {
+    "data": "data.source",
+    "tokenizer": "data.tokenizer",
+    "text_column": "data.text_column",
+    "split": "data.split",
+    "streaming": "data.streaming",
+    "lines": "data.lines",
+    "valid_data": "data.valid",
+    "valid_fraction": "data.valid_fraction",
+    "length": "data.length",
+    "process": "process.name",
+    "schedule": "process.schedule",
+    "objective": "objective.name",
+    "timesteps": "objective.timesteps",
+    "size": "model.size",
+    "block": "model.block",
+    "batch_size": "train.batch_size",
+    "steps": "train.steps",
+    "minutes": "train.minutes",
+    "seed": "train.seed",
+    "device": "train.device",
+    "precision": "train.precision",
+    "threads": "train.threads",
+}
+
+
+def train(
+    context: typer.Context,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder to make.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Text file, folder, glob, .jsonl, .csv, .parquet, dataset name, or python-stdlib."),
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="char, byte, bpe:N, or a Hugging Face one.")] = None,
+    process: Annotated[
+        str | None,
+        typer.Option(
+            help="absorbing, uniform, hybrid[:P], stationary[:FILE], band[:PLACES], gaussian[:WIDTH], "
+            "generator:FILE, steps:FILE, or autoregressive, the baseline."
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, elbo, discrete-elbo, d3pm-hybrid[:WEIGHT], score-entropy or cross-entropy. Auto is "
+            "elbo for masks, cross-entropy where tokens turn into others."
+        ),
+    ] = None,
+    timesteps: Annotated[int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid.")] = None,
+    size: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Block diffusion: so many tokens at once, after those before them.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences per update, in all.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Measure the speed once, and do what fits.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
+    valid_data: Annotated[str | None, typer.Option(help="Data to validate on.")] = None,
+    valid_fraction: Annotated[
+        float | None, typer.Option(help="Share of the data held out, from its end; 0.05 by default.")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
+    streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,
+    lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model into a run folder.
+
+    ddcli train --data novel.txt --minutes 15 -o runs/novel
+    """
+    from ..config import build_config, read_settings, read_toml
+    from ..plan import dry_run as plan_run
+    from ..training import train as train_run
+
+    if output is None and not dry_run:
+        raise DdcliError("where to? give the run folder with -o")
+    flags = {key: context.params[flag] for flag, key in TRAIN_FLAGS.items()}
+    base, overrides, where = read_settings(recipe, set_ or (), flags)
+    if resume and output is not None and (output / "config.toml").is_file():
+        base.pop("train.minutes", None)  # has become a number of steps
+        base = {**read_toml(output / "config.toml"), **base}
+    config = build_config(base, overrides, where)
+    reporter = _reporter(quiet)
+    if dry_run:
+        plan = plan_run(config, reporter)
+        print(plan.config.to_toml())
+        settings = plan.config.train
+        tokens = f"{settings.steps * settings.batch_size * plan.data.length:,} tokens to train on"
+        print(f"# {plan.parameters:,} parameters, {plan.data.description}")
+        amount = f"{settings.minutes:g} minutes to train" if settings.minutes else tokens
+        print(f"# {amount}, about {plan.memory / 1e9:.1f} GB of memory")
+        return
+    assert output is not None
+    train_run(config, output, resume=resume, reporter=reporter)
+    if not quiet:
+        tell(f"{output} is trained; try: ddcli sample {output}")
+
+
+def _reporter(quiet: bool) -> Any:
+    from ..display import PlainLines, TrainingDisplay
+    from ..plan import Silent
+
+    if quiet:
+        return Silent()
+    screen = console()
+    return TrainingDisplay(screen) if screen.is_terminal else PlainLines(screen)

@@ -1,0 +1,121 @@
+"""New text: a prompt, then canvases that hold nothing else, filled from noise."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import DdcliError
+from .generate import Frame
+from .model import Canvas, Model, OnFrame, fresh_seed, last_of
+from .randomness import Streams, derive_seed
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text drawn from the model."""
+
+    content: bytes  # the prompt included; of byte-level vocabularies it need not be UTF-8
+    tokens: list[int]  # drawn, without the prompt
+    nfe: int  # network evaluations it took
+    seed: int
+    index: int  # with `seed`, its random stream
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
+
+
+def samples(
+    model: Model,
+    n: int = 1,
+    *,
+    length: int | None = None,
+    prompt: str = "",
+    seed: int | None = None,
+    batch_size: int = 16,
+    on_frame: OnFrame | None = None,
+    **settings: Any,
+) -> Iterator[Sample]:
+    """Draw n texts, a batch at a time. Sample i depends on (seed, i) alone.
+
+    length: tokens, the prompt included; of records the default is drawn as often as in training.
+    settings: sampler, steps, temperature, top_p; None means the model's own.
+    Raises DdcliError for a prompt or length the model cannot take, or a sampler it cannot use.
+    """
+    chosen = model.settings.but(**settings)
+    seed = fresh_seed() if seed is None else seed
+    if n < 1 or batch_size < 1:
+        raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
+    given = model.tokenizer.encode(prompt)
+    for start in range(0, n, batch_size):
+        indices = range(start, min(start + batch_size, n))
+        canvas = _blank(model, length, given, seed, indices)
+        frames = model.denoise(canvas, chosen)
+        if model.block:
+            frames = _until_end(model, frames, canvas)
+        frame = last_of(frames, on_frame)
+        rows = frame.x.cpu().numpy()
+        for i, row, frozen, nfe in zip(indices, rows, canvas.frozen, frame.nfe.tolist(), strict=True):
+            drawn = row[~frozen].tolist()
+            if model.tokenizer.eos_id in drawn:
+                drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
+            content = prompt.encode() + model.tokenizer.continuation(given, drawn)
+            yield Sample(content, drawn, nfe, seed, i)
+
+
+def frames(
+    model: Model, *, length: int | None = None, prompt: str = "", seed: int = 0, **settings: Any
+) -> Iterator[Frame]:
+    """Every state on the way to the first sample of a seed. Options as in `samples`."""
+    canvas = _blank(model, length, model.tokenizer.encode(prompt), seed, range(1))
+    return model.denoise(canvas, model.settings.but(**settings))
+
+
+def _blank(model: Model, length: int | None, given: np.ndarray, seed: int, indices: range) -> Canvas:
+    """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
+    edge = 1 if model.record_lengths else 0
+    lengths = [_length(model, length, len(given), seed, i) for i in indices]
+    tokens = np.full((len(lengths), max(lengths) + 2 * edge), model.tokenizer.pad_id)
+    frozen = np.ones_like(tokens, dtype=bool)
+    for row, kept, size in zip(tokens, frozen, lengths, strict=True):
+        row[edge : edge + len(given)] = given
+        kept[edge + len(given) : edge + size] = False
+        if edge:
+            row[0], row[edge + size] = model.tokenizer.bos_id, model.tokenizer.eos_id
+    seeds = [derive_seed(seed, "sample", i) for i in indices]
+    return Canvas(tokens, frozen, [size + 2 * edge for size in lengths], seeds)
+
+
+def _length(model: Model, asked: int | None, given: int, seed: int, index: int) -> int:
+    """Tokens of a sample, its prompt included. Raises DdcliError for what the model cannot write."""
+    longest = model.length - (2 if model.record_lengths else 0)
+    unit = model.tokenizer.unit
+    if 0 < model.block < longest and asked is not None and asked > longest:
+        longest = asked  # block after block, a text may be of any length
+    if asked is not None and not 1 <= asked <= longest:
+        raise DdcliError(f"this model writes 1 to {longest} {unit}s at once, not {asked}; set --length")
+    if given >= (asked or longest):
+        raise DdcliError(
+            f"the prompt's {given} {unit}s leave nothing to write of {asked or longest}; "
+            "shorten it, or set --length"
+        )
+    if asked or not model.record_lengths:
+        return asked or longest
+    able = {size: count for size, count in model.record_lengths.items() if size > given} or {longest: 1}
+    u = Streams([derive_seed(seed, "length", index)]).uniform().item()
+    reached = np.cumsum(list(able.values()))
+    return list(able)[int(np.searchsorted(reached, u * reached[-1], side="right"))]
+
+
+def _until_end(model: Model, frames: Iterator[Frame], canvas: Canvas) -> Iterator[Frame]:
+    """The frames up to the one where every text has an end, and nothing before it is open any more."""
+    written = torch.tensor(~canvas.frozen)
+    for frame in frames:
+        yield frame
+        ends = (frame.x.cpu() == model.tokenizer.eos_id) & written & (frame.clock.cpu() == 0)
+        before = ends.cumsum(-1) == 0
+        if bool(ends.any(-1).all()) and not bool((before & (frame.clock.cpu() > 0)).any()):
+            return

@@ -1,0 +1,36 @@
+"""A text model as people use it: `ddcli.load` makes one from a run folder."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from . import filling, sampling
+from .filling import Infilling
+from .generate import Frame
+from .model import Model
+from .sampling import Sample
+
+
+class TextModel(Model):
+    """A denoiser with all it needs to read and write text, and to fill gaps in one."""
+
+    def sample(self, n: int = 1, **options: Any) -> list[Sample]:
+        """Draw n texts. Options: those of `sampling.samples`.
+
+        >>> model.sample(n=2, steps=64, prompt="ROMEO:", seed=1)[0].text
+        """
+        return list(self.samples(n, **options))
+
+    def samples(self, n: int = 1, **options: Any) -> Iterator[Sample]:
+        """Draw n texts, a batch at a time. Options: those of `sampling.samples`."""
+        return sampling.samples(self, n, **options)
+
+    def frames(self, **options: Any) -> Iterator[Frame]:
+        """Every state on the way to the first sample of a seed. Options as in `sampling.samples`."""
+        return sampling.frames(self, **options)
+
+    def infill(self, document: str | bytes, n: int = 1, **options: Any) -> list[Infilling]:
+        """Fill the gaps of a document in n ways. Options: those of `filling.infill`.
+
+        >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
+        """
+        return filling.infill(self, document, n, **options)
