@@ -90,9 +90,7 @@ def pack(
     document = np.pad(owner[:whole], (0, room), constant_values=-1)
     tokens, document = tokens.reshape(-1, length), document.reshape(-1, length)
     unknown = np.isin(tokens, tokenizer.special_ids) & (document >= 0)
-    characters, utf8_bytes = _count(documents)
-    if tokenizer.unit == "character":
-        characters -= int(unknown.sum())  # or what is not predicted would make the others look cheap
+    characters, utf8_bytes = _count(documents, tokenizer)
     return Blocks(tokens, document, unknown if unknown.any() else None, characters, utf8_bytes)
 
 
@@ -116,9 +114,7 @@ def pack_records(documents: list[Document], tokenizer: Tokenizer, length: int) -
         given[row, end] = True
         document[row, : end + 1] = i
     unknown = np.isin(tokens, tokenizer.special_ids) & (document >= 0) & ~given
-    characters, utf8_bytes = _count([documents[i] for i in fitting])
-    if tokenizer.unit == "character":
-        characters -= int(unknown.sum())
+    characters, utf8_bytes = _count([documents[i] for i in fitting], tokenizer)
     return Blocks(
         tokens,
         document,
@@ -204,6 +200,14 @@ def _id_type(tokenizer: Tokenizer) -> type[np.integer]:
     return np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
 
 
-def _count(documents: list[Document]) -> tuple[int, int]:
-    """Characters and UTF-8 bytes; bytes that are no text count as a character each."""
+def _count(documents: list[Document], tokenizer: Tokenizer) -> tuple[int, int]:
+    """Characters and UTF-8 bytes; bytes that are no text count as a character each.
+
+    Characters that a vocabulary of them lacks are left out, or what is not predicted would make the others
+    look cheap.
+    """
+    if tokenizer.unit == "character":
+        texts = [str(document) for document in documents]  # as they are: bytes have been refused
+        lacking = set().union(*texts) - tokenizer.hf.get_vocab().keys()
+        documents = [text.translate({ord(symbol): None for symbol in lacking}) for text in texts]
     return sum(map(len, documents)), sum(len(utf8(document)) for document in documents)

@@ -1,15 +1,19 @@
-"""How good is a model: the bound on -ln p(text), with its standard error."""
+"""How good is a model: the bound on -ln p(text), with its standard error.
+
+Legend: N blocks are asked about, L positions each. Predicted positions are those neither given nor padding.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from .data import Blocks
 from .denoiser import Denoiser
-from .likelihood import nelbo
-from .process import Autoregressive, Process
+from .likelihood import BINS, nelbo
+from .process import Absorbing, Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .schedule import stratified
 
@@ -28,6 +32,7 @@ class Bound:
     stderr: float  # of nats_per_token, clustered
     clusters: int  # documents, or blocks where there is a single document
     tokens: int  # predicted ones
+    bits_per_byte: float = math.nan  # of the text as UTF-8
 
     @property
     def perplexity(self) -> float:
@@ -35,46 +40,102 @@ class Bound:
         return math.exp(min(self.nats_per_token, 700.0))
 
 
-def bound(
+@dataclass(frozen=True)
+class Share:
+    """The part of a bound that belongs to a range of time, or of the share of masked tokens."""
+
+    low: float
+    high: float
+    nats: float  # by time: per token and unit of time; by masks: per masked token; NaN where no draw fell
+    share: float  # of the bound
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What each position of some blocks costs, the mean over draws, and what the cost is made of."""
+
+    blocks: Blocks
+    chosen: np.ndarray  # (N,) which of the blocks
+    strict: np.ndarray  # (N, L) nats, 0 where nothing is predicted
+    literature: np.ndarray  # (N, L) likewise
+    draws: int  # noisings of each block
+    exact: bool  # the likelihood itself, in which chance has no part
+    prior: float  # nats of all positions: what is paid at t = 1
+    time: np.ndarray | None  # (BINS,) nats of all positions by time; None where there is none
+    masks: np.ndarray | None  # (BINS, 3) by share masked: nats, nats of masked tokens, masked tokens
+
+    def bound(self) -> Bound:
+        """The figures, with their error."""
+        return summarised(self.strict, self.literature, self.blocks, self.chosen)
+
+    def by_time(self) -> list[Share]:
+        """The bound in equal ranges of time; with `prior` they make up all of it."""
+        total = self.strict.sum()
+        nats = np.array([]) if self.time is None else self.time
+        tokens = int(_predicted(self.blocks, self.chosen).sum())
+        return [Share(*_range(i), float(n * BINS / tokens), float(n / total)) for i, n in enumerate(nats)]
+
+    def by_masks(self) -> list[Share]:
+        """What a masked token costs, in equal ranges of the share of masked tokens; [] if not counted."""
+        total = self.strict.sum()
+        rows = np.array([]) if self.masks is None else self.masks
+        return [
+            Share(*_range(i), float(plain / count) if count else math.nan, float(nats / total))
+            for i, (nats, plain, count) in enumerate(rows)
+        ]
+
+
+def bound(denoiser: Denoiser, process: Process, blocks: Blocks, **options: Any) -> Bound:
+    """The bound with its error. Options: those of `estimates`."""
+    return estimates(denoiser, process, blocks, **options).bound()
+
+
+def estimates(
     denoiser: Denoiser,
     process: Process,
     blocks: Blocks,
     *,
-    sequences: int,
+    sequences: int | None = None,
     draws: int,
     seed: int = 0,
     batch_size: int = 16,
     device: torch.device | None = None,
     timesteps: int | None = None,
     parts: int = 1,
-) -> Bound:
-    """The bound on at most `sequences` blocks, evenly spread, each noised `draws` times.
+) -> Estimates:
+    """What at most `sequences` blocks cost, evenly spread (None: all), each noised `draws` times.
 
     Blocks and noise depend on (seed, block, draw) alone: every call asks the same questions, so that two
     models, or one model at two steps, are compared on equal terms. Times are stratified over all draws.
     timesteps: T of the chain whose bound is asked for; None in continuous time. parts: into how many a block
     is divided by a network of blocks, each of which is asked about given the clean ones before it.
     """
-    draws = 1 if isinstance(process, Autoregressive) else draws  # whose cost holds no chance
-    chosen = np.unique(np.linspace(0, len(blocks.tokens) - 1, min(sequences, len(blocks.tokens))).astype(int))
+    length = blocks.tokens.shape[1]
+    exact = isinstance(process, Autoregressive) or (isinstance(process, Absorbing) and parts == length)
+    exact = exact and not timesteps
+    draws = 1 if exact else draws
+    chosen = spread_evenly(len(blocks), sequences)
     asked = [(block, draw) for draw in range(draws) for block in chosen]
     # the strata are dealt out by a fixed shuffle, lest the first blocks always get the small times
     spread = np.random.default_rng(derive_seed(seed, "strata")).permutation(len(asked) * parts)
     u = Streams([derive_seed(seed, "times", i) for i in range(len(asked))]).uniform(parts)
     u = stratified(u.flatten())[spread].view(u.shape)
-    strict, literature = np.zeros((2, len(chosen), blocks.tokens.shape[1]))
+    strict, literature = np.zeros((2, len(chosen), length))
+    time, masks = np.zeros((len(asked), BINS)), np.zeros((len(asked), BINS, 3))
+    prior, timed, counted = np.zeros(len(asked)), False, False
     place = {block: i for i, block in enumerate(chosen)}
     for start in range(0, len(asked), batch_size):
         part = asked[start : start + batch_size]
         batch = blocks.take(np.array([block for block, _ in part]))
         rng = Streams([derive_seed(seed, "validation", block, draw) for block, draw in part])
         valid = torch.tensor(batch.valid, device=device)
+        running = valid & ~torch.tensor(batch.given, device=device)
         with torch.no_grad():
             cost = nelbo(
                 process,
                 denoiser,
                 torch.tensor(batch.tokens, device=device),
-                valid & ~torch.tensor(batch.given, device=device),
+                running,
                 u[start : start + batch_size],
                 rng,
                 None if valid.all() else valid,
@@ -83,26 +144,70 @@ def bound(
         rows = [place[block] for block, _ in part]
         np.add.at(strict, rows, cost.strict.cpu().numpy() / draws)
         np.add.at(literature, rows, cost.literature.cpu().numpy() / draws)
-    return _summarise(strict, literature, blocks, chosen)
+        here = slice(start, start + len(part))
+        prior[here] = cost.prior.sum(-1).cpu().numpy()
+        nats = (cost.strict - cost.prior).view(len(part), parts, -1).sum(-1).cpu().numpy()  # (B, G)
+        if cost.when is not None:
+            timed = True
+            time[here] = (nats[..., None] * cost.when.cpu().numpy()).sum(1)
+        if cost.masked is not None:
+            counted = True
+            share = cost.masked.cpu().numpy()
+            count = share * running.view(len(part), parts, -1).sum(-1).cpu().numpy()
+            which = np.clip(np.ceil(share * BINS - 1e-9).astype(int) - 1, 0, None)
+            each = np.stack([nats, nats * share, count], -1)  # (B, G, 3)
+            masks[here] = (np.eye(BINS)[which][..., None] * each[..., None, :]).sum(1)
+    return Estimates(
+        blocks,
+        chosen,
+        strict,
+        literature,
+        draws,
+        exact,
+        float(prior.sum() / draws),
+        time.sum(0) / draws if timed else None,
+        masks.sum(0) / draws if counted else None,
+    )
 
 
-def _summarise(nats: np.ndarray, literature: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Bound:
-    """Mean cost per predicted token, and its error as a ratio of sums over independent clusters."""
-    batch = blocks.take(chosen)
-    predicted = batch.valid & ~batch.given
+def spread_evenly(count: int, most: int | None) -> np.ndarray:
+    """At most `most` of `count` things, evenly spread, (n,) ascending; None: all of them."""
+    return np.unique(np.linspace(0, count - 1, min(most or count, count)).astype(int))
+
+
+def summarised(strict: np.ndarray, literature: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Bound:
+    """Mean cost per predicted token of costs (N, L), nats, and its error as a ratio of sums over clusters."""
+    predicted = _predicted(blocks, chosen)
     owner = blocks.document[chosen]
     if len(np.unique(owner[predicted])) == 1:
         owner = np.broadcast_to(np.arange(len(chosen))[:, None], predicted.shape)
     _, cluster = np.unique(owner[predicted], return_inverse=True)
-    cost, tokens = np.bincount(cluster, nats[predicted]), np.bincount(cluster)
-    mean = cost.sum() / tokens.sum()
-    n = len(tokens)
-    spread = ((cost - mean * tokens) ** 2).sum() * n / max(n - 1, 1)
+    mean, stderr = ratio(np.bincount(cluster, strict[predicted]), np.bincount(cluster))
+    bits = mean / math.log(2) * blocks.predicted
+    tokens = int(predicted.sum())
     return Bound(
-        nats_per_token=float(mean),
-        bits_per_char=float(mean / math.log(2) * blocks.predicted / blocks.characters),
-        literature_nats_per_token=float(literature[predicted].sum() / tokens.sum()),
-        stderr=float(math.sqrt(spread) / tokens.sum()) if n > 1 else math.nan,
-        clusters=n,
-        tokens=int(tokens.sum()),
+        nats_per_token=mean,
+        bits_per_char=bits / blocks.characters,
+        literature_nats_per_token=float(literature[predicted].sum() / tokens),
+        stderr=stderr,
+        clusters=int(cluster.max()) + 1,
+        tokens=tokens,
+        bits_per_byte=bits / blocks.utf8_bytes,
     )
+
+
+def ratio(costs: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Sum of costs (C,) over that of counts (C,), independent clusters; its standard error, NaN of one."""
+    n, total = len(counts), counts.sum()
+    mean = costs.sum() / total
+    spread = ((costs - mean * counts) ** 2).sum() * n / max(n - 1, 1)
+    return float(mean), float(math.sqrt(spread) / total) if n > 1 else math.nan
+
+
+def _predicted(blocks: Blocks, chosen: np.ndarray) -> np.ndarray:
+    batch = blocks.take(chosen)
+    return batch.valid & ~batch.given
+
+
+def _range(place: int) -> tuple[float, float]:
+    return place / BINS, (place + 1) / BINS

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Denoiser
@@ -18,14 +19,21 @@ from .randomness import Streams
 EARLIEST = 1e-4  # the continuous integral stops here; a reconstruction term covers the rest
 RECONSTRUCTION_SHARE = 0.05  # of the draws
 PUBLISHED_FROM = 1e-3  # the least time in the bounds that papers report
+BINS = 10  # equal ones, of time and of the share of masked tokens, over which a bound is spread
 
 
 @dataclass(frozen=True)
 class Nats:
-    """Minus an ELBO by position, (B, L) float64, 0 where given: two ways of counting the same draw."""
+    """Minus an ELBO by position, (B, L) float64, 0 where given: two ways of counting the same draw.
+
+    And where in time a draw was made, for each of G blocks.
+    """
 
     strict: Tensor  # an upper bound on -ln p(x_0): prior and reconstruction included
     literature: Tensor  # the integral over [0.001, 1] alone, as papers on continuous time report it
+    prior: Tensor  # the part of `strict` that is paid at t = 1
+    when: Tensor | None = None  # (B, G, BINS): how the rest is spread over time; None: there is none
+    masked: Tensor | None = None  # (B, G): the share of the running positions that was masked, if counted
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     found[early] = elbo_step(process, log_p0[early], clean[early], noisy[early], start, now[early])
     cost = asked.spread(found, running, weight)
     published = asked.everywhere(~first & (t >= PUBLISHED_FROM))
-    return Nats(cost + _prior(process, asked), torch.where(published, cost, 0.0))
+    prior = _prior(process, asked)
+    return Nats(cost + prior, torch.where(published, cost, 0.0), prior, _bin(t))
 
 
 @in_continuous_time.register
@@ -131,7 +140,10 @@ def _(process: Absorbing, asked: Question) -> Nats:
     log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
     cost = asked.spread(-at(log_p0, x0[hidden]), hidden, total / count)
     left_out = asked.everywhere(_at_least(count, total, PUBLISHED_FROM))
-    return Nats(cost + _prior(process, asked), cost * (1 - left_out))
+    edges = process.schedule.lost(torch.linspace(0, 1, BINS + 1, dtype=torch.float64))[:-1].tolist()
+    when = torch.stack([_at_least(count, total, p) for p in (*edges, 1.0)], -1).diff()
+    prior = _prior(process, asked)
+    return Nats(cost + prior, cost * (1 - left_out), prior, when, count / total.clamp(min=1))
 
 
 @in_continuous_time.register
@@ -139,7 +151,7 @@ def _(process: Autoregressive, asked: Question) -> Nats:
     """-ln p(x_i | x_1 ... x_{i-1}) itself: no bound, no chance."""
     log_p0 = asked.ask(asked.x0, asked.running.double(), asked.running)
     cost = asked.spread(-at(log_p0, asked.x0[asked.running]), asked.running, torch.ones_like(asked.u))
-    return Nats(cost, cost)
+    return Nats(cost, cost, torch.zeros_like(cost))
 
 
 def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
@@ -154,12 +166,18 @@ def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     running, clock = asked.running, asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
     found = objective(process, asked.ask(xt, clock, running), asked.x0[running], xt[running], clock[running])
-    cost = asked.spread(found, running, 1 / (timesteps * chance)) + _prior(process, asked)
-    return Nats(cost, cost)
+    prior = _prior(process, asked)
+    cost = asked.spread(found, running, 1 / (timesteps * chance)) + prior
+    return Nats(cost, cost, prior, _bin(t - 0.5 / timesteps))
 
 
 def _prior(process: Process, asked: Question) -> Tensor:
     return torch.where(asked.running, prior_term(process, asked.x0), 0.0)
+
+
+def _bin(t: Tensor) -> Tensor:
+    """Which of the BINS a time in (0, 1] is in: (...) -> (..., BINS) float64."""
+    return F.one_hot((t * BINS).long().clamp(max=BINS - 1), BINS).double()
 
 
 def _at_least(count: Tensor, total: Tensor, p: float) -> Tensor:
