@@ -8,6 +8,7 @@ Every command has its twin here, loaded when it is first used, so that `import d
     model = ddcli.load(run)
     print(model.sample(n=4)[0].text)
     print(model.infill("To be [MASK:5] the question")[0].text)
+    print(ddcli.evaluate(run).bound.bits_per_char)
 """
 
 import importlib
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import infill, load, noise_viz, sample
+    from .api import evaluate, infill, load, noise_viz, sample
     from .backbones.transformer import DiffusionTransformer
     from .config import Config, load_config
     from .errors import DdcliError
     from .filling import Infilling
     from .generate import Frame
     from .plan import dry_run
+    from .report import Evaluation
     from .sampling import Sample
     from .textmodel import TextModel
     from .training import train
@@ -35,11 +37,13 @@ _HOMES = {
     "Config": "config",
     "DdcliError": "errors",
     "DiffusionTransformer": "backbones.transformer",
+    "Evaluation": "report",
     "Frame": "generate",
     "Infilling": "filling",
     "Sample": "sampling",
     "TextModel": "textmodel",
     "dry_run": "plan",
+    "evaluate": "api",
     "infill": "api",
     "load": "api",
     "load_config": "config",
@@ -52,11 +56,13 @@ __all__ = [
     "Config",
     "DdcliError",
     "DiffusionTransformer",
+    "Evaluation",
     "Frame",
     "Infilling",
     "Sample",
     "TextModel",
     "dry_run",
+    "evaluate",
     "infill",
     "load",
     "load_config",

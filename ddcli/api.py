@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .sampling import Sample
 from .textmodel import TextModel
 from .tokenizer import make_tokenizer
 from .viz import Story, check_drawable, default_times, tell
+
+if TYPE_CHECKING:
+    from .report import Evaluation
 
 
 def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
@@ -43,6 +46,28 @@ def infill(
     >>> ddcli.infill("runs/x", "def add(a, b):\\n    return [MASK:5]\\n")[0].text
     """
     return _model(model).infill(document, n, **options)
+
+
+def evaluate(model: str | Path | TextModel, data: str | None = None, **options: Any) -> "Evaluation":
+    """How good a model is: the bound on -ln p of a text, and what else is asked for.
+
+    data: any source that training takes; None is what the run was validated on. Options:
+    text_column, split: where `data` has columns and splits. limit: blocks, evenly spread; None is all.
+    draws: noisings of each block. seed: of noise, orders and samples. batch_size: changes the speed alone.
+    order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose exact
+    likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`
+    samples of `length` tokens at each of the `temperatures`; gguf: a GGUF file in its folder.
+    sweeping: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep
+    the best in the run folder, as the budgets quality, balanced and fast. reporter: who is told how it goes.
+    sampler, steps, top_p, temperature, budget: in place of the model's own settings.
+
+    Raises DdcliError for what cannot be read, or cannot be known of such a model.
+
+    >>> ddcli.evaluate("runs/x").bound.bits_per_char
+    """
+    from .report import evaluation
+
+    return evaluation(_model(model), data, **options)
 
 
 def noise_viz(

@@ -31,6 +31,7 @@ from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
 TABLES = "process.safetensors"
+BUDGETS = "budgets"  # the key in generation_config.json
 STEP = re.compile(r"step-(\d+)$")
 
 
@@ -107,10 +108,32 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         device=where,
         record_lengths=about["record_lengths"] or None,
         network=network,
-        settings=SamplerSettings().but(
-            **{k: v for k, v in sampling.items() if k in SamplerSettings.model_fields}
-        ),
+        settings=_settings(sampling),
+        budgets=_budgets(sampling, run / "generation_config.json"),
+        folder=run,
     )
+
+
+def _settings(saved: Mapping[str, Any]) -> SamplerSettings:
+    return SamplerSettings().but(**{k: v for k, v in saved.items() if k in SamplerSettings.model_fields})
+
+
+def _budgets(saved: Mapping[str, Any], path: Path) -> dict[str, SamplerSettings]:
+    """Settings by the name of a budget; what one does not say is as in the settings without any."""
+    budgets = saved.get(BUDGETS, {})
+    if not isinstance(budgets, dict) or not all(isinstance(found, dict) for found in budgets.values()):
+        raise DdcliError(f"{path} is damaged: {BUDGETS} is not a JSON object of objects")
+    return {name: _settings({**saved, **found}) for name, found in budgets.items()}
+
+
+def save_budgets(run: Path, budgets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write budgets, by name, into generation_config.json; everything else in it stays."""
+    path = run / "generation_config.json"
+    content = _read_json(path) | {BUDGETS: {name: dict(found) for name, found in budgets.items()}}
+    try:
+        write_text(path, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 
 
 class _Diffusion(BaseModel):
@@ -119,6 +142,8 @@ class _Diffusion(BaseModel):
     process: str
     schedule: str
     predicts: str
+    timesteps: int | None  # of the objective
+    data: dict[str, str]  # source and sha256
     length: int = Field(ge=2)
     end_of_text: bool
     record_lengths: dict[int, int]

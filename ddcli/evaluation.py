@@ -13,6 +13,7 @@ import torch
 from .data import Blocks
 from .denoiser import Denoiser
 from .likelihood import BINS, nelbo
+from .model import Model
 from .process import Absorbing, Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .schedule import stratified
@@ -167,6 +168,20 @@ def estimates(
         float(prior.sum() / draws),
         time.sum(0) / draws if timed else None,
         masks.sum(0) / draws if counted else None,
+    )
+
+
+def measure(model: Model, blocks: Blocks, **options: Any) -> Estimates:
+    """What blocks cost a model, as it was trained: in continuous time, or in its T steps. Options: those of
+    `estimates`."""
+    return estimates(
+        model.denoiser,
+        model.process,
+        blocks,
+        device=model.device,
+        timesteps=model.timesteps,
+        parts=model.parts,
+        **options,
     )
 
 

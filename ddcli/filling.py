@@ -60,7 +60,7 @@ def infill(
             f"{kind} model sees only what stands before a gap, and cannot infill; "
             "use a model of absorbing, uniform or hybrid noise without blocks"
         )
-    chosen = model.settings.but(**settings)
+    chosen = model.choose(**settings)
     seed = fresh_seed() if seed is None else seed
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")

@@ -6,6 +6,7 @@ Legend: B sequences, L positions; frozen positions are given.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class Canvas:
 
 
 OnFrame = Callable[[Frame], None]
+BUDGETS = ("quality", "balanced", "fast")  # settings that were measured to be worth their evaluations
 
 
 @dataclass(frozen=True)
@@ -73,25 +75,58 @@ class Model:
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
     network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
     settings: SamplerSettings = field(default_factory=SamplerSettings)
+    budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
+    folder: Path | None = None  # it was read from
 
     @property
     def block(self) -> int:
         """Tokens that a network of blocks denoises at once; 0: all."""
         return self.network.config.block if self.network is not None else 0
 
+    @property
+    def parts(self) -> int:
+        """Into how many blocks a network of them divides a sequence; 1 for any other."""
+        return self.length // (self.block or self.length)
+
+    @property
+    def timesteps(self) -> int | None:
+        """T of the chain whose bound it was trained on; None in continuous time."""
+        return None if self.network is None else self.network.config.diffusion.get("timesteps")
+
+    def choose(self, *, budget: str | None = None, **changes: Any) -> SamplerSettings:
+        """Its own settings, or those of a budget, with those of `changes` that are not None.
+
+        Raises DdcliError for a bad value, and a budget that was never measured.
+        """
+        if budget is None:
+            return self.settings.but(**changes)
+        if budget not in BUDGETS:
+            raise unknown("budget", budget, BUDGETS)
+        if budget not in self.budgets:
+            raise DdcliError(
+                f"{self.folder or 'this model'} holds no budgets; measure them with "
+                f'`ddcli eval {self.folder or "MODEL"} --sweep "steps=8,16,32,64" --save`'
+            )
+        return self.budgets[budget].but(**changes)
+
     def denoise(
-        self, canvas: Canvas, settings: SamplerSettings, denoiser: Denoiser | None = None
+        self,
+        canvas: Canvas,
+        settings: SamplerSettings,
+        denoiser: Denoiser | None = None,
+        sampler: Sampler | None = None,
     ) -> Iterator[Frame]:
-        sampler = SAMPLERS[settings.sampler]()
+        """Every state on the way. `denoiser`, `sampler`: in place of the model's own and the settings'."""
+        sampler = sampler or SAMPLERS[settings.sampler]()
         sampler.check(self.process)
-        believed = self._believed(settings, denoiser)
+        believed = self.believed(settings, denoiser)
         process = self.process
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
         frozen = torch.tensor(canvas.frozen, device=self.device)
         if settings.guidance != 1:
             seeds = [derive_seed(seed, "guidance") for seed in canvas.seeds]
             prompt = self._prompt(canvas)
-            blind = self._believed(settings, denoiser)
+            blind = self.believed(settings, denoiser)
             believed, process = guided(
                 believed, blind, process, settings.guidance, tokens, prompt, Streams(seeds, canvas.sizes)
             )
@@ -112,7 +147,7 @@ class Model:
             evaluations=1 if settings.guidance == 1 else 2,
         )
 
-    def _believed(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
+    def believed(self, settings: SamplerSettings, denoiser: Denoiser | None = None) -> Denoiser:
         """The denoiser as it is asked in one run of the loop."""
         believed = denoiser or self.denoiser
         if self.network is not None and self.network.config.self_conditioned:

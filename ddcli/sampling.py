@@ -42,10 +42,11 @@ def samples(
     """Draw n texts, a batch at a time. Sample i depends on (seed, i) alone.
 
     length: tokens, the prompt included; of records the default is drawn as often as in training.
-    settings: sampler, steps, temperature, top_p; None means the model's own.
+    settings: sampler, steps, temperature, top_p, guidance; None means the model's own, or those of `budget`,
+    which is quality, balanced or fast.
     Raises DdcliError for a prompt or length the model cannot take, or a sampler it cannot use.
     """
-    chosen = model.settings.but(**settings)
+    chosen = model.choose(**settings)
     seed = fresh_seed() if seed is None else seed
     if n < 1 or batch_size < 1:
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
@@ -71,7 +72,7 @@ def frames(
 ) -> Iterator[Frame]:
     """Every state on the way to the first sample of a seed. Options as in `samples`."""
     canvas = _blank(model, length, model.tokenizer.encode(prompt), seed, range(1))
-    return model.denoise(canvas, model.settings.but(**settings))
+    return model.denoise(canvas, model.choose(**settings))
 
 
 def _blank(model: Model, length: int | None, given: np.ndarray, seed: int, indices: range) -> Canvas:

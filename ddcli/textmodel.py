@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import filling, sampling
+from .evaluation import Bound, measure
 from .filling import Infilling
 from .generate import Frame
+from .heldout import blocks_of
 from .model import Model
 from .sampling import Sample
 
@@ -27,6 +29,16 @@ class TextModel(Model):
     def frames(self, **options: Any) -> Iterator[Frame]:
         """Every state on the way to the first sample of a seed. Options as in `sampling.samples`."""
         return sampling.frames(self, **options)
+
+    def score(self, text: str | bytes, *, draws: int = 4, seed: int = 0) -> Bound:
+        """The bound on -ln p(text), cut in blocks of the model's length that know nothing of each other.
+
+        draws: noisings of each block. A model of records takes the text as one.
+        Raises DdcliError where the vocabulary knows nothing of the text.
+
+        >>> model.score("To be, or not to be").bits_per_char
+        """
+        return measure(self, blocks_of(self, [text], "the text"), draws=draws, seed=seed).bound()
 
     def infill(self, document: str | bytes, n: int = 1, **options: Any) -> list[Infilling]:
         """Fill the gaps of a document in n ways. Options: those of `filling.infill`.

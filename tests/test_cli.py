@@ -22,7 +22,7 @@ from ddcli import cli
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.textmodel import TextModel
 
-COMMANDS = ("train", "sample", "infill", "noise-viz")
+COMMANDS = ("train", "sample", "infill", "eval", "noise-viz")
 DASHES = b"-" * 40 + b"\n"
 
 
@@ -92,12 +92,12 @@ def test_every_option_of_every_command_has_help(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_python_twin(command):
-    twin = getattr(ddcli, command.replace("-", "_"))
+    twin = getattr(ddcli, {"eval": "evaluate"}.get(command, command.replace("-", "_")))
     assert inspect.isfunction(twin)
     assert ">>>" in twin.__doc__
 
 
-@pytest.mark.parametrize("command", ["infill", "noise-viz", "sample", "train"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_output_is_an_option_of_every_command(command):
     options = [name for p in get_command(cli.app).commands[command].params for name in p.opts]
     assert {"-o", "--output"} <= set(options)

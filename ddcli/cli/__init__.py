@@ -7,6 +7,7 @@ that failed; 128 + the signal for one that was stopped.
 import errno
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import DdcliError
+from .evaluate import evaluate
 from .infill import infill
 from .noise_viz import noise_viz
 from .sample import sample
@@ -41,11 +43,18 @@ def ddcli(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
 ) -> None:
-    """Train, sample, infill and look at text diffusion models."""
+    """Train, sample, infill, measure and look at text diffusion models."""
 
 
-for command in (train, sample, infill, noise_viz):
-    app.command(command.__name__.replace("_", "-"), no_args_is_help=True)(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "sample": sample,
+    "infill": infill,
+    "eval": evaluate,
+    "noise-viz": noise_viz,
+}
+for name, command in COMMANDS.items():
+    app.command(name, no_args_is_help=True)(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import typer
 from ..errors import DdcliError
 from .answers import Answer, check_output, close, deliver, read, tell, watched
 from .options import (
+    Budget,
     Device,
     Guidance,
     Json,
@@ -38,6 +39,7 @@ def infill(
     temperature: Temperature = None,
     top_p: TopP = None,
     guidance: Guidance = None,
+    budget: Budget = None,
     seed: Seed = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A file, or a FOLDER/ for a file each.")
@@ -84,6 +86,7 @@ def infill(
                 temperature=temperature,
                 top_p=top_p,
                 guidance=guidance,
+                budget=budget,
             )
         )
         for way in ways:

@@ -16,6 +16,9 @@ TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest 
 Guidance = Annotated[
     float | None, typer.Option(min=0, help="How much to make of what is given; 1 is the plain model.")
 ]
+Budget = Annotated[
+    str | None, typer.Option(help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]

@@ -8,6 +8,7 @@ import typer
 
 from .answers import Answer, check_output, check_utf8, close, deliver, watched
 from .options import (
+    Budget,
     Device,
     Guidance,
     Json,
@@ -37,6 +38,7 @@ def sample(
     temperature: Temperature = None,
     top_p: TopP = None,
     guidance: Guidance = None,
+    budget: Budget = None,
     seed: Seed = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts at a time; in float32 it does not change them.")
@@ -78,6 +80,7 @@ def sample(
             temperature=temperature,
             top_p=top_p,
             guidance=guidance,
+            budget=budget,
         ):
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}

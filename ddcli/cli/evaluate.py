@@ -1,0 +1,276 @@
+"""`ddcli eval`."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DdcliError
+from .answers import tell
+from .options import Budget, Device, Model, Precision, Quiet, Sampler, Steps, TopP
+
+if TYPE_CHECKING:
+    from ..evaluation import Share
+    from ..frontier import Point
+    from ..generative import TextFigures
+    from ..report import Evaluation, Generative, Ordered
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Text to judge by: whatever training takes. By default what the run validated on."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = "text",
+    split: Annotated[str, typer.Option(help="Split of a dataset.")] = "train",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Blocks of the text at most; all if not given.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Noisings of each block.")] = 4,
+    order: Annotated[
+        str | None,
+        typer.Option(help="The exact likelihood of filling in this order: confidence, left-to-right, ..."),
+    ] = None,
+    tokens_per_call: Annotated[
+        int, typer.Option(min=1, help="Tokens filled at each call, with --order.")
+    ] = 1,
+    generative: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORER", help="Judge samples by a causal model: a folder, or a Hugging Face name."
+        ),
+    ] = None,
+    generative_gguf: Annotated[
+        str | None, typer.Option(help="A GGUF file in the folder of the scorer.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples for the scorer.")] = 64,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens of a sample.")] = None,
+    temperatures: Annotated[
+        str | None, typer.Option(help="Temperatures for the scorer, such as 0.7,0.8,0.9,1.0.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help='Settings to compare, such as "steps=8,16,32 sampler=ancestral,confidence".'),
+    ] = None,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Keep the best of a sweep as the budgets of `ddcli sample --budget`."),
+    ] = False,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    top_p: TopP = None,
+    budget: Budget = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise, orders and samples.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Sequences at a time; in float32 it changes nothing.")
+    ] = 16,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .png or .svg picture of the sweep.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with everything.")] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model: bounds, exact likelihoods, samples before a scorer, quality against speed.
+
+    ddcli eval runs/novel --data another.txt --limit 64
+    """
+    from .. import api
+    from ..plan import Silent
+    from ..viz.tradeoff import check_picture, draw_frontier
+
+    if output is not None:
+        if sweep is None:
+            raise DdcliError("-o draws a sweep; give --sweep")
+        check_picture(output)
+    reporter = Silent()
+    if not quiet:
+        reporter.say = tell  # type: ignore[method-assign]
+    found = api.evaluate(
+        api.load(model, device=device, precision=precision),
+        data,
+        text_column=text_column,
+        split=split,
+        limit=limit,
+        draws=draws,
+        seed=seed,
+        batch_size=batch_size,
+        order=order,
+        tokens_per_call=tokens_per_call,
+        generative=generative,
+        gguf=generative_gguf,
+        samples=samples,
+        length=length,
+        temperatures=None if temperatures is None else _numbers(temperatures),
+        sweeping=sweep,
+        save=save,
+        reporter=reporter,
+        sampler=sampler,
+        steps=steps,
+        top_p=top_p,
+        budget=budget,
+    )
+    if output is not None:
+        draw_frontier(found.frontier, output)
+    print(json.dumps(found.record(), ensure_ascii=False, indent=2) if as_json else "\n".join(_lines(found)))
+    if save and not quiet:
+        tell(f"{model / 'generation_config.json'} holds the budgets; try: ddcli sample {model} --budget fast")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DdcliError(f"--temperatures takes numbers with commas between, not {text!r}") from None
+
+
+# -- tables -----------------------------------------------------------------------------------------------
+
+
+def _lines(found: "Evaluation") -> Iterator[str]:
+    yield from _text(found)
+    yield ""
+    yield from _bound(found)
+    if found.ordered:
+        yield ""
+        yield from _ordered(found.ordered)
+    if found.generative:
+        yield ""
+        yield from _generative(found.generative)
+    if found.frontier:
+        yield ""
+        yield from _frontier(found.frontier)
+    for name, point in found.budgets.items():
+        settings = point.settings
+        yield f"budget {name}: {settings.sampler}, {settings.steps} steps, {point.nfe:.0f} evaluations"
+
+
+def _text(found: "Evaluation") -> Iterator[str]:
+    text, blocks, unit = found.text, found.text.blocks, found.model.tokenizer.unit
+    measured, count = len(found.estimates.chosen), len(blocks)
+    kind = "records" if found.model.record_lengths else "blocks"
+    yield f"text: {text.name} (sha256 of the source {text.sha256})"
+    yield (
+        f"  {blocks.characters:,} characters, {blocks.predicted:,} {unit}s to predict; "
+        f"{measured:,} of {count:,} {kind} of up to {found.model.length} {unit}s measured"
+    )
+    yield "  each on its own: no context is carried over from one to the next"
+    if text.unknown:
+        yield f"  {text.unknown:,} symbols that the vocabulary lacks: context, never predicted"
+    if blocks.left_out:
+        yield f"  {blocks.left_out:,} records too long for the model left out"
+
+
+def _bound(found: "Evaluation") -> Iterator[str]:
+    from ..report import LIKELIHOOD, LITERATURE, STRICT
+
+    estimates, bound = found.estimates, found.bound
+    scale = bound.bits_per_char / bound.nats_per_token
+    yield f"likelihood: {LIKELIHOOD}" if estimates.exact else f"bound: {STRICT}"
+    yield f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, perplexity {bound.perplexity:.3f}"
+    yield (
+        f"  {bound.bits_per_char:.4f} ± {bound.stderr * scale:.4f} bits/character, "
+        f"{bound.bits_per_byte:.4f} bits/byte"
+    )
+    if not estimates.exact:
+        yield f"  {bound.literature_nats_per_token:.4f} nats/token {LITERATURE}"
+    noise = "" if estimates.exact else f"{estimates.draws} noisings of each; "
+    yield f"  {noise}standard error over {bound.clusters:,} clusters (documents, or blocks of a single one)"
+    if shares := estimates.by_time():
+        yield from _shares("time", "nats/token per unit of time", shares)
+        yield f"  at t = 1 (prior): {estimates.prior / bound.tokens:.4f} nats/token"
+    if shares := estimates.by_masks():
+        yield from _shares("share masked", "nats/masked token", shares)
+
+
+def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
+    yield from _table(
+        [of, unit, "share of the bound"],
+        [[f"{s.low:.1f} to {s.high:.1f}", f"{s.nats:.4f}", f"{s.share:.1%}"] for s in shares],
+    )
+
+
+def _ordered(found: "Ordered") -> Iterator[str]:
+    likelihood, bound = found.likelihood, found.likelihood.bound()
+    settings = likelihood.settings
+    kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over orders: an upper bound"
+    yield f"order {settings.sampler}, {settings.steps} steps, {kind}"
+    yield (
+        f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, {bound.bits_per_char:.4f} "
+        f"bits/character, perplexity {bound.perplexity:.3f}"
+    )
+    yield (
+        f"  {len(likelihood.chosen):,} blocks, {likelihood.nfe.mean():.1f} evaluations of each, "
+        f"{likelihood.tokens_per_call:.2f} tokens a call"
+    )
+    if test := found.test:
+        verdict = "agree" if test.passed else "do NOT agree within two standard errors"
+        yield (
+            f"  self-test: random order one token a call less the bound is {test.difference:+.4f} ± "
+            f"{test.stderr:.4f} nats/token on {test.blocks} of these blocks: they {verdict}"
+        )
+
+
+def _generative(found: "Generative") -> Iterator[str]:
+    yield f"generative: {found.protocol}"
+    rows = [
+        [f"temperature {each.settings.temperature:g}", *_figures(each.figures), f"{each.nfe:.0f}"]
+        for each in found.samples
+    ]
+    rows.append(["real text", *_figures(found.real), ""])
+    first = found.samples[0].settings
+    names = ["perplexity", "nats/token", "bits/char", "entropy", "distinct-1/2/3", "repeated 4-grams", "NFE"]
+    yield from _table([f"{first.sampler}, {first.steps} steps", *names], rows)
+    yield f"  {found.real.texts} real texts, {found.samples[0].figures.texts} samples at each temperature"
+    if found.matched:
+        match = found.matched
+        yield (
+            f"  at the entropy of real text: perplexity {match.perplexity:.2f} (temperature "
+            f"{match.temperature:.3f}, interpolated); real text has {found.real.perplexity:.2f}"
+        )
+    else:
+        yield "  no two temperatures have the entropy of real text between them; give more --temperatures"
+
+
+def _figures(found: "TextFigures") -> list[str]:
+    return [
+        f"{found.perplexity:.2f}",
+        f"{found.nats_per_token:.3f} ± {found.stderr:.3f}",
+        f"{found.bits_per_char:.3f}",
+        f"{found.entropy:.3f}",
+        " ".join(f"{share:.3f}" for share in found.distinct),
+        f"{found.repetition:.1%}",
+    ]
+
+
+def _frontier(points: "list[Point]") -> Iterator[str]:
+    yield "sweep: held-out text under each sampler's own law, at its own number of steps"
+    judged = any(point.generative for point in points)
+    names = ["sampler", "steps", "temperature", "NFE", "s a sample", "nats/token", "figure"]
+    rows = []
+    for point in points:
+        settings, found = point.settings, point.quality
+        row: list[Any] = [settings.sampler, settings.steps, f"{settings.temperature:g}", f"{point.nfe:.1f}"]
+        row.append(f"{point.seconds:.3f}")
+        row += ["", "generative only"] if found is None else [_with_error(found.bound), found.kind]
+        if point.generative:
+            row += [f"{point.generative.perplexity:.2f}", f"{point.generative.entropy:.3f}"]
+        rows.append([str(value) for value in row])
+    yield from _table([*names, *(["perplexity of samples", "their entropy"] if judged else [])], rows)
+    yield "  exact: -ln p(text) itself; bound: an upper bound, by how much is not known"
+
+
+def _with_error(bound: Any) -> str:
+    error = f" ± {bound.stderr:.4f}" if math.isfinite(bound.stderr) else ""
+    return f"{bound.nats_per_token:.4f}{error}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        yield "  " + "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,172 @@
+"""What more evaluations buy: quality against network evaluations and seconds, over settings of the sampler.
+
+Quality without a judge is the likelihood of held-out text under the sampler's own law, at its own number of
+steps: exact where positions are filled in an order of their own, a strict upper bound for ancestral steps. Of
+any other sampler nothing of the kind is known, and only a generative scorer can tell.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .data import Blocks
+from .errors import DdcliError, unknown
+from .evaluation import Bound, estimates
+from .generative import Scorer, TextFigures, generation
+from .model import Model, SamplerSettings
+from .ordered import has_order, ordered_likelihood
+from .process import Absorbing, Autoregressive, Process
+from .sampler import SAMPLERS, Ancestral
+from .sampling import samples
+
+TIMED = 4  # samples that are drawn to measure evaluations and seconds, where no scorer asks for more
+# by how much of the best figure a budget may miss it, for fewer evaluations
+TOLERANCE = {"quality": 0.0, "balanced": 0.02, "fast": 0.1}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Minus ln p(held-out text) under the law of a sampler."""
+
+    bound: Bound
+    kind: str  # "exact", or "bound": an upper bound, which need not be near
+
+
+@dataclass(frozen=True)
+class Point:
+    """Settings of a sampler, what they cost, and how good they are."""
+
+    settings: SamplerSettings
+    nfe: float  # network evaluations of a sample
+    seconds: float  # of a sample
+    quality: Quality | None
+    generative: TextFigures | None
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        found = None if self.quality is None else self.quality.bound
+        return {
+            **self.settings.model_dump(),
+            "nfe": self.nfe,
+            "seconds": self.seconds,
+            "figure": None if self.quality is None else self.quality.kind,
+            "nats_per_token": None if found is None else found.nats_per_token,
+            "stderr": None if found is None else found.stderr,
+            "bits_per_char": None if found is None else found.bits_per_char,
+        }
+
+
+def read_sweep(sweep: str, settings: SamplerSettings, process: Process) -> list[SamplerSettings]:
+    """`steps=8,16 sampler=ancestral,confidence`: settings with every combination of the values named.
+
+    Raises DdcliError for what is no setting of a sampler, no value of it, or no sampler for the process.
+    """
+    axes: dict[str, list[str]] = {}
+    for part in sweep.split():
+        key, equals, values = part.partition("=")
+        if not equals or not all(values.split(",")):
+            raise DdcliError(f'--sweep takes settings such as "steps=8,16 sampler=ancestral", not {part!r}')
+        if key not in SamplerSettings.model_fields:
+            raise unknown("sampler setting", key, SamplerSettings.model_fields)
+        if key in axes:
+            raise DdcliError(f"{key} is swept twice; name all of its values once")
+        axes[key] = values.split(",")
+    if not axes:
+        raise DdcliError('--sweep is empty; name settings such as "steps=8,16,32,64"')
+    combinations = itertools.product(*axes.values())
+    points = [settings.but(**dict(zip(axes, values, strict=True))) for values in combinations]
+    for point in points:
+        SAMPLERS[point.sampler]().check(process)
+    return points
+
+
+def point_at(
+    model: Model,
+    blocks: Blocks,
+    settings: SamplerSettings,
+    *,
+    sequences: int,
+    draws: int,
+    seed: int = 0,
+    batch_size: int = 16,
+    length: int | None = None,
+    scorer: Scorer | None = None,
+    count: int = TIMED,
+) -> Point:
+    """Some settings, measured on `sequences` blocks, and on samples of a seed: always the same ones.
+
+    draws: noisings of each block, for bounds. With a scorer, `count` samples of `length` are judged by it.
+    """
+    quality = quality_of(
+        model, blocks, settings, sequences=sequences, draws=draws, seed=seed, batch_size=batch_size
+    )
+    if scorer is None:
+        return Point(settings, *_cost(model, settings, length, seed), quality, None)
+    made = generation(model, scorer, settings, count=count, length=length, seed=seed)
+    return Point(settings, made.nfe, made.seconds, quality, made.figures)
+
+
+def quality_of(
+    model: Model, blocks: Blocks, settings: SamplerSettings, *, draws: int, **options: Any
+) -> Quality | None:
+    """The likelihood of blocks under the law of a sampler, or its bound; None where neither is known."""
+    if settings.top_p < 1 or settings.guidance != 1:
+        return None
+    if has_order(settings.sampler) and isinstance(model.process, Absorbing | Autoregressive):
+        ordered = ordered_likelihood(model, blocks, settings, **options)
+        return Quality(ordered.bound(), "exact" if ordered.exact else "bound")
+    steps = math.ceil(settings.steps / model.parts)
+    its_own = model.process.timesteps in (None, steps)  # a chain of steps has no bound for fewer
+    recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
+    if SAMPLERS[settings.sampler] is not Ancestral or not its_own or recalls:
+        return None
+    found = estimates(
+        model.believed(settings),
+        model.process,
+        blocks,
+        draws=draws,
+        device=model.device,
+        timesteps=steps,
+        parts=model.parts,
+        **options,
+    )
+    return Quality(found.bound(), "bound")
+
+
+def budgets(points: Sequence[Point]) -> dict[str, Point]:
+    """By the name of a budget, the fewest evaluations whose figure is near enough to the best one.
+
+    Raises DdcliError where no point has a figure of its own: a scorer's perplexity can be had by repetition.
+    """
+    known = {point: point.quality.bound.nats_per_token for point in points if point.quality is not None}
+    if not known:
+        raise DdcliError(
+            "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets by; "
+            "sweep sampler=ancestral or, for absorbing noise, one that fills in order"
+        )
+    best = min(known.values())
+    return {
+        name: min(
+            (point for point, nats in known.items() if nats <= best * (1 + tolerance)),
+            key=lambda point: (point.nfe, known[point]),
+        )
+        for name, tolerance in TOLERANCE.items()
+    }
+
+
+def as_defaults(chosen: Mapping[str, Point]) -> dict[str, dict[str, Any]]:
+    """Budgets as generation_config.json holds them."""
+    return {name: point.record() for name, point in chosen.items()}
+
+
+def _cost(model: Model, settings: SamplerSettings, length: int | None, seed: int) -> tuple[float, float]:
+    """Evaluations and seconds of a sample; what a first call prepares is not counted."""
+    chosen = settings.model_dump()
+    list(samples(model, 1, length=length, seed=seed, **chosen | {"steps": 1}))
+    began = time.perf_counter()
+    drawn = list(samples(model, TIMED, length=length, seed=seed, **chosen))
+    seconds = (time.perf_counter() - began) / TIMED
+    return sum(sample.nfe for sample in drawn) / TIMED, seconds

@@ -1,0 +1,214 @@
+"""Samples judged from outside: by a causal language model, and by how varied they are.
+
+A likely text may be likely because it repeats itself, so no perplexity stands alone here: beside it stand the
+entropy of a text's tokens, the share of different n-grams and that of repeated ones, and the same figures of
+real text, cut and decoded as the samples are (arXiv:2409.02908 shows what happens otherwise).
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .data import Blocks
+from .errors import DdcliError
+from .evaluation import ratio, spread_evenly
+from .model import Model, SamplerSettings
+from .sampling import samples
+
+WINDOW = 1024  # tokens of the scorer, at most, of each text
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sample, or as much real text: the model's own tokens, and what they spell."""
+
+    tokens: list[int]
+    content: str
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A causal language model that judges texts."""
+
+    name: str
+    network: Any  # transformers' own
+    tokenizer: Any
+    window: int  # tokens, at most, that are read of a text
+
+    @property
+    def protocol(self) -> str:
+        return (
+            f"each text retokenised by {self.name}, on its own; its first token unscored, no bos; "
+            f"cut after {self.window:,} tokens; means over all scored tokens of all texts"
+        )
+
+    @torch.no_grad()
+    def nats(self, text: str) -> tuple[float, int, int]:
+        """-ln p of all tokens but the first, how many these are, and their characters."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.window]
+        if len(ids) < 2:
+            return 0.0, 0, 0
+        asked = torch.tensor([ids], device=self.network.device)
+        log_p = self.network(asked).logits[0, :-1].double().log_softmax(-1)
+        nats = -log_p.gather(-1, asked[0, 1:, None]).sum().item()
+        return nats, len(ids) - 1, len(self.tokenizer.decode(ids)) - len(self.tokenizer.decode(ids[:1]))
+
+
+def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | None = None) -> Scorer:
+    """A causal model of transformers from a folder or by its name; `folder::file.gguf` is a GGUF file in it.
+
+    Code that comes with a model is never run. Raises DdcliError for what is no such model.
+    """
+    name, _, file = source.partition("::")
+    gguf = gguf or file or None
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or Path(name).exists()):
+        raise DdcliError(f"{name} is no folder; --generative takes a folder of a causal model, or its name")
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
+    if gguf is not None:
+        options["gguf_file"] = gguf
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+    except Exception as error:  # broken files raise whatever the parser of their class raises
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DdcliError(
+            f"{source} is no causal language model that transformers can load: {reason}"
+        ) from None
+    network.to(device or torch.device("cpu")).eval()
+    window = getattr(network.config, "max_position_embeddings", None) or WINDOW
+    return Scorer(source, network, tokenizer, min(window, WINDOW))
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """What some texts are like. Entropies are of single tokens, nats; n-grams are of the model's tokens."""
+
+    texts: int
+    tokens: int  # the model's own
+    nats_per_token: float  # of the scorer's tokens
+    stderr: float  # of nats_per_token, clustered by text
+    bits_per_char: float  # by the scorer
+    scored_tokens: int
+    entropy: float  # of the tokens within a text, the mean over texts
+    distinct: tuple[float, float, float]  # different 1-, 2- and 3-grams over all of them
+    repetition: float  # share of 4-grams that occurred before in the same text
+
+    @property
+    def perplexity(self) -> float:
+        """Per token of the scorer."""
+        return math.exp(min(self.nats_per_token, 700.0))
+
+
+def figures(scorer: Scorer, texts: Sequence[Text]) -> TextFigures:
+    """Raises DdcliError where no text has two tokens of the scorer."""
+    scored = [scorer.nats(text.content) for text in texts]
+    nats, counts, characters = (np.array(column) for column in zip(*scored, strict=True))
+    if not counts.sum():
+        raise DdcliError(
+            "every text is empty or a single token to the scorer; there is nothing to score, "
+            "try more samples or a longer --length"
+        )
+    mean, stderr = ratio(nats, counts)
+    grams = [list(_grams(text.tokens, 4)) for text in texts]
+    longest = sum(map(len, grams))
+    return TextFigures(
+        texts=len(texts),
+        tokens=sum(len(text.tokens) for text in texts),
+        nats_per_token=mean,
+        stderr=stderr,
+        bits_per_char=float(nats.sum() / math.log(2) / max(1, characters.sum())),
+        scored_tokens=int(counts.sum()),
+        entropy=float(np.mean([_entropy(text.tokens) for text in texts])),
+        distinct=tuple(_distinct(texts, n) for n in (1, 2, 3)),  # type: ignore[arg-type]
+        repetition=1 - sum(len(set(each)) for each in grams) / longest if longest else 0.0,
+    )
+
+
+def _grams(tokens: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
+    return zip(*(tokens[i:] for i in range(n)), strict=False)
+
+
+def _distinct(texts: Sequence[Text], n: int) -> float:
+    all_of_them = [gram for text in texts for gram in _grams(text.tokens, n)]
+    return len(set(all_of_them)) / max(1, len(all_of_them))
+
+
+def _entropy(tokens: Sequence[int]) -> float:
+    counts = np.array(list(Counter(tokens).values()))
+    share = counts / max(1, counts.sum())
+    return float(-(share * np.log(share)).sum())
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Samples of some settings, what they are like, and what they took."""
+
+    settings: SamplerSettings
+    figures: TextFigures
+    nfe: float  # network evaluations of a sample
+    seconds: float  # of a sample
+
+
+def generation(
+    model: Model, scorer: Scorer, settings: SamplerSettings, *, count: int, length: int | None, seed: int
+) -> Generation:
+    """`count` samples, scored. Raises DdcliError for a length or a sampler the model cannot do."""
+    began = time.perf_counter()
+    drawn = list(samples(model, count, length=length, seed=seed, **settings.model_dump()))
+    seconds = (time.perf_counter() - began) / count
+    texts = [Text(sample.tokens, sample.text) for sample in drawn]
+    nfe = sum(sample.nfe for sample in drawn) / count
+    return Generation(settings, figures(scorer, texts), nfe, seconds)
+
+
+def real_texts(model: Model, blocks: Blocks, *, count: int, length: int | None) -> list[Text]:
+    """As much real text, cut and decoded as samples are: of each block the tokens up to the first eos.
+
+    At most `count` blocks, evenly spread, of at most `length` tokens each.
+    """
+    chosen = spread_evenly(len(blocks), count)
+    batch = blocks.take(chosen)
+    tokenizer = model.tokenizer
+    texts = []
+    for row, valid in zip(batch.tokens, batch.valid, strict=True):
+        tokens = row[valid][1:-1] if model.record_lengths else row[valid]  # without the ends of a record
+        drawn = tokens[:length].tolist()
+        if tokenizer.eos_id in drawn:
+            drawn = drawn[: drawn.index(tokenizer.eos_id)]
+        texts.append(Text(drawn, tokenizer.continuation([], drawn).decode(errors="replace")))
+    return texts
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Where a frontier over temperature has the entropy of real text."""
+
+    temperature: float
+    perplexity: float
+
+
+def matched(frontier: Sequence[Generation], entropy: float) -> Matched | None:
+    """Temperature and ln perplexity, interpolated in the entropy between neighbours; None out of range."""
+    ordered = sorted(frontier, key=lambda point: point.settings.temperature)
+    for low, high in pairwise(ordered):
+        ends = low.figures.entropy, high.figures.entropy
+        if min(ends) <= entropy <= max(ends) and ends[0] != ends[1]:
+            share = (entropy - ends[0]) / (ends[1] - ends[0])
+
+            def between(a: float, b: float, share: float = share) -> float:
+                return a + share * (b - a)
+
+            nats = between(low.figures.nats_per_token, high.figures.nats_per_token)
+            return Matched(between(low.settings.temperature, high.settings.temperature), math.exp(nats))
+    return None

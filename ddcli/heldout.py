@@ -1,0 +1,83 @@
+"""Text to judge a model by: what its run was validated on, or any other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .config import build_config, read_toml
+from .data import Blocks, pack, pack_records
+from .dataset import Log, read_training_data
+from .errors import DdcliError
+from .model import Model
+from .sources import Document, read_corpus
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A text, cut as the model reads it: in blocks, each on its own."""
+
+    blocks: Blocks
+    name: str
+    sha256: str  # of the source it is of: of a single file, what sha256sum says
+    unknown: int  # tokens that stand for symbols the vocabulary lacks: context, never predicted
+
+
+def validation_text(model: Model, log: Log) -> HeldOut:
+    """What the model's run was validated on, read again by its config.toml.
+
+    Raises DdcliError where the model is of no run folder, or its data is gone or has changed.
+    """
+    if model.folder is None or model.network is None:
+        raise DdcliError(
+            "this model was not read from a run folder, and knows no text to judge it by; give data"
+        )
+    path = model.folder / "config.toml"
+    settings = build_config(read_toml(path), {}, str(path)).data
+    try:
+        data = read_training_data(settings, model.tokenizer, log)
+    except DdcliError as error:
+        raise DdcliError(
+            f"what {model.folder} was validated on cannot be read: {error}; or give a text with --data"
+        ) from None
+    if data.fingerprint != model.network.config.diffusion["data"]["sha256"]:
+        raise DdcliError(
+            f"{settings.source} is not what {model.folder} was trained on any more; give a text with --data"
+        )
+    if settings.valid is not None:
+        name = settings.valid
+    elif settings.streaming:
+        name = f"the first documents of {settings.source}"
+    else:
+        name = f"the last {settings.valid_fraction:.0%} of {settings.source}"
+    return _held_out(model, data.valid, name, data.fingerprint)
+
+
+def text_from(model: Model, source: str, *, text_column: str = "text", split: str = "train") -> HeldOut:
+    """Any source that training takes; a model of records reads one a line.
+
+    Raises DdcliError where it cannot be read, or holds nothing that the model knows.
+    """
+    corpus = read_corpus(
+        source,
+        text_column=text_column,
+        split=split,
+        lines=bool(model.record_lengths),
+        as_bytes=model.tokenizer.unit == "byte",
+    )
+    return _held_out(model, blocks_of(model, corpus.documents, corpus.name), corpus.name, corpus.sha256)
+
+
+def blocks_of(model: Model, documents: Sequence[Document], name: str) -> Blocks:
+    """Documents as the model reads them. Raises DdcliError, by their name, if there is nothing to predict."""
+    if model.record_lengths:
+        blocks = pack_records(list(documents), model.tokenizer, model.length)
+    else:
+        ends = bool(model.process.vocabulary.is_text[model.tokenizer.eos_id])
+        blocks = pack(list(documents), model.tokenizer, model.length, end_of_text=ends)
+    if not blocks.predicted or not blocks.characters:
+        raise DdcliError(f"no symbol of {name} is in the model's vocabulary; give another text")
+    return blocks
+
+
+def _held_out(model: Model, blocks: Blocks, name: str, sha256: str) -> HeldOut:
+    unknown = (blocks.tokens == model.tokenizer.unk_id) & (blocks.document >= 0)
+    return HeldOut(blocks, name, sha256, int(unknown.sum()))

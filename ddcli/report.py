@@ -1,0 +1,261 @@
+"""All that is measured of a model, with what it takes to measure it again."""
+
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .checkpoint import save_budgets
+from .errors import DdcliError
+from .evaluation import Bound, Estimates, measure
+from .files import sha256
+from .frontier import Point, as_defaults, budgets, point_at, read_sweep
+from .generative import (
+    Generation,
+    Matched,
+    TextFigures,
+    figures,
+    generation,
+    load_scorer,
+    matched,
+    real_texts,
+)
+from .heldout import HeldOut, text_from, validation_text
+from .model import Model
+from .ordered import OrderedLikelihood, SelfTest, ordered_likelihood, self_test
+from .plan import Silent
+
+REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
+TESTED = 8  # blocks of these on which random order has to meet the bound
+STRICT = "strict: an upper bound on -ln p(text), prior and reconstruction included"
+LIKELIHOOD = "the likelihood itself: -ln p(text), no bound"
+LITERATURE = "as papers on continuous time report it: the integral over t in [0.001, 1] alone"
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """The likelihood under a sampler that fills in order, and what shows that it can be trusted."""
+
+    likelihood: OrderedLikelihood
+    test: SelfTest | None  # None for a model that knows no order but its own
+
+
+@dataclass(frozen=True)
+class Generative:
+    """Samples and real text before a scorer."""
+
+    protocol: str
+    samples: list[Generation]  # by temperature
+    real: TextFigures
+    matched: Matched | None  # where samples have the entropy of real text
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a model on a text. `record` is all of it, for JSON."""
+
+    model: Model
+    text: HeldOut
+    estimates: Estimates
+    seed: int
+    ordered: Ordered | None = None
+    generative: Generative | None = None
+    frontier: list[Point] = field(default_factory=list)
+    budgets: dict[str, Point] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> Bound:
+        return self.estimates.bound()
+
+    def record(self) -> dict[str, Any]:
+        """Everything, as JSON takes it: None for what is no number."""
+        return _finite(
+            {
+                "model": _identity(self.model),
+                "versions": {
+                    name: importlib.import_module(name).__version__
+                    for name in (__package__, "torch", "transformers")
+                },
+                "seed": self.seed,
+                "data": self._data(),
+                "bound": self._bound(),
+                "ordered": self.ordered and _ordered(self.ordered),
+                "generative": self.generative and _generative(self.generative),
+                "frontier": [_point(point) for point in self.frontier],
+                "budgets": as_defaults(self.budgets),
+            }
+        )
+
+    def _data(self) -> dict[str, Any]:
+        blocks = self.text.blocks
+        return {
+            "name": self.text.name,
+            "sha256": self.text.sha256,
+            "blocks": len(blocks),
+            "blocks_measured": len(self.estimates.chosen),
+            "block_tokens": self.model.length,
+            "context_carried_over": 0,
+            "tokens": blocks.predicted,
+            "characters": blocks.characters,
+            "utf8_bytes": blocks.utf8_bytes,
+            "unknown_symbols": self.text.unknown,
+            "records_left_out": blocks.left_out,
+        }
+
+    def _bound(self) -> dict[str, Any]:
+        found, estimates = self.bound, self.estimates
+        return {
+            "convention": LIKELIHOOD if estimates.exact else STRICT,
+            **asdict(found),
+            "perplexity": found.perplexity,
+            "literature": None if estimates.exact else LITERATURE,
+            "draws": estimates.draws,
+            "timesteps": self.model.timesteps,
+            "prior_nats_per_token": estimates.prior / found.tokens,
+            "by_time": [asdict(share) for share in estimates.by_time()],
+            "by_masked_share": [asdict(share) for share in estimates.by_masks()],
+        }
+
+
+def evaluation(
+    model: Model,
+    data: str | None = None,
+    *,
+    text_column: str = "text",
+    split: str = "train",
+    limit: int | None = None,
+    draws: int = 4,
+    seed: int = 0,
+    batch_size: int = 16,
+    order: str | None = None,
+    tokens_per_call: int = 1,
+    generative: str | None = None,
+    gguf: str | None = None,
+    samples: int = 64,
+    length: int | None = None,
+    temperatures: Sequence[float] | None = None,
+    sweeping: str | None = None,
+    save: bool = False,
+    reporter: Silent | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Measure a model; the options are those of `api.evaluate`."""
+    say = (reporter or Silent()).say
+    chosen = model.choose(**settings)
+    points = read_sweep(sweeping, chosen, model.process) if sweeping is not None else []
+    if save and (not points or model.folder is None):
+        raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
+    scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
+    text = (
+        validation_text(model, say)
+        if data is None
+        else text_from(model, data, text_column=text_column, split=split)
+    )
+    blocks = text.blocks
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+    estimates = measure(model, blocks, draws=draws, sequences=limit, **options)
+    few = min(limit or REPLAYED, len(blocks))
+    ordered = None
+    if order is not None:
+        say(f"replaying {few} blocks")
+        replayed = ordered_likelihood(
+            model,
+            blocks,
+            chosen.but(sampler=order),
+            tokens_per_call=tokens_per_call,
+            sequences=few,
+            **options,
+        )
+        test = None if estimates.exact else self_test(model, blocks, sequences=min(few, TESTED), **options)
+        ordered = Ordered(replayed, test)
+    judged = None
+    if scorer is not None:
+        real = figures(scorer, real_texts(model, blocks, count=samples, length=length))
+        made = []
+        for temperature in sorted(set(temperatures or [chosen.temperature])):
+            say(f"drawing {samples} samples at temperature {temperature:g}")
+            at_it = chosen.but(temperature=temperature)
+            made.append(generation(model, scorer, at_it, count=samples, length=length, seed=seed))
+        judged = Generative(scorer.protocol, made, real, matched(made, real.entropy))
+    frontier = []
+    for number, point in enumerate(points, 1):
+        say(f"point {number} of {len(points)}: {point.sampler}, {point.steps} steps")
+        frontier.append(
+            point_at(
+                model,
+                blocks,
+                point,
+                sequences=few,
+                draws=draws,
+                length=length,
+                scorer=scorer,
+                count=samples,
+                **options,
+            )
+        )
+    kept = budgets(frontier) if save else {}
+    if save and model.folder is not None:
+        save_budgets(model.folder, as_defaults(kept))
+    return Evaluation(model, text, estimates, seed, ordered, judged, frontier, kept)
+
+
+def _identity(model: Model) -> dict[str, Any]:
+    """Which model this is, to the last bit."""
+    assert model.network is not None, "evaluated models come from run folders"
+    about = model.network.config.diffusion
+    found = {"process": about["process"], "schedule": about["schedule"], "block": model.block}
+    found["parameters"] = sum(weight.numel() for weight in model.network.parameters())
+    found["device"] = str(model.device)
+    if model.folder is None:
+        return found
+    sums = {"config_sha256": "config.json", "weights_sha256": "model.safetensors"}
+    return found | {"folder": str(model.folder)} | {k: sha256(model.folder / f) for k, f in sums.items()}
+
+
+def _ordered(found: Ordered) -> dict[str, Any]:
+    likelihood, bound = found.likelihood, found.likelihood.bound()
+    return {
+        **likelihood.settings.model_dump(),
+        "figure": "exact" if likelihood.exact else "bound",
+        **{k: v for k, v in asdict(bound).items() if not k.startswith("literature")},
+        "perplexity": bound.perplexity,
+        "blocks": len(likelihood.chosen),
+        "nfe": float(likelihood.nfe.mean()),
+        "tokens_per_call": likelihood.tokens_per_call,
+        "self_test": found.test and {**asdict(found.test), "passed": found.test.passed},
+    }
+
+
+def _text_figures(found: TextFigures) -> dict[str, Any]:
+    return {**asdict(found), "perplexity": found.perplexity}
+
+
+def _generative(found: Generative) -> dict[str, Any]:
+    return {
+        "protocol": found.protocol,
+        "samples": [
+            {
+                **each.settings.model_dump(),
+                "nfe": each.nfe,
+                "seconds": each.seconds,
+                **_text_figures(each.figures),
+            }
+            for each in found.samples
+        ],
+        "real": _text_figures(found.real),
+        "matched_entropy": found.matched and asdict(found.matched),
+    }
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {**point.record(), "generative": point.generative and _text_figures(point.generative)}
+
+
+def _finite(content: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
