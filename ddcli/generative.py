@@ -73,10 +73,13 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
         raise DdcliError(f"{name} is no folder; --generative takes a folder of a causal model, or its name")
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     if gguf is not None:
         options["gguf_file"] = gguf
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
@@ -175,10 +178,13 @@ def generation(
 def real_texts(model: Model, blocks: Blocks, *, count: int, length: int | None) -> list[Text]:
     """As much real text, cut and decoded as samples are: of each block the tokens up to the first eos.
 
-    At most `count` blocks, evenly spread, of at most `length` tokens each.
+    At most `count` blocks, evenly spread, of at most `length` tokens each. One at the end of the text that
+    is not as long is left out; a record is as long as it is.
     """
-    chosen = spread_evenly(len(blocks), count)
-    batch = blocks.take(chosen)
+    sizes = (blocks.document >= 0).sum(-1)
+    least = 0 if model.record_lengths else min(length or model.length, int(sizes.max()))
+    able = np.flatnonzero(sizes >= least)
+    batch = blocks.take(able[spread_evenly(len(able), count)])
     tokenizer = model.tokenizer
     texts = []
     for row, valid in zip(batch.tokens, batch.valid, strict=True):

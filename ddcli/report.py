@@ -23,7 +23,7 @@ from .generative import (
 )
 from .heldout import HeldOut, text_from, validation_text
 from .model import Model
-from .ordered import OrderedLikelihood, SelfTest, ordered_likelihood, self_test
+from .ordered import OrderedLikelihood, SelfTest, find_order, ordered_likelihood, self_test
 from .plan import Silent
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
@@ -146,6 +146,8 @@ def evaluation(
     points = read_sweep(sweeping, chosen, model.process) if sweeping is not None else []
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
+    if order is not None:
+        find_order(model.process, order)
     scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
     text = (
         validation_text(model, say)

@@ -191,7 +191,7 @@ def _bound(found: "Evaluation") -> Iterator[str]:
 def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
     yield from _table(
         [of, unit, "share of the bound"],
-        [[f"{s.low:.1f} to {s.high:.1f}", f"{s.nats:.4f}", f"{s.share:.1%}"] for s in shares],
+        [[f"{s.low:.1f} to {s.high:.1f}", _number(s.nats), f"{s.share:.1%}"] for s in shares],
     )
 
 
@@ -263,6 +263,10 @@ def _frontier(points: "list[Point]") -> Iterator[str]:
         rows.append([str(value) for value in row])
     yield from _table([*names, *(["perplexity of samples", "their entropy"] if judged else [])], rows)
     yield "  exact: -ln p(text) itself; bound: an upper bound, by how much is not known"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def _with_error(bound: Any) -> str:

@@ -1,0 +1,295 @@
+"""Laws of the bound of a text: what it does not depend on, what it is made of, and which text it is of."""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import LENGTH, copy_of, edit_json, files, metrics, train_tiny, words
+from worlds import SYMBOLS, VOCABULARY, make
+
+import ddcli
+from ddcli import cli
+from ddcli.data import Blocks
+from ddcli.errors import DdcliError
+from ddcli.evaluation import estimates, measure
+from ddcli.files import sha256
+from ddcli.heldout import blocks_of, text_from, validation_text
+from ddcli.process import Absorbing
+from ddcli.schedule import Cosine, Linear
+
+
+@pytest.fixture(scope="module")
+def model(absorbing_run):
+    return ddcli.load(absorbing_run)
+
+
+@pytest.fixture(scope="module")
+def blocks(model):
+    return blocks_of(model, [words(30, seed=5), words(9, seed=6)], "words")
+
+
+def flat(xt, t, rows, valid=None):
+    return torch.full((int(rows.sum()), VOCABULARY.size), -math.log(SYMBOLS), dtype=torch.float64)
+
+
+def blocks_of_zeros(count, length):
+    tokens = np.zeros((count, length), np.uint16)
+    return Blocks(tokens, np.zeros_like(tokens, np.int32), None, tokens.size, tokens.size)
+
+
+# -- what it does not depend on ---------------------------------------------------------------------------
+
+
+def test_a_bound_and_its_curves_do_not_depend_on_the_size_of_a_batch(model, blocks):
+    found = [measure(model, blocks, draws=3, batch_size=size) for size in (1, 5, 64)]
+    for other in found[1:]:
+        assert other.bound() == found[0].bound()
+        assert other.time == pytest.approx(found[0].time, rel=1e-12)
+        assert other.masks == pytest.approx(found[0].masks, rel=1e-12)
+
+
+def test_a_bound_does_not_depend_on_the_number_of_cores(model, blocks):
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(measure(model, blocks, draws=2, sequences=6).bound().nats_per_token)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+# -- what it is made of -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
+def test_a_flat_belief_costs_a_masked_token_the_logarithm_of_the_alphabet_at_any_share(schedule):
+    length = 20
+    found = estimates(flat, make("absorbing", schedule), blocks_of_zeros(length, length), draws=3)
+    assert [share.nats for share in found.by_masks()] == pytest.approx([math.log(SYMBOLS)] * 10)
+    assert [share.share for share in found.by_masks()] == pytest.approx([0.1] * 10)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
+def test_the_cost_of_a_flat_belief_comes_as_fast_as_the_schedule_loses_the_text(schedule):
+    """Stratified counts fall on each number of masks equally often, so this holds to the last digits."""
+    length = 20
+    process = Absorbing.over(VOCABULARY, schedule)
+    found = estimates(flat, process, blocks_of_zeros(length, length), draws=2)
+    lost = schedule.lost(torch.linspace(0, 1, 11, dtype=torch.float64)).diff()
+    assert [share.share for share in found.by_time()] == pytest.approx(lost.tolist())
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid", "generator", "steps"])
+def test_the_parts_of_a_bound_make_up_the_whole(name):
+    process = make(name, "geometric" if name == "generator" else "linear")
+
+    def unsure(xt, t, rows, valid=None):
+        belief = torch.tensor([0.5, 0.3, 0.2, 1e-30, 1e-30], dtype=torch.float64)
+        return belief.log().clamp(min=-1e5).expand(int(rows.sum()), -1)
+
+    found = estimates(unsure, process, blocks_of_zeros(8, 6), draws=4)
+    total = found.strict.sum()
+    assert sum(share.share for share in found.by_time()) + found.prior / total == pytest.approx(1)
+    per_token = sum(share.nats / 10 for share in found.by_time()) + found.prior / 48
+    assert per_token == pytest.approx(found.bound().nats_per_token)
+
+
+def test_bits_are_of_a_character_or_of_a_byte(tmp_path):
+    text = "äöü" * 200 + "\n"
+    path = tmp_path / "umlauts.txt"
+    path.write_text(text * 3, encoding="utf-8")
+    train_tiny(tmp_path / "run", path, train__steps=2, validation__every=0)
+    found = ddcli.load(tmp_path / "run").score(text)
+    assert found.bits_per_char / found.bits_per_byte == pytest.approx(len(text.encode()) / len(text))
+    assert found.bits_per_char == pytest.approx(found.nats_per_token / math.log(2))
+
+
+def test_symbols_the_vocabulary_lacks_are_neither_predicted_nor_counted(model, tmp_path):
+    text = words(8, seed=3)
+    path = tmp_path / "strange.txt"
+    path.write_text(text.replace("c", "\N{SNOWMAN}"), encoding="utf-8")
+    found = text_from(model, str(path))
+    lacking = text.count("c")
+    assert found.unknown == lacking
+    assert found.blocks.predicted == found.blocks.characters == found.blocks.utf8_bytes == len(text) - lacking
+    assert math.isfinite(measure(model, found.blocks, draws=1).bound().nats_per_token)
+
+
+def test_errors_are_clustered_by_document(model):
+    documents = [words(12, seed=seed) for seed in range(5)]
+    several = measure(model, blocks_of(model, documents, "words"), draws=1).bound()
+    one = blocks_of(model, ["".join(documents)], "words")
+    assert several.clusters == 5
+    assert measure(model, one, draws=1).bound().clusters == len(one)
+
+
+def test_a_likelihood_holds_no_chance(tmp_path, text_file):
+    for name, changes in (("order", {"process__name": "autoregressive"}), ("one", {"model__block": 1})):
+        train_tiny(tmp_path / name, text_file, train__steps=2, validation__every=0, **changes)
+        found = ddcli.evaluate(tmp_path / name, limit=3)
+        assert found.estimates.exact
+        assert found.estimates.draws == 1
+        other = measure(found.model, found.text.blocks, sequences=3, draws=1, seed=99)
+        assert other.strict == pytest.approx(found.estimates.strict, rel=1e-6)
+        assert "no bound" in found.record()["bound"]["convention"]
+
+
+# -- which text it is of ----------------------------------------------------------------------------------
+
+
+def test_by_default_a_run_is_measured_on_what_it_was_validated_on(absorbing_run, text_file):
+    reported = metrics(absorbing_run)[-1]
+    found = ddcli.evaluate(absorbing_run, limit=4, draws=2)
+    assert found.bound.nats_per_token == pytest.approx(reported["bound_nats_per_token"], rel=1e-4)
+    assert found.bound.stderr == pytest.approx(reported["bound_stderr"], rel=1e-3)
+    assert found.text.name == f"the last 5% of {text_file}"
+    assert found.text.sha256 == hashlib.sha256(text_file.read_bytes()).hexdigest()
+
+
+def test_a_text_scores_as_the_file_that_holds_it(model, tmp_path):
+    text = words(9, seed=4)
+    (tmp_path / "text.txt").write_text(text)
+    found = ddcli.evaluate(model, str(tmp_path / "text.txt"))
+    assert model.score(text) == found.bound
+    assert found.text.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_model_of_records_is_measured_by_records(records_run, tmp_path):
+    (tmp_path / "names.csv").write_text("who\nabba\nhed\nabcdefghabcdefghabcdefgh\n")
+    (tmp_path / "names.txt").write_text("abba\nhed\n")
+    table = ddcli.evaluate(records_run, str(tmp_path / "names.csv"), text_column="who")
+    lines = ddcli.evaluate(records_run, str(tmp_path / "names.txt"))
+    assert table.bound == lines.bound
+    assert table.bound.tokens == 7
+    assert (table.bound.clusters, table.text.blocks.left_out) == (2, 1)
+    assert ddcli.load(records_run).score("abba").tokens == 4
+
+
+def test_data_that_has_changed_or_gone_is_not_measured(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(words(60))
+    train_tiny(tmp_path / "run", path, train__steps=2, validation__every=0)
+    model = ddcli.load(tmp_path / "run")
+    assert validation_text(model, print).blocks.predicted
+    path.write_text(words(61))
+    with pytest.raises(DdcliError, match=r"is not what .*run was trained on any more; give a text"):
+        validation_text(model, print)
+    path.unlink()
+    with pytest.raises(DdcliError, match=r"no such file or folder: .*; or give a text with --data"):
+        validation_text(model, print)
+
+
+# -- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capfd):
+    def command(*arguments):
+        code = cli.main(["eval", *map(str, arguments)])
+        return code, *capfd.readouterr()
+
+    return command
+
+
+def test_the_answer_is_a_table_of_figures_that_name_their_text_and_convention(run, absorbing_run):
+    code, out, err = run(absorbing_run, "--limit", 3, "--draws", 2)
+    assert (code, err) == (0, "")
+    count = len(validation_text(ddcli.load(absorbing_run), print).blocks)
+    assert f"3 of {count} blocks of up to {LENGTH} characters measured" in out
+    assert "no context is carried over" in out
+    assert "strict: an upper bound" in out
+    assert "as papers on continuous time report it" in out
+    assert "bits/byte" in out
+    assert "0.9 to 1.0" in out
+
+
+def test_json_tells_what_it_takes_to_measure_again(run, absorbing_run):
+    code, out, err = run(absorbing_run, "--limit", 3, "--draws", 2, "--seed", 5, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["model"]["weights_sha256"] == sha256(absorbing_run / "model.safetensors")
+    assert found["model"]["config_sha256"] == sha256(absorbing_run / "config.json")
+    assert found["versions"]["ddcli"] == ddcli.__version__
+    assert found["versions"]["torch"] == torch.__version__
+    assert (found["seed"], found["bound"]["draws"], found["data"]["blocks_measured"]) == (5, 2, 3)
+    assert found["data"]["context_carried_over"] == 0
+    assert len(found["bound"]["by_time"]) == len(found["bound"]["by_masked_share"]) == 10
+    again = ddcli.evaluate(absorbing_run, limit=3, draws=2, seed=5)
+    assert json.loads(json.dumps(again.record())) == found
+
+
+def test_measuring_writes_nothing(run, absorbing_run):
+    before = files(absorbing_run)
+    run(absorbing_run, "--limit", 2)
+    assert files(absorbing_run) == before
+
+
+REFUSED = {
+    "no such data": (["--data", "missing.txt"], "no such file or folder: missing.txt"),
+    "nothing known": (["--data", "strange.txt"], "no symbol of strange.txt is in the model's vocabulary"),
+    "no order": (["--order", "sideways"], "'sideways'"),
+    "no numbers": (["--temperatures", "hot"], "--temperatures takes numbers"),
+    "no scorer": (["--generative", "empty"], "empty is no causal language model"),
+    "no folder": (["--generative", "./missing"], "./missing is no folder"),
+    "a picture of nothing": (["-o", "x.png"], "give --sweep"),
+    "no picture": (["-o", "x.gif", "--sweep", "steps=2"], "unknown picture format '.gif'"),
+    "nothing to save": (["--save"], "give --sweep"),
+    "no setting": (["--sweep", "stops=2"], "did you mean 'steps'"),
+    "no value": (["--sweep", "steps="], "--sweep takes settings"),
+    "no number": (["--sweep", "steps=few"], "steps 'few'"),
+    "twice": (["--sweep", "steps=2 steps=3"], "steps is swept twice"),
+    "empty": (["--sweep", ""], "--sweep is empty"),
+    "no sampler": (["--sweep", "sampler=magic"], "unknown sampler 'magic'"),
+    "no budget": (["--budget", "fast"], "holds no budgets"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_measured_is_refused_in_one_line(run, absorbing_run, tmp_path, monkeypatch, name):
+    arguments, message = REFUSED[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strange.txt").write_text("\N{SNOWMAN}" * 40, encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    code, out, err = run(absorbing_run, "--limit", 2, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+# -- budgets ----------------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_a_set_of_settings(absorbing_run, tmp_path):
+    run = copy_of(absorbing_run, tmp_path)
+    edit_json(
+        run / "generation_config.json", budgets={"fast": {"steps": 3, "nats_per_token": 1.5}}, top_p=0.9
+    )
+    model = ddcli.load(run)
+    fast = model.choose(budget="fast")
+    assert (fast.steps, fast.sampler, fast.top_p) == (3, "ancestral", 0.9)
+    assert model.choose(budget="fast", steps=7).steps == 7
+    assert model.sample(seed=1, budget="fast")[0].nfe <= 3
+    assert model.sample(seed=1, budget="fast")[0] == model.sample(seed=1, steps=3)[0]
+    assert model.infill("a [MASK:3] b", seed=1, budget="fast") == model.infill(
+        "a [MASK:3] b", seed=1, steps=3
+    )
+
+
+def test_a_budget_that_was_never_measured_says_how_to(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    with pytest.raises(DdcliError, match=r"holds no budgets; measure them with `ddcli eval .* --save`"):
+        model.sample(budget="fast")
+    with pytest.raises(DdcliError, match="unknown budget 'cheap'"):
+        model.sample(budget="cheap")
+
+
+def test_budgets_that_are_none_are_damage(absorbing_run, tmp_path):
+    run = copy_of(absorbing_run, tmp_path)
+    edit_json(run / "generation_config.json", budgets=[3])
+    with pytest.raises(DdcliError, match="budgets is not a JSON object"):
+        ddcli.load(run)

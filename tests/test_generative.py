@@ -1,0 +1,186 @@
+"""Samples before a scorer: what a figure counts, and that real text is measured just as samples are."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny import words
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import ddcli
+from ddcli import cli
+from ddcli.errors import DdcliError
+from ddcli.generative import Generation, Text, figures, load_scorer, matched, real_texts
+from ddcli.heldout import blocks_of
+from ddcli.model import SamplerSettings
+
+
+@pytest.fixture(scope="module")
+def scorer_folder(tmp_path_factory):
+    """A GPT-2 of random weights, with a vocabulary of its own."""
+    folder = tmp_path_factory.mktemp("scorer")
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator([words(40)], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = GPT2Config(vocab_size=len(backend.get_vocab()), n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(scorer_folder):
+    return load_scorer(str(scorer_folder))
+
+
+def text(content):
+    return Text([ord(c) for c in content], content)
+
+
+# -- the figures ------------------------------------------------------------------------------------------
+
+
+def test_every_token_of_the_scorer_but_the_first_is_scored(scorer):
+    content = "the cat sat"
+    ids = scorer.tokenizer(content)["input_ids"]
+    log_p = scorer.network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    expected = -sum(log_p[i, token].item() for i, token in enumerate(ids[1:]))
+    nats, tokens, characters = scorer.nats(content)
+    assert nats == pytest.approx(expected)
+    assert tokens == len(ids) - 1
+    assert characters == len(content) - len(scorer.tokenizer.decode(ids[:1]))
+
+
+def test_a_text_longer_than_the_scorer_reads_is_cut(scorer):
+    assert scorer.window == 32
+    assert scorer.nats(words(40))[1] == 31
+    assert "cut after 32 tokens" in scorer.protocol
+
+
+def test_figures_are_means_over_all_scored_tokens(scorer):
+    texts = [text("the cat sat on a mat"), text("my dog")]
+    found = figures(scorer, texts)
+    scored = [scorer.nats(each.content) for each in texts]
+    assert found.nats_per_token == pytest.approx(sum(s[0] for s in scored) / sum(s[1] for s in scored))
+    assert found.perplexity == pytest.approx(math.exp(found.nats_per_token))
+    assert found.bits_per_char == pytest.approx(
+        sum(s[0] for s in scored) / math.log(2) / sum(s[2] for s in scored)
+    )
+
+
+def test_entropy_distinct_and_repetition_of_a_text_that_can_be_counted_by_hand(scorer):
+    found = figures(scorer, [text("abababab"), text("abcdefgh")])
+    assert found.entropy == pytest.approx((math.log(2) + math.log(8)) / 2)
+    assert found.distinct[0] == 8 / 16
+    assert found.distinct[1] == 8 / 14  # ab ba, bc cd de ef fg gh
+    assert found.distinct[2] == 8 / 12
+    assert found.repetition == pytest.approx(3 / 10)  # abab baba abab baba abab
+
+
+def test_texts_without_a_token_to_score_are_refused(scorer):
+    with pytest.raises(DdcliError, match="nothing to score"):
+        figures(scorer, [text(""), text("a")])
+
+
+def test_an_empty_text_among_others_is_no_obstacle(scorer):
+    assert figures(scorer, [text(""), text("the cat")]).texts == 2
+
+
+# -- real text is the yardstick ---------------------------------------------------------------------------
+
+
+def test_real_text_is_cut_and_spelt_as_samples_are(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    document = words(12, seed=2)
+    blocks = blocks_of(model, [document], "words")
+    texts = real_texts(model, blocks, count=3, length=20)
+    assert [len(each.tokens) for each in texts] == [20] * 3
+    assert texts[0].content == document[:20]
+    assert all(each.content in document for each in texts)
+    whole = "".join(each.content for each in real_texts(model, blocks, count=999, length=None))
+    assert document.startswith(whole)
+    assert len(document) - len(whole) < model.length
+
+
+def test_real_records_come_without_their_ends(records_run):
+    model = ddcli.load(records_run)
+    blocks = blocks_of(model, ["abba", "hedge"], "names")
+    assert [t.content for t in real_texts(model, blocks, count=2, length=None)] == ["abba", "hedge"]
+
+
+def test_identical_text_has_identical_figures_whoever_wrote_it(scorer, absorbing_run):
+    model = ddcli.load(absorbing_run)
+    drawn = model.sample(n=4, seed=1, steps=4)
+    samples = [Text(each.tokens, each.text) for each in drawn]
+    blocks = blocks_of(model, ["".join(each.text for each in drawn)], "samples")
+    assert figures(scorer, real_texts(model, blocks, count=4, length=None)) == figures(scorer, samples)
+
+
+# -- matched entropy --------------------------------------------------------------------------------------
+
+
+def at(temperature, entropy, nats, scorer):
+    plain = figures(scorer, [text("the cat")])
+    found = type(plain)(**{**plain.__dict__, "entropy": entropy, "nats_per_token": nats})
+    return Generation(SamplerSettings(temperature=temperature), found, 1, 1)
+
+
+def test_perplexity_is_read_off_at_the_entropy_of_real_text(scorer):
+    frontier = [at(1.0, 3.0, 5.0, scorer), at(0.8, 2.0, 3.0, scorer)]
+    found = matched(frontier, 2.5)
+    assert found.temperature == pytest.approx(0.9)
+    assert found.perplexity == pytest.approx(math.exp(4.0))
+    assert matched(frontier, 3.5) is None
+    assert matched(frontier[:1], 3.0) is None
+
+
+# -- scorers, good and bad --------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_scorer_is_refused_in_one_line(tmp_path, absorbing_run):
+    (tmp_path / "file").write_text("")
+    for source in (tmp_path / "missing", tmp_path / "file", tmp_path, absorbing_run):
+        with pytest.raises(DdcliError, match=r"is no (folder|causal language model)") as refused:
+            load_scorer(str(source))
+        assert "\n" not in str(refused.value)
+
+
+def test_a_gguf_file_is_named_in_two_ways(tmp_path):
+    for source, gguf in ((f"{tmp_path}::x.gguf", None), (str(tmp_path), "x.gguf")):
+        with pytest.raises(DdcliError, match="is no causal language model"):
+            load_scorer(source, gguf=gguf)
+
+
+def test_code_that_comes_with_a_scorer_is_not_run(tmp_path):
+    marker = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DdcliError, match="is no causal language model"):
+        load_scorer(str(tmp_path))
+    assert not marker.exists()
+
+
+# -- the command ------------------------------------------------------------------------------------------
+
+
+def test_no_perplexity_stands_alone(absorbing_run, scorer_folder, capfd):
+    arguments = ["eval", absorbing_run, "--limit", 2, "--generative", scorer_folder, "--samples", 3]
+    arguments += ["--steps", 4, "--temperatures", "0.5,1.0", "--quiet"]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out = capfd.readouterr().out
+    for told in ("retokenised by", "first token unscored", "entropy", "distinct", "repeated", "real text"):
+        assert told in out
+    assert cli.main([str(a) for a in [*arguments, "--json"]]) == 0
+    found = json.loads(capfd.readouterr().out)["generative"]
+    assert [point["temperature"] for point in found["samples"]] == [0.5, 1.0]
+    assert found["real"].keys() <= found["samples"][0].keys()
+    assert found["samples"][0]["nfe"] <= 4
