@@ -88,6 +88,9 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
         raise DdcliError(
             f"{source} is no causal language model that transformers can load: {reason}"
         ) from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     network.to(device or torch.device("cpu")).eval()
     window = getattr(network.config, "max_position_embeddings", None) or WINDOW
     return Scorer(source, network, tokenizer, min(window, WINDOW))

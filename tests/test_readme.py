@@ -26,7 +26,7 @@ TAKES_VALUE = {"--minutes", "--steps", "--size", "--length"}
 
 
 def test_the_readme_shows_every_command():
-    for command in ("train", "sample", "infill", "noise-viz"):
+    for command in ("train", "sample", "infill", "eval", "noise-viz"):
         assert any(re.search(rf"ddcli {command}\b", line) for line in COMMANDS)
 
 
