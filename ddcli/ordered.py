@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .data import Blocks
-from .errors import DdcliError
+from .errors import DdcliError, unknown
 from .evaluation import Bound, measure, ratio, spread_evenly, summarised
 from .model import Canvas, Model, SamplerSettings, last_of
 from .process import Absorbing, Autoregressive, Process, at
@@ -121,6 +121,8 @@ def find_order(process: Process, name: str) -> Ordered:
     Raises DdcliError for any other, and for noise that leaves tokens to change.
     """
     orders = {name: kind for name, kind in SAMPLERS.items() if has_order(name)}
+    if name not in SAMPLERS:
+        raise unknown("order", name, orders)
     if name not in orders:
         raise DdcliError(
             f"{name!r} fills positions in no order of its own, so its likelihood is not known; "

@@ -209,10 +209,10 @@ def _ordered(found: "Ordered") -> Iterator[str]:
         f"{likelihood.tokens_per_call:.2f} tokens a call"
     )
     if test := found.test:
-        verdict = "agree" if test.passed else "do NOT agree within two standard errors"
+        verdict = "they agree" if test.passed else "NOT within two standard errors (chance: one time in 20)"
         yield (
             f"  self-test: random order one token a call less the bound is {test.difference:+.4f} ± "
-            f"{test.stderr:.4f} nats/token on {test.blocks} of these blocks: they {verdict}"
+            f"{test.stderr:.4f} nats/token, paired on {test.blocks} blocks: {verdict}"
         )
 
 

@@ -1,0 +1,299 @@
+"""Laws of exact likelihoods: probabilities of all texts sum to 1, whatever the order and the pace."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import copy_of, edit_json, train_tiny, words
+from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, world
+
+import ddcli
+from ddcli import cli
+from ddcli.data import Blocks
+from ddcli.errors import DdcliError
+from ddcli.evaluation import measure
+from ddcli.frontier import quality_of
+from ddcli.heldout import blocks_of
+from ddcli.model import Model, SamplerSettings
+from ddcli.ordered import even_shares, find_order, has_order, ordered_likelihood, self_test
+from ddcli.process import Absorbing, Uniform
+from ddcli.sampler import SAMPLERS
+from ddcli.schedule import Cosine, Linear, Polynomial
+
+F64 = torch.float64
+ORDERS = [name for name in SAMPLERS if has_order(name)]
+CERTAIN = [name for name in ORDERS if name != "random"]
+LENGTH = 3
+STRINGS, LOG_P = world(LENGTH)
+EVERY = Blocks(
+    STRINGS.numpy().astype(np.uint16),
+    np.arange(len(STRINGS), dtype=np.int32)[:, None].repeat(LENGTH, 1),
+    None,
+    STRINGS.numel(),
+    STRINGS.numel(),
+)
+
+
+def someone(xt, t, rows, valid=None):
+    """A belief of no world: it follows from what is revealed, by arithmetic that no joint has."""
+    weight = torch.tensor([3, 5, 7, 11])[: xt.shape[1]]
+    state = ((xt + 1) * weight).sum(-1, keepdim=True) + torch.arange(xt.shape[1])
+    logits = torch.sin(torch.arange(1, SYMBOLS + 1) * state[..., None].double())
+    belief = torch.full((*xt.shape, VOCABULARY.size), -1e5, dtype=F64)
+    belief[..., :SYMBOLS] = logits.log_softmax(-1)
+    return belief[rows]
+
+
+def model_of(denoiser, schedule=None, process=None):
+    process = process or Absorbing.over(VOCABULARY, schedule or Linear())
+    return Model(denoiser, process, tokenizer=None, length=LENGTH, device=torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def likelihoods(model, order, calls):
+    """ln p of every string of the world, (S,)."""
+    found = ordered_likelihood(model, EVERY, SamplerSettings(sampler=order, steps=calls))
+    return -found.nats.sum(-1)
+
+
+def test_the_orders_are_those_that_depend_on_what_is_revealed():
+    assert set(ORDERS) == {"confidence", "margin", "entropy", "left-to-right", "random"}
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("order", CERTAIN)
+def test_the_probabilities_of_all_texts_sum_to_one(order, calls):
+    assert np.exp(likelihoods(model_of(someone), order, calls)).sum() == pytest.approx(1, abs=1e-9)
+
+
+def by_hand(order, calls, string):
+    """ln p of a string: what the order would choose is worked out anew, position by position."""
+    ranks = {
+        "confidence": lambda p: p.max(),
+        "margin": lambda p: p.sort().values[-1] - p.sort().values[-2],
+        "entropy": lambda p: torch.xlogy(p, p).sum(),
+    }
+    known = torch.full((LENGTH,), VOCABULARY.mask_id)
+    total, left = 0.0, LENGTH
+    for call in range(calls):
+        stay = LENGTH - math.floor(LENGTH * (call + 1) / calls)
+        masked = [i for i in range(LENGTH) if known[i] == VOCABULARY.mask_id]
+        rows = torch.zeros(1, LENGTH, dtype=torch.bool)
+        rows[0, masked] = True
+        law = dict(zip(masked, someone(known[None], None, rows).exp(), strict=True))
+        if order == "left-to-right":
+            chosen = masked[: left - stay]
+        else:
+            chosen = sorted(masked, key=lambda i: (-ranks[order](law[i]).item(), i))[: left - stay]
+        for i in chosen:
+            total += law[i][string[i]].log().item()
+        known[chosen] = string[chosen]
+        left = stay
+    return total
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("order", CERTAIN)
+def test_a_replay_is_what_comes_out_by_hand(order, calls):
+    expected = [by_hand(order, calls, string) for string in STRINGS]
+    assert likelihoods(model_of(someone), order, calls) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_token_a_call_of_an_exact_belief_is_the_true_likelihood_in_any_order(order):
+    model = model_of(ExactDenoiser(Absorbing.over(VOCABULARY, Linear()), STRINGS, LOG_P))
+    assert likelihoods(model, order, LENGTH) == pytest.approx(LOG_P.numpy(), rel=1e-9)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_all_tokens_in_one_call_are_a_product_of_marginals(order):
+    model = model_of(ExactDenoiser(Absorbing.over(VOCABULARY, Linear()), STRINGS, LOG_P))
+    marginals = [
+        torch.stack([LOG_P[STRINGS[:, i] == symbol].logsumexp(0) for symbol in range(SYMBOLS)])
+        for i in range(LENGTH)
+    ]
+    expected = torch.stack([marginals[i][STRINGS[:, i]] for i in range(LENGTH)]).sum(0)
+    found = ordered_likelihood(model, EVERY, SamplerSettings(sampler=order), tokens_per_call=LENGTH)
+    assert -found.nats.sum(-1) == pytest.approx(expected.numpy(), rel=1e-9)
+    assert (found.nfe == 1).all()
+
+
+def test_random_order_has_the_bound_as_its_mean():
+    """Of one string, over every order: 3! of them, equally likely."""
+    model, string = model_of(someone), STRINGS[11]
+    total = 0.0
+    for order in itertools.permutations(range(LENGTH)):
+        known = torch.full((1, LENGTH), VOCABULARY.mask_id)
+        for i in order:
+            rows = torch.zeros(1, LENGTH, dtype=torch.bool)
+            rows[0, i] = True
+            total -= someone(known, None, rows)[0, string[i]].item() / 6
+            known[0, i] = string[i]
+    one = Blocks(*(getattr(EVERY, name)[11:12] for name in ("tokens", "document")), None, LENGTH, LENGTH)
+    bound = measure(model, one, draws=30_000, batch_size=30_000).strict.sum()
+    settings = SamplerSettings(sampler="random", steps=LENGTH)
+    replayed = [ordered_likelihood(model, one, settings, seed=seed).nats.sum() for seed in range(1500)]
+    assert bound == pytest.approx(total, abs=0.02)
+    error = np.std(replayed) / len(replayed) ** 0.5
+    assert np.mean(replayed) == pytest.approx(total, abs=4 * error)
+    assert error < 0.05
+
+
+# -- of trained models ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(absorbing_run):
+    return ddcli.load(absorbing_run)
+
+
+@pytest.fixture(scope="module")
+def blocks(model):
+    return blocks_of(model, [words(8, seed=5)], "words")
+
+
+def test_random_order_and_the_bound_agree_on_the_same_blocks(model, blocks):
+    found = self_test(model, blocks, sequences=8)
+    assert found.blocks == 8
+    assert abs(found.difference) < 4 * found.stderr
+    assert found.stderr < 0.1
+
+
+def test_a_likelihood_does_not_depend_on_the_size_of_a_batch(model, blocks):
+    for order in ("entropy", "random"):
+        settings = SamplerSettings(sampler=order, steps=8)
+        one, many = (ordered_likelihood(model, blocks, settings, batch_size=size) for size in (1, 64))
+        assert (one.nats == many.nats).all()
+        assert (one.nfe == many.nfe).all()
+
+
+def test_at_most_so_many_tokens_are_filled_at_a_call(model, blocks):
+    found = ordered_likelihood(model, blocks, SamplerSettings(sampler="margin"), tokens_per_call=5)
+    assert found.settings.steps == math.ceil(model.length / 5)
+    assert (found.nfe <= found.settings.steps).all()
+    assert 1 < found.tokens_per_call <= 5
+
+
+def test_the_likelihood_is_that_of_what_the_sampler_writes(records_run):
+    """Texts of one token: a sampler writes each as often as its likelihood says."""
+    model = ddcli.load(records_run)
+    texts = [symbol for symbol in "abcdefgh"]
+    found = ordered_likelihood(model, blocks_of(model, texts, "letters"), SamplerSettings(sampler="entropy"))
+    chance = np.exp(-found.nats.sum(-1))
+    assert chance.sum() == pytest.approx(1, abs=1e-3)
+    drawn = [s.text for s in model.sample(400, length=1, sampler="entropy", steps=1, seed=3)]
+    for text, p in zip(texts, chance, strict=True):
+        assert drawn.count(text) / 400 == pytest.approx(p, abs=5 * (p * (1 - p) / 400) ** 0.5 + 1e-3)
+
+
+def test_an_autoregressive_model_replayed_costs_its_likelihood(tmp_path, text_file):
+    train_tiny(
+        tmp_path / "run", text_file, train__steps=5, validation__every=0, process__name="autoregressive"
+    )
+    model = ddcli.load(tmp_path / "run")
+    blocks = blocks_of(model, [words(3)], "words")
+    found = ordered_likelihood(model, blocks, SamplerSettings(sampler="left-to-right"))
+    assert found.nats == pytest.approx(measure(model, blocks, draws=1).strict, abs=1e-4)
+    settings = SamplerSettings(sampler="left-to-right")
+    with pytest.raises(DdcliError, match="one token a call"):
+        ordered_likelihood(model, blocks, settings, tokens_per_call=2)
+
+
+def test_a_model_of_blocks_is_replayed_block_after_block(tmp_path, text_file):
+    for block in (1, 8):
+        run = tmp_path / str(block)
+        train_tiny(run, text_file, train__steps=5, validation__every=0, model__block=block)
+        model = ddcli.load(run)
+        blocks = blocks_of(model, [words(8)[: 4 * model.length]], "words")
+        settings = SamplerSettings(sampler="confidence")
+        one = ordered_likelihood(model, blocks, settings, tokens_per_call=1)
+        if block == 1:
+            assert one.nats == pytest.approx(measure(model, blocks, draws=1).strict, abs=1e-4)
+        two = ordered_likelihood(model, blocks, settings, tokens_per_call=2)
+        assert one.tokens_per_call == 1
+        assert two.tokens_per_call == (1 if block == 1 else 2)
+
+
+def test_times_of_even_shares_mask_even_shares():
+    for schedule in (Linear(), Cosine(), Polynomial(3)):
+        shares = schedule.lost(even_shares(schedule, 7))
+        torch.testing.assert_close(shares, torch.linspace(1, 0, 8, dtype=F64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Polynomial(2)])
+def test_one_token_a_call_is_one_whatever_the_schedule(schedule):
+    model = model_of(ExactDenoiser(Absorbing.over(VOCABULARY, schedule), STRINGS, LOG_P), schedule)
+    found = ordered_likelihood(model, EVERY, SamplerSettings(sampler="confidence"), tokens_per_call=1)
+    assert (found.nfe == LENGTH).all()
+    assert -found.nats.sum(-1) == pytest.approx(LOG_P.numpy(), rel=1e-9)
+
+
+# -- what has none ----------------------------------------------------------------------------------------
+
+
+def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
+    with pytest.raises(DdcliError, match=r"order 'entropy' needs absorbing noise.* this model's is uniform"):
+        find_order(Uniform.over(VOCABULARY, Linear()), "entropy")
+    with pytest.raises(DdcliError, match="'ancestral' fills positions in no order"):
+        find_order(model.process, "ancestral")
+    with pytest.raises(DdcliError, match="unknown order 'entrpy'; did you mean 'entropy'"):
+        find_order(model.process, "entrpy")
+    with pytest.raises(DdcliError, match="--top-p below 1"):
+        ordered_likelihood(model, blocks, SamplerSettings(sampler="entropy", top_p=0.9))
+
+
+# -- sweeps -----------------------------------------------------------------------------------------------
+
+
+def test_ancestral_steps_have_the_bound_of_a_chain_of_as_many():
+    """Few steps of an exact belief are wrong, and cost it; many cost the entropy."""
+    model = model_of(ExactDenoiser(Absorbing.over(VOCABULARY, Linear()), STRINGS, LOG_P))
+    drawn = torch.multinomial(LOG_P.exp(), 2000, True, generator=torch.Generator().manual_seed(1))
+    some = Blocks(*(getattr(EVERY, name)[drawn] for name in ("tokens", "document")), None, 6000, 6000)
+    found = {
+        steps: quality_of(model, some, SamplerSettings(steps=steps), draws=1, sequences=2000, batch_size=2000)
+        for steps in (1, 64)
+    }
+    assert all(quality.kind == "bound" for quality in found.values())
+    truth = -LOG_P[drawn].mean().item() / LENGTH
+    nats = {steps: quality.bound.nats_per_token for steps, quality in found.items()}
+    assert nats[1] > nats[64] > truth - 0.1
+    assert nats[64] == pytest.approx(truth, abs=0.1)
+
+
+def test_nothing_is_claimed_where_nothing_is_known(model, blocks):
+    for changes in ({"top_p": 0.9}, {"guidance": 2.0}):
+        settings = SamplerSettings(**changes)
+        assert quality_of(model, blocks, settings, draws=1, sequences=1) is None
+
+
+def test_a_sweep_is_saved_as_budgets_and_read_again(absorbing_run, tmp_path, capfd):
+    run = copy_of(absorbing_run, tmp_path)
+    edit_json(run / "generation_config.json", mine="kept")
+    arguments = ["eval", run, "--limit", 2, "--draws", 1, "--quiet", "--json", "--save"]
+    arguments += ["--sweep", "steps=2,8 sampler=ancestral,entropy", "-o", tmp_path / "frontier.svg"]
+    assert cli.main([str(a) for a in arguments]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert len(found["frontier"]) == 4
+    assert {point["figure"] for point in found["frontier"]} == {"exact", "bound"}
+    saved = json.loads((run / "generation_config.json").read_text())
+    assert saved["mine"] == "kept"
+    assert saved["budgets"] == found["budgets"]
+    assert set(saved["budgets"]) == {"quality", "balanced", "fast"}
+    best = min(point["nats_per_token"] for point in found["frontier"])
+    assert saved["budgets"]["quality"]["nats_per_token"] == best
+    assert saved["budgets"]["fast"]["nats_per_token"] <= 1.1 * best
+    assert saved["budgets"]["fast"]["nfe"] <= saved["budgets"]["quality"]["nfe"]
+    assert b"entropy" in (tmp_path / "frontier.svg").read_bytes()
+    assert cli.main(["sample", str(run), "--budget", "fast", "--length", "4", "--seed", "1"]) == 0
+
+
+def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
+    arguments = ["eval", absorbing_run, "--limit", 3, "--order", "entropy", "--tokens-per-call", 4, "--quiet"]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out = capfd.readouterr().out
+    assert "order entropy, 8 steps, exact" in out
+    assert "tokens a call" in out
+    assert "self-test: random order" in out
