@@ -59,6 +59,7 @@ class Evaluation:
     text: HeldOut
     estimates: Estimates
     seed: int
+    settings: dict[str, Any]  # what was asked for
     ordered: Ordered | None = None
     generative: Generative | None = None
     frontier: list[Point] = field(default_factory=list)
@@ -78,6 +79,7 @@ class Evaluation:
                     for name in (__package__, "torch", "transformers")
                 },
                 "seed": self.seed,
+                "settings": self.settings,
                 "data": self._data(),
                 "bound": self._bound(),
                 "ordered": self.ordered and _ordered(self.ordered),
@@ -199,7 +201,19 @@ def evaluation(
     kept = budgets(frontier) if save else {}
     if save and model.folder is not None:
         save_budgets(model.folder, as_defaults(kept))
-    return Evaluation(model, text, estimates, seed, ordered, judged, frontier, kept)
+    asked = {
+        "limit": limit,
+        "draws": draws,
+        "sampling": chosen.model_dump(),
+        "order": order,
+        "tokens_per_call": tokens_per_call,
+        "generative": generative,
+        "samples": samples,
+        "length": length,
+        "temperatures": temperatures,
+        "sweep": sweeping,
+    }
+    return Evaluation(model, text, estimates, seed, asked, ordered, judged, frontier, kept)
 
 
 def _identity(model: Model) -> dict[str, Any]:

@@ -218,6 +218,8 @@ def test_json_tells_what_it_takes_to_measure_again(run, absorbing_run):
     assert found["versions"]["torch"] == torch.__version__
     assert (found["seed"], found["bound"]["draws"], found["data"]["blocks_measured"]) == (5, 2, 3)
     assert found["data"]["context_carried_over"] == 0
+    assert found["settings"]["limit"] == 3
+    assert found["settings"]["sampling"]["sampler"] == "ancestral"
     assert len(found["bound"]["by_time"]) == len(found["bound"]["by_masked_share"]) == 10
     again = ddcli.evaluate(absorbing_run, limit=3, draws=2, seed=5)
     assert json.loads(json.dumps(again.record())) == found
