@@ -54,7 +54,7 @@ def evaluate(model: str | Path | TextModel, data: str | None = None, **options: 
     data: any source that training takes; None is what the run was validated on. Options:
     text_column, split: where `data` has columns and splits. limit: blocks, evenly spread; None is all.
     draws: noisings of each block. seed: of noise, orders and samples. batch_size: changes the speed alone.
-    order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose exact
+    order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose
     likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`
     samples of `length` tokens at each of the `temperatures`; gguf: a GGUF file in its folder.
     sweeping: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep

@@ -15,8 +15,17 @@ from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
-from .objective import Objective, log_ratios
-from .process import Autoregressive, Matrices, Process, clean_posterior, flat_text, leave_one_out
+from .objective import Objective
+from .process import (
+    Autoregressive,
+    Matrices,
+    Process,
+    clean_posterior,
+    flat_text,
+    leave_one_out,
+    log_ratios,
+    one_hot,
+)
 from .randomness import LOG_ZERO
 
 ROW_COUNT = (
@@ -359,6 +368,42 @@ class TopP:
         before = ranked.exp().cumsum(-1) - ranked.exp()
         dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.p)
         return log_p.masked_fill(dropped, LOG_ZERO).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k likeliest tokens alone."""
+
+    denoiser: Denoiser
+    k: int
+
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        log_p = self.denoiser(xt, t, rows, valid, **told)
+        likeliest = log_p.topk(min(self.k, log_p.shape[-1]), -1)
+        kept = torch.full_like(log_p, LOG_ZERO).scatter(-1, likeliest.indices, likeliest.values)
+        return kept.log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class GreedyTail:
+    """From the time `last` on only the likeliest token, by all that is known of a position, its own included.
+
+    Takes the noise of the last draws away, and with it some of the variety (arXiv:2506.10892, section 4.3).
+    """
+
+    denoiser: Denoiser
+    process: Process
+    last: float
+
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        log_p = self.denoiser(xt, t, rows, valid, **told)
+        best = clean_posterior(self.process, log_p, xt[rows], t[rows]).argmax(-1)
+        sure = one_hot(best, log_p.shape[-1], log_p.dtype)
+        return torch.where((t[rows] <= self.last * (1 + 1e-9))[:, None], sure, log_p)
 
 
 @dataclass(frozen=True)

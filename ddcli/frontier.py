@@ -1,8 +1,9 @@
 """What more evaluations buy: quality against network evaluations and seconds, over settings of the sampler.
 
 Quality without a judge is the likelihood of held-out text under the sampler's own law, at its own number of
-steps: exact where positions are filled in an order of their own, a strict upper bound for ancestral steps. Of
-any other sampler nothing of the kind is known, and only a generative scorer can tell.
+steps: exact where the order of positions follows from what is revealed, an upper bound where it is drawn, and
+for ancestral steps under any noise, which are the reverse of a chain of as many. Of any other sampler nothing
+of the kind is known, and only a generative scorer can tell.
 """
 
 import itertools
@@ -17,9 +18,8 @@ from .errors import DdcliError, unknown
 from .evaluation import Bound, estimates
 from .generative import Scorer, TextFigures, generation
 from .model import Model, SamplerSettings
-from .ordered import has_order, ordered_likelihood
-from .process import Absorbing, Autoregressive, Process
-from .sampler import SAMPLERS, Ancestral
+from .replay import keeps_belief, no_likelihood, replayed
+from .sampler import Ancestral
 from .sampling import samples
 
 TIMED = 4  # samples that are drawn to measure evaluations and seconds, where no scorer asks for more
@@ -59,10 +59,10 @@ class Point:
         }
 
 
-def read_sweep(sweep: str, settings: SamplerSettings, process: Process) -> list[SamplerSettings]:
+def read_sweep(sweep: str, model: Model, settings: SamplerSettings) -> list[SamplerSettings]:
     """`steps=8,16 sampler=ancestral,confidence`: settings with every combination of the values named.
 
-    Raises DdcliError for what is no setting of a sampler, no value of it, or no sampler for the process.
+    Raises DdcliError for what is no setting of a sampler, no value of it, or no sampler for the model.
     """
     axes: dict[str, list[str]] = {}
     for part in sweep.split():
@@ -79,7 +79,7 @@ def read_sweep(sweep: str, settings: SamplerSettings, process: Process) -> list[
     combinations = itertools.product(*axes.values())
     points = [settings.but(**dict(zip(axes, values, strict=True))) for values in combinations]
     for point in points:
-        SAMPLERS[point.sampler]().check(process)
+        model.sampler(point)
     return points
 
 
@@ -113,15 +113,15 @@ def quality_of(
     model: Model, blocks: Blocks, settings: SamplerSettings, *, draws: int, **options: Any
 ) -> Quality | None:
     """The likelihood of blocks under the law of a sampler, or its bound; None where neither is known."""
-    if settings.top_p < 1 or settings.guidance != 1:
-        return None
-    if has_order(settings.sampler) and isinstance(model.process, Absorbing | Autoregressive):
-        ordered = ordered_likelihood(model, blocks, settings, **options)
+    sampler = model.sampler(settings)
+    if not no_likelihood(model.process, settings, sampler):
+        ordered = replayed(model, blocks, settings, **options)
         return Quality(ordered.bound(), "exact" if ordered.exact else "bound")
     steps = math.ceil(settings.steps / model.parts)
     its_own = model.process.timesteps in (None, steps)  # a chain of steps has no bound for fewer
     recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
-    if SAMPLERS[settings.sampler] is not Ancestral or not its_own or recalls:
+    is_chain = type(sampler) is Ancestral and settings.block is None
+    if not (is_chain and its_own and keeps_belief(settings)) or recalls:
         return None
     found = estimates(
         model.believed(settings),
@@ -145,7 +145,7 @@ def budgets(points: Sequence[Point]) -> dict[str, Point]:
     if not known:
         raise DdcliError(
             "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets by; "
-            "sweep sampler=ancestral or, for absorbing noise, one that fills in order"
+            "sweep sampler=ancestral, without top-k, top-p or guidance"
         )
     best = min(known.values())
     return {

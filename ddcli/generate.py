@@ -4,7 +4,7 @@ Legend: B sequences, L positions, N positions asked for, V states. A canvas is (
 positions are given and stand at clock 0, the others run from clock 1 down to 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .process import Process, pure_noise
 from .randomness import Streams
-from .sampler import Sampler
+from .sampler import Sampler, Step
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ def generate(
     rng: Streams,
     valid: Tensor | None = None,
     evaluations: int = 1,
+    mix: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Frame]:
     """Fill the positions of `canvas` (B, L) that are not `frozen` (B, L), and yield every state on the way.
 
     times (steps + 1, B, 1 or L) float64 fall from 1 to 0. valid (B, L) is False at padding, which is frozen.
-    evaluations: of the network, for each time the denoiser is asked about a sequence.
+    evaluations: of the network, for each time the denoiser is asked about a sequence. mix: see `Step`.
     """
     times = times.to(canvas.device)
     clock = torch.where(frozen, 0.0, times[0])
@@ -51,13 +52,13 @@ def generate(
     nfe = torch.zeros(len(canvas), dtype=torch.long)
     steps = len(times) - 1
     yield Frame(x, clock, ~frozen, nfe, 0, steps)
-    for step, s in enumerate(times[1:], 1):
-        before, target = clock, torch.where(frozen, 0.0, s)
+    for number, s in enumerate(times[1:], 1):
         whether, what = rng.uniform(2, canvas.shape[1]).to(canvas.device).unbind(1)
-        rows = sampler.rows(process, x, target, before, whether)
-        previous = x
+        step = Step(process, x, torch.where(frozen, 0.0, s), clock, whether, what, mix)
+        rows = sampler.rows(step)
+        log_p0 = torch.empty(0, process.vocabulary.size, device=canvas.device)
         if rows.any():
-            x = sampler.step(process, denoiser(x, before, rows, valid), rows, x, target, before, what)
+            log_p0 = denoiser(x, sampler.clock(step), rows, valid)
             nfe = nfe + evaluations * rows.any(-1).cpu()
-        clock = target
-        yield Frame(x, clock, x != previous, nfe, step, steps)
+        previous, x, clock = x, sampler.move(step, log_p0, rows), step.s
+        yield Frame(x, clock, x != previous, nfe, number, steps)

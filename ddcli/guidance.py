@@ -5,8 +5,9 @@ the prompt and with the prompt hidden (at clock 1), and the two are mixed as p^s
 the plain model, 0 one that was not told the prompt (arXiv:2207.12598; for text arXiv:2412.10193, eq. 7).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .process import Masking, Process, pure_noise
 from .randomness import Streams
+
+Mix = Callable[[Tensor], Tensor]
 
 LEAST = -50.0  # nats: what the unprompted network takes for less likely is not held against it any more
 
@@ -49,21 +52,6 @@ class OfOneMind:
         return mixed(self.both(xt, t, rows, valid, **told), self.strength)
 
 
-@dataclass(frozen=True)
-class GuidedProcess:
-    """Noise whose way back mixes two beliefs: log p(x_s | x_t), where that is not the belief itself."""
-
-    process: Process
-    strength: float
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.process, name)
-
-    def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        pairs = (x[:, None].expand(-1, 2) for x in (xt, s, t))
-        return mixed(self.process.opened(log_p0, *pairs), self.strength)
-
-
 def mixed(log_p: Tensor, strength: float) -> Tensor:
     """p^strength q^(1 - strength), normalised: log p and log q (..., 2, V) -> (..., V)."""
     prompted, blind = log_p.unbind(-2)
@@ -78,10 +66,13 @@ def guided(
     canvas: Tensor,
     prompt: Tensor,
     rng: Streams,
-) -> tuple[Denoiser, Process]:
-    """What to sample with: canvas (B, L) tokens, of which `prompt` (B, L) bool are given."""
+) -> tuple[Denoiser, Mix | None]:
+    """What to sample with: canvas (B, L) tokens, of which `prompt` (B, L) bool are given.
+
+    At masks the belief is the law of what is drawn, and beliefs are mixed; elsewhere the laws p(x_s | x_t).
+    """
     hidden = pure_noise(process, canvas, prompt.double(), rng)
     both = TwoMinds(told, blind, prompt, hidden)
     if isinstance(process, Masking):
-        return OfOneMind(both, strength), process
-    return both, cast(Process, GuidedProcess(process, strength))
+        return OfOneMind(both, strength), None
+    return both, partial(mixed, strength=strength)

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer
-from .denoiser import Denoiser, SelfConditioned, Temperature, TopP
+from .denoiser import Denoiser, GreedyTail, SelfConditioned, Temperature, TopK, TopP
 from .errors import DdcliError, unknown
 from .generate import Frame, generate
 from .guidance import guided
 from .process import Autoregressive, Process
 from .randomness import Streams, derive_seed
-from .sampler import SAMPLERS, Sampler
+from .sampler import Sampler, make_sampler
 from .tokenizer import Tokenizer
 
 
@@ -33,8 +33,11 @@ class SamplerSettings(BaseModel):
     sampler: str = "ancestral"
     steps: int = Field(128, ge=1, le=1_000_000)
     temperature: float = Field(1.0, ge=0, le=100)
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1)  # only so many of the likeliest tokens
+    top_p: float = Field(1.0, gt=0, le=1)  # only the likeliest ones that together reach this
     guidance: float = Field(1.0, ge=0, le=100)  # strength of the prompt; 1 is the plain model
+    greedy_tail: int = Field(0, ge=0)  # in so many steps at the end, only the likeliest token
+    block: int | None = Field(None, ge=1)  # block after block of so many tokens, left to right
 
     def but(self, **changes: Any) -> "SamplerSettings":
         """These settings with those of `changes` that are not None. Raises DdcliError for a bad value."""
@@ -44,8 +47,7 @@ class SamplerSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             raise DdcliError(f"{first['loc'][0]} {first['input']!r}: {first['msg'].lower()}") from None
-        if settings.sampler not in SAMPLERS:
-            raise unknown("sampler", settings.sampler, SAMPLERS)
+        make_sampler(settings.sampler)
         return settings
 
 
@@ -109,6 +111,15 @@ class Model:
             )
         return self.budgets[budget].but(**changes)
 
+    def sampler(self, settings: SamplerSettings) -> Sampler:
+        """The sampler of some settings. Raises DdcliError where it does not go with the model."""
+        sampler = make_sampler(settings.sampler)
+        try:
+            sampler.check(self.process)
+        except DdcliError as error:
+            raise DdcliError(f"sampler {settings.sampler}: {error}") from None
+        return sampler
+
     def denoise(
         self,
         canvas: Canvas,
@@ -116,35 +127,37 @@ class Model:
         denoiser: Denoiser | None = None,
         sampler: Sampler | None = None,
     ) -> Iterator[Frame]:
-        """Every state on the way. `denoiser`, `sampler`: in place of the model's own and the settings'."""
-        sampler = sampler or SAMPLERS[settings.sampler]()
-        sampler.check(self.process)
+        """Fill a canvas; every state on the way. `denoiser`, `sampler`: in place of the model's own, and of
+        the settings'.
+
+        Raises DdcliError where the settings do not go with the model.
+        """
+        sampler = sampler or self.sampler(settings)
         believed = self.believed(settings, denoiser)
-        process = self.process
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
         frozen = torch.tensor(canvas.frozen, device=self.device)
+        mix = None
         if settings.guidance != 1:
             seeds = [derive_seed(seed, "guidance") for seed in canvas.seeds]
             prompt = self._prompt(canvas)
             blind = self.believed(settings, denoiser)
-            believed, process = guided(
-                believed, blind, process, settings.guidance, tokens, prompt, Streams(seeds, canvas.sizes)
-            )
-        count, longest = canvas.tokens.shape
-        times = self._times(sampler, settings.steps, canvas)
+            rng = Streams(seeds, canvas.sizes)
+            believed, mix = guided(believed, blind, self.process, settings.guidance, tokens, prompt, rng)
+        longest = canvas.tokens.shape[1]
         valid = None
         if min(canvas.sizes) < longest:
             valid = (torch.arange(longest) < torch.tensor(canvas.sizes)[:, None]).to(self.device)
         return generate(
             believed,
-            process,
+            self.process,
             sampler,
             tokens,
             frozen,
-            times.expand(-1, count, -1),
+            self._times(sampler, settings, canvas),
             Streams(canvas.seeds, canvas.sizes),
             valid,
             evaluations=1 if settings.guidance == 1 else 2,
+            mix=mix,
         )
 
     def believed(self, settings: SamplerSettings, denoiser: Denoiser | None = None) -> Denoiser:
@@ -154,7 +167,13 @@ class Model:
             believed = SelfConditioned(believed, self.network, self.process)
         if settings.temperature != 1:
             believed = Temperature(believed, settings.temperature)
-        return TopP(believed, settings.top_p) if settings.top_p < 1 else believed
+        if settings.top_k is not None:
+            believed = TopK(believed, settings.top_k)
+        if settings.top_p < 1:
+            believed = TopP(believed, settings.top_p)
+        if settings.greedy_tail:
+            believed = GreedyTail(believed, self.process, settings.greedy_tail / settings.steps)
+        return believed
 
     def _prompt(self, canvas: Canvas) -> Tensor:
         """Where text is given, (B, L) bool. Raises DdcliError where guidance has nothing to go by."""
@@ -166,23 +185,29 @@ class Model:
             raise DdcliError("guidance makes more of a prompt, but there is none; give --prompt")
         return torch.tensor(prompt, device=self.device)
 
-    def _times(self, sampler: Sampler, steps: int, canvas: Canvas) -> Tensor:
-        """The clocks of the loop, (n + 1, 1, 1); block after block, (n + 1, 1, L), for a network of blocks.
+    def _times(self, sampler: Sampler, settings: SamplerSettings, canvas: Canvas) -> Tensor:
+        """The clocks of the loop, (n + 1, B, 1); block after block, (n + 1, B, L), where that is asked for.
 
-        Then each block takes its share of the steps that a training sequence would.
+        Then each block takes its share of the steps: of those of a training sequence, for a network of
+        blocks, whose texts may be longer; else of those of the canvas.
         """
         longest = canvas.tokens.shape[1]
-        if not self.block:
-            return sampler.times(self.process, steps, int((~canvas.frozen).sum(-1).max()))[:, None, None]
-        each = sampler.times(self.process, math.ceil(steps * self.block / self.length), self.block)
-        starts = [s for s in range(0, longest, self.block) if not canvas.frozen[:, s : s + self.block].all()]
+        unknown = torch.tensor(~canvas.frozen)
+        rng = Streams([derive_seed(seed, "times") for seed in canvas.seeds], canvas.sizes)
+        block = self.block or settings.block
+        if not block:
+            return sampler.times(self.process, settings.steps, unknown, rng)[..., None]
+        steps = math.ceil(settings.steps * block / (self.length if self.block else max(longest, block)))
         position = torch.arange(longest)
         rows: list[Tensor] = []
-        for start in starts:
-            own = (position >= start) & (position < start + self.block)
-            later = (position >= start + self.block).double()
+        for start in range(0, longest, block):
+            own = (position >= start) & (position < start + block)
+            if not (unknown & own).any():
+                continue
+            later = (position >= start + block).double()
+            each = sampler.times(self.process, steps, unknown & own, rng)[..., None]
             rows += [torch.where(own, t, later) for t in (each[1:] if rows else each)]
-        return torch.stack(rows or [torch.zeros(longest, dtype=torch.float64)])[:, None]
+        return torch.stack(rows) if rows else torch.zeros(1, *unknown.shape, dtype=torch.float64)
 
 
 def last_of(frames: Iterator[Frame], on_frame: OnFrame | None) -> Frame:

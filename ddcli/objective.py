@@ -22,6 +22,7 @@ from .process import (
     Process,
     at,
     clean_posterior,
+    log_ratios,
     one_hot,
     posterior,
 )
@@ -65,12 +66,6 @@ def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t
     true = log_true.exp()
     gap = log_score.exp() - true + true * (log_true - log_score)
     return (process.rate(xt, t).to(gap) * gap).sum(-1)
-
-
-def log_ratios(process: Process, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    """ln p_t(y) - ln p_t(xt) for every y, (..., V): the concrete score of a belief."""
-    log_p = process.marginal(log_p0, t)
-    return log_p - at(log_p, xt)[..., None]
 
 
 def general_elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ from .generative import (
 )
 from .heldout import HeldOut, text_from, validation_text
 from .model import Model
-from .ordered import OrderedLikelihood, SelfTest, find_order, ordered_likelihood, self_test
 from .plan import Silent
+from .process import Absorbing
+from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
 TESTED = 16  # blocks on which random order has to meet the bound; of fewer, the error is hardly known
@@ -37,7 +38,7 @@ LITERATURE = "as papers on continuous time report it: the integral over t in [0.
 class Ordered:
     """The likelihood under a sampler that fills in order, and what shows that it can be trusted."""
 
-    likelihood: OrderedLikelihood
+    likelihood: Replayed
     test: SelfTest | None  # None for a model that knows no order but its own
 
 
@@ -131,7 +132,7 @@ def evaluation(
     seed: int = 0,
     batch_size: int = 16,
     order: str | None = None,
-    tokens_per_call: int = 1,
+    tokens_per_call: int | None = None,
     generative: str | None = None,
     gguf: str | None = None,
     samples: int = 64,
@@ -145,11 +146,16 @@ def evaluation(
     """Measure a model; the options are those of `api.evaluate`."""
     say = (reporter or Silent()).say
     chosen = model.choose(**settings)
-    points = read_sweep(sweeping, chosen, model.process) if sweeping is not None else []
+    points = read_sweep(sweeping, model, chosen) if sweeping is not None else []
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
     if order is not None:
-        find_order(model.process, order)
+        in_order = chosen.but(sampler=order)
+        sampler = model.sampler(in_order)
+        if reason := no_likelihood(model.process, in_order, sampler):
+            raise DdcliError(f"--order: {reason}")
+        if settings.get("steps") is None and has_pace(model.process, sampler):
+            tokens_per_call = tokens_per_call or 1
     scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
     text = (
         validation_text(model, say)
@@ -163,16 +169,10 @@ def evaluation(
     ordered = None
     if order is not None:
         say(f"replaying {few} blocks")
-        replayed = ordered_likelihood(
-            model,
-            blocks,
-            chosen.but(sampler=order),
-            tokens_per_call=tokens_per_call,
-            sequences=few,
-            **options,
-        )
-        test = None if estimates.exact else self_test(model, blocks, sequences=TESTED, **options)
-        ordered = Ordered(replayed, test)
+        found = replayed(model, blocks, in_order, tokens_per_call=tokens_per_call, sequences=few, **options)
+        testable = isinstance(model.process, Absorbing) and not estimates.exact
+        test = self_test(model, blocks, sequences=TESTED, **options) if testable else None
+        ordered = Ordered(found, test)
     judged = None
     if scorer is not None:
         real = figures(scorer, real_texts(model, blocks, count=samples, length=length))

@@ -26,6 +26,9 @@ class Schedule(Protocol):
     def lost(self, t: Tensor) -> Tensor:
         """1 - alpha(t), with all its digits where t is small."""
 
+    def when(self, lost: Tensor) -> Tensor:
+        """The time at which 1 - alpha is `lost`, the same shape; 0 or 1 where it never is."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -36,6 +39,9 @@ class Linear:
 
     def lost(self, t: Tensor) -> Tensor:
         return t
+
+    def when(self, lost: Tensor) -> Tensor:
+        return lost
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class Cosine:
 
     def lost(self, t: Tensor) -> Tensor:
         return torch.sin(math.pi / 2 * t)
+
+    def when(self, lost: Tensor) -> Tensor:
+        return torch.asin(lost) * (2 / math.pi)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,9 @@ class Polynomial:
 
     def lost(self, t: Tensor) -> Tensor:
         return t**self.power
+
+    def when(self, lost: Tensor) -> Tensor:
+        return lost ** (1 / self.power)
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,10 @@ class Geometric:
 
     def lost(self, t: Tensor) -> Tensor:
         return -torch.expm1(-self._sigma(t))
+
+    def when(self, lost: Tensor) -> Tensor:
+        growth = math.log(self.sigma_max / self.sigma_min)
+        return ((-torch.log1p(-lost)).log() / growth - math.log(self.sigma_min) / growth).clamp(0, 1)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -151,8 +151,8 @@ class OneStream:
 def sample(process, sampler, denoiser, shape, steps, seed=0):
     """Draws (B, L) of a shape, and how often the denoiser was asked for each, (B,)."""
     canvas = torch.zeros(shape, dtype=torch.long)
-    times = sampler.times(process, steps, shape[1])[:, None, None].expand(-1, shape[0], -1)
     frozen = torch.zeros(shape, dtype=torch.bool)
+    times = sampler.times(process, steps, ~frozen, OneStream(shape[0], seed + 1))[..., None]
     for frame in generate(denoiser, process, sampler, canvas, frozen, times, OneStream(shape[0], seed)):
         last = frame
     return last.x, last.nfe

@@ -234,7 +234,8 @@ def test_measuring_writes_nothing(run, absorbing_run):
 REFUSED = {
     "no such data": (["--data", "missing.txt"], "no such file or folder: missing.txt"),
     "nothing known": (["--data", "strange.txt"], "no symbol of strange.txt is in the model's vocabulary"),
-    "no order": (["--order", "sideways"], "'sideways'"),
+    "no order": (["--order", "sideways"], "unknown sampler 'sideways'"),
+    "no order of its own": (["--order", "remask"], "--order: what remask opens depends on the tokens"),
     "no numbers": (["--temperatures", "hot"], "--temperatures takes numbers"),
     "no scorer": (["--generative", "empty"], "empty is no causal language model"),
     "no folder": (["--generative", "./missing"], "./missing is no folder"),

@@ -11,7 +11,7 @@ from ddcli.errors import DdcliError
 from ddcli.generate import generate
 from ddcli.guidance import guided
 from ddcli.process import posterior
-from ddcli.sampler import Ancestral
+from ddcli.sampler import Ancestral, Step
 from ddcli.schedule import time_grid
 from ddcli.step import hidden_prefixes
 
@@ -25,9 +25,9 @@ def drawn(name, strength, steps=1):
     canvas = torch.tensor([[2, 0]]).expand(N, -1)
     prompt = torch.tensor([[True, False]]).expand(N, -1)
     exact = ExactDenoiser(process, strings, log_p)
-    denoiser, noise = guided(exact, exact, process, strength, canvas, prompt, OneStream(N, 1))
+    denoiser, mix = guided(exact, exact, process, strength, canvas, prompt, OneStream(N, 1))
     times = time_grid(steps)[:, None, None].expand(-1, N, -1)
-    *_, last = generate(denoiser, noise, Ancestral(), canvas, prompt, times, OneStream(N, 2))
+    *_, last = generate(denoiser, process, Ancestral(), canvas, prompt, times, OneStream(N, 2), mix=mix)
     assert (last.x[:, 0] == 2).all()
     joint = log_p.exp().view(3, 3)
     return torch.bincount(last.x[:, 1], minlength=3), joint[2] / joint[2].sum(), joint.sum(0)
@@ -46,8 +46,11 @@ def test_with_noise_that_leaves_tokens_visible_it_is_the_posteriors_that_are_mix
     process = make("uniform")
     beliefs = torch.randn(1, 2, 5, dtype=F64, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     xt, s, t = torch.tensor([1]), torch.tensor([0.4], dtype=F64), torch.tensor([0.6], dtype=F64)
-    _, noise = guided(None, None, process, 2.0, xt[None], torch.ones(1, 1, dtype=torch.bool), OneStream(1))
-    found = noise.opened(beliefs, xt, s, t).exp()
+    _, mix = guided(None, None, process, 2.0, xt[None], torch.ones(1, 1, dtype=torch.bool), OneStream(1))
+    clocks = (x.view(1, 1) for x in (xt, s, t))
+    step = Step(process, *clocks, torch.zeros(1, 1), torch.zeros(1, 1), mix)
+    rows = torch.ones(1, 1, dtype=torch.bool)
+    found = step.law(posterior, beliefs, rows).exp()
     p, q = (posterior(process, beliefs[:, i], xt, s, t).exp() for i in (0, 1))
     torch.testing.assert_close(found, (p**2 / q) / (p**2 / q).sum())
 

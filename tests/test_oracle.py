@@ -38,7 +38,8 @@ from worlds import (
 )
 
 from ddcli.process import make_process, posterior, prior
-from ddcli.sampler import Ancestral, Confidence, LeftToRight
+from ddcli.sampler import Ancestral, LeftToRight, Surest
+from ddcli.sampler.base import even_times
 
 F64 = torch.float64
 LENGTH = 256
@@ -158,7 +159,7 @@ def test_as_many_ancestral_steps_as_positions_are_exact_within_sampling_error(no
     assert likelihood_ratio(CHAIN, x) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [Confidence(), LeftToRight()], ids=["confidence", "left-to-right"])
+@pytest.mark.parametrize("sampler", [Surest(), LeftToRight()], ids=["confidence", "left-to-right"])
 def test_one_position_a_step_in_any_order_of_what_is_revealed_is_exact(sampler):
     x, nfe = draw("absorbing", sampler, 96, LENGTH)
     error, deviation = surplus(CHAIN, x)
@@ -167,7 +168,7 @@ def test_one_position_a_step_in_any_order_of_what_is_revealed_is_exact(sampler):
     assert likelihood_ratio(CHAIN, x) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [Confidence(), LeftToRight()], ids=["confidence", "left-to-right"])
+@pytest.mark.parametrize("sampler", [Surest(), LeftToRight()], ids=["confidence", "left-to-right"])
 def test_several_positions_a_step_are_seen_to_be_wrong_and_fewer_are_better(sampler):
     few, some = (draw("absorbing", sampler, 96, steps)[0] for steps in (LENGTH // 16, LENGTH // 2))
     assert likelihood_ratio(CHAIN, some) < 1e-6
@@ -218,7 +219,7 @@ def law_of_steps(process, positions, steps):
     strings, log_p = world(positions)
     states = reachable(process, positions)
     law = prior(process)[states].sum(-1).exp()
-    for t, s in itertools.pairwise(Ancestral().times(process, steps, positions)):
+    for t, s in itertools.pairwise(even_times(process, steps)):
         belief = exact_belief(process, strings, log_p, states, t)
         clocks = (x.expand(states.shape) for x in (s, t))
         step = posterior(process, belief, states, *clocks)  # (Z, positions, V)
@@ -255,7 +256,7 @@ def test_a_hundred_thousand_draws_of_many_steps_are_those_of_the_joint(name):
     assert pooled(drawn(make(name), Ancestral(), 2, 256), expected) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [Confidence(), LeftToRight()], ids=["confidence", "left-to-right"])
+@pytest.mark.parametrize("sampler", [Surest(), LeftToRight()], ids=["confidence", "left-to-right"])
 def test_a_hundred_thousand_draws_at_one_position_a_step_are_those_of_the_joint(sampler):
     expected = DRAWS * world(3)[1].exp()
     assert pooled(drawn(make("absorbing"), sampler, 3, 3), expected) > 1e-3

@@ -9,7 +9,7 @@ from ddcli.errors import DdcliError
 from ddcli.generate import generate
 from ddcli.process import Absorbing, Uniform
 from ddcli.randomness import LOG_ZERO, Streams
-from ddcli.sampler import SAMPLERS, Ancestral, Confidence
+from ddcli.sampler import SAMPLERS, Ancestral, Surest, make_sampler
 from ddcli.schedule import Linear, time_grid
 
 F64 = torch.float64
@@ -20,7 +20,7 @@ UNIFORM = Uniform.over(VOCABULARY, Linear())
 def run(process, denoiser, sampler, n, positions, steps, *, seed=0, canvas=None, frozen=None):
     canvas = torch.zeros(n, positions, dtype=torch.long) if canvas is None else canvas
     frozen = torch.zeros(canvas.shape, dtype=torch.bool) if frozen is None else frozen
-    times = time_grid(steps)[:, None, None].expand(-1, n, -1)
+    times = sampler.times(process, steps, ~frozen, OneStream(n, seed + 1))[..., None]
     return list(generate(denoiser, process, sampler, canvas, frozen, times, OneStream(n, seed)))
 
 
@@ -51,7 +51,7 @@ def test_one_ancestral_step_forgets_that_positions_are_correlated():
 def test_confidence_at_one_position_a_step_draws_from_the_joint():
     strings, log_p = world(3)
     n = 20_000
-    frames = run(ABSORBING, ExactDenoiser(ABSORBING, strings, log_p), Confidence(), n, 3, 3)
+    frames = run(ABSORBING, ExactDenoiser(ABSORBING, strings, log_p), Surest(), n, 3, 3)
     assert all((frame.opened.sum(-1) == 1).all() for frame in frames[1:])
     assert chisquare(law_of(frames[-1].x, 3), n * log_p.exp()).pvalue > 1e-3
 
@@ -65,7 +65,7 @@ def test_confidence_keeps_the_share_of_rare_tokens_that_ranking_by_the_drawn_tok
     def denoise(xt, t, rows, valid=None):
         return belief.expand(int(rows.sum()), -1)
 
-    frames = run(ABSORBING, denoise, Confidence(), n, 4, 4)
+    frames = run(ABSORBING, denoise, Surest(), n, 4, 4)
     assert (frames[-1].x == 1).double().mean().item() == pytest.approx(0.1, abs=0.005)
 
 
@@ -73,7 +73,7 @@ def test_confidence_keeps_the_share_of_rare_tokens_that_ranking_by_the_drawn_tok
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_no_mask_is_left_at_the_end(name, steps):
     strings, log_p = world(3)
-    frames = run(ABSORBING, ExactDenoiser(ABSORBING, strings, log_p), SAMPLERS[name](), 50, 3, steps)
+    frames = run(ABSORBING, ExactDenoiser(ABSORBING, strings, log_p), make_sampler(name), 50, 3, steps)
     assert (frames[-1].x < SYMBOLS).all()
 
 
@@ -83,7 +83,7 @@ def test_each_sequence_opens_its_own_share():
     canvas = torch.tensor([[0, 1, 2], [0, 1, 0], [0, 0, 0]])
     frozen = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     denoiser = ExactDenoiser(ABSORBING, strings, log_p)
-    frames = run(ABSORBING, denoiser, Confidence(), 3, 3, 3, canvas=canvas, frozen=frozen)
+    frames = run(ABSORBING, denoiser, Surest(), 3, 3, 3, canvas=canvas, frozen=frozen)
     opened = torch.stack([frame.opened.sum(-1) for frame in frames[1:]])
     assert opened.sum(0).tolist() == [1, 2, 3]
     assert opened.max() == 1
@@ -99,7 +99,7 @@ def test_given_positions_are_never_touched_and_running_ones_see_them(process, na
     canvas = torch.tensor([[2, 0]]).expand(n, -1)
     frozen = torch.tensor([[True, False]]).expand(n, -1)
     denoiser = ExactDenoiser(process, strings, log_p)
-    frames = run(process, denoiser, SAMPLERS[name](), n, 2, 8, canvas=canvas, frozen=frozen)
+    frames = run(process, denoiser, make_sampler(name), n, 2, 8, canvas=canvas, frozen=frozen)
     assert all((frame.x[:, 0] == 2).all() and (frame.clock[:, 0] == 0).all() for frame in frames)
     conditional = log_p[strings[:, 0] == 2].softmax(0)
     assert chisquare(torch.bincount(frames[-1].x[:, 1], minlength=3), n * conditional).pvalue > 1e-3
@@ -149,4 +149,4 @@ def test_a_seed_is_a_text_and_neighbours_do_not_matter(process):
 
 def test_confidence_is_refused_by_name_where_there_are_no_masks():
     with pytest.raises(DdcliError, match="--sampler ancestral"):
-        Confidence().check(UNIFORM)
+        Surest().check(UNIFORM)

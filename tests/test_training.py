@@ -835,7 +835,7 @@ def test_minutes_given_to_a_finished_run_are_minutes_more(text_file, tmp_path, m
     """However long it has run before, which only the column `seconds` counts on from."""
     train_tiny(tmp_path / "run", text_file, train__steps=10)
     monkeypatch.setattr(training, "load_checkpoint", long_ago(training.load_checkpoint))
-    changes = {"train__minutes": 0.005, "train__steps": None}
+    changes = {"train__minutes": 0.03, "train__steps": None}
     heard = train_tiny(tmp_path / "run", text_file, resume=True, **changes)
     assert heard.steps[0] == 11
     assert len(heard.steps) > 2

@@ -33,11 +33,13 @@ def evaluate(
     draws: Annotated[int, typer.Option(min=1, help="Noisings of each block.")] = 4,
     order: Annotated[
         str | None,
-        typer.Option(help="The exact likelihood of filling in this order: confidence, left-to-right, ..."),
+        typer.Option(
+            help="The likelihood of a sampler that fills in order: confidence, entropy, threshold:0.9."
+        ),
     ] = None,
     tokens_per_call: Annotated[
-        int, typer.Option(min=1, help="Tokens filled at each call, with --order.")
-    ] = 1,
+        int | None, typer.Option(min=1, help="Tokens filled at each call, with --order; 1, or by --steps.")
+    ] = None,
     generative: Annotated[
         str | None,
         typer.Option(
@@ -198,7 +200,7 @@ def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
 def _ordered(found: "Ordered") -> Iterator[str]:
     likelihood, bound = found.likelihood, found.likelihood.bound()
     settings = likelihood.settings
-    kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over orders: an upper bound"
+    kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over drawn orders: an upper bound"
     yield f"order {settings.sampler}, {settings.steps} steps, {kind}"
     yield (
         f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, {bound.bits_per_char:.4f} "

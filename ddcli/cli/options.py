@@ -9,7 +9,14 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]
-Sampler = Annotated[str | None, typer.Option(help="ancestral, confidence or left-to-right.")]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="ancestral, first-hitting, confidence, margin, entropy, random, left-to-right, greedy, "
+        "threshold[:P], entropy-bounded[:NATS], remask[:cap|rescale|confidence|loop[:STRENGTH]], "
+        "corrector[:SHARE], euler, tau-leaping or edit[:SHARE]."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps from noise to text.")]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; above: more varied.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]

@@ -150,6 +150,12 @@ def leave_one_out(process: Process, log_posterior: Tensor, xt: Tensor, t: Tensor
     return (log_posterior - process.likelihood(xt, torch.zeros_like(t), t).to(log_posterior)).log_softmax(-1)
 
 
+def log_ratios(process: Process, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """ln p_t(y) - ln p_t(xt) for every y, (..., V): the concrete score of a belief (..., V)."""
+    log_p = process.marginal(log_p0, t)
+    return log_p - at(log_p, xt)[..., None]
+
+
 def clean_belief(process: Process, p0: Tensor) -> Tensor:
     """Numbers meant as p(x_0), (..., V), made a distribution over text, as logarithms: none is quite 0."""
     text = process.vocabulary.is_text.to(p0.device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DdcliError
-from ..randomness import Streams, inverse_cdf
+from ..randomness import LOG_ZERO, Streams, inverse_cdf
 from ..schedule import Schedule, with_slope
 from .base import (
     Tables,
@@ -159,7 +159,7 @@ class Interpolating(ABC):
         law = posterior(self, log_p0, xt, s, t)
         left = ~self.vocabulary.is_text.to(xt.device)[xt]
         own = one_hot(xt, self.vocabulary.size, law.dtype)
-        return torch.where(left[..., None] & (own == 0), own.min(), law).log_softmax(-1)
+        return torch.where(left[..., None] & (own == 0), LOG_ZERO, law).log_softmax(-1)
 
 
 def _own_say(process: Interpolating, xt: Tensor, t: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ def draw_frontier(points: Sequence[Point], path: Path) -> None:
                         style = "--" if any(p.quality and p.quality.kind == "bound" for p in mine) else "-"
                         look = {"color": colour, "marker": "o", "linestyle": style, "capsize": 2}
                         axis.errorbar(x, y, error, label=name, **look)
-                axis.set(xscale="log", xlabel=meaning)
+                axis.set_xscale("log", base=2)
+                axis.xaxis.set_major_formatter("{x:g}")
+                axis.set_xlabel(meaning)
                 axis.grid(alpha=0.3)
             line[0].set_ylabel(row.meaning)
             line[0].legend()

@@ -1,4 +1,4 @@
-"""Laws of exact likelihoods: probabilities of all texts sum to 1, whatever the order and the pace."""
+"""Laws of replayed likelihoods: probabilities of all texts sum to 1, whatever the order and the pace."""
 
 import itertools
 import json
@@ -14,18 +14,22 @@ import ddcli
 from ddcli import cli
 from ddcli.data import Blocks
 from ddcli.errors import DdcliError
-from ddcli.evaluation import measure
+from ddcli.evaluation import estimates, measure
 from ddcli.frontier import quality_of
 from ddcli.heldout import blocks_of
 from ddcli.model import Model, SamplerSettings
-from ddcli.ordered import even_shares, find_order, has_order, ordered_likelihood, self_test
 from ddcli.process import Absorbing, Uniform
-from ddcli.sampler import SAMPLERS
+from ddcli.replay import no_likelihood, replayed, self_test
+from ddcli.sampler import SAMPLERS, make_sampler
 from ddcli.schedule import Cosine, Linear, Polynomial
 
 F64 = torch.float64
-ORDERS = [name for name in SAMPLERS if has_order(name)]
-CERTAIN = [name for name in ORDERS if name != "random"]
+ABSORBING = Absorbing.over(VOCABULARY, Linear())
+UNIFORM = Uniform.over(VOCABULARY, Linear())
+CERTAIN = ["confidence", "margin", "entropy", "left-to-right"]  # and at a pace that is asked for
+ORDERS = [*CERTAIN, "random"]
+ADAPTIVE = ["threshold", "threshold:0.5", "entropy-bounded", "entropy-bounded:1"]
+DRAWN = ["random", "ancestral", "first-hitting", "euler", "tau-leaping"]
 LENGTH = 3
 STRINGS, LOG_P = world(LENGTH)
 EVERY = Blocks(
@@ -54,12 +58,24 @@ def model_of(denoiser, schedule=None, process=None):
 
 def likelihoods(model, order, calls):
     """ln p of every string of the world, (S,)."""
-    found = ordered_likelihood(model, EVERY, SamplerSettings(sampler=order, steps=calls))
+    found = replayed(model, EVERY, SamplerSettings(sampler=order, steps=calls))
     return -found.nats.sum(-1)
 
 
-def test_the_orders_are_those_that_depend_on_what_is_revealed():
-    assert set(ORDERS) == {"confidence", "margin", "entropy", "left-to-right", "random"}
+def has_likelihood(name):
+    return no_likelihood(ABSORBING, SamplerSettings(sampler=name), make_sampler(name)) is None
+
+
+def test_a_likelihood_has_who_opens_positions_without_looking_at_the_tokens_drawn():
+    known = {name.partition(":")[0] for name in [*CERTAIN, *ADAPTIVE, *DRAWN]}
+    assert {name for name in SAMPLERS if has_likelihood(name)} == known
+
+
+@pytest.mark.parametrize("order", ADAPTIVE)
+def test_it_sums_to_one_at_a_pace_of_the_samplers_own(order):
+    found = replayed(model_of(someone), EVERY, SamplerSettings(sampler=order))
+    assert found.exact
+    assert np.exp(-found.nats.sum(-1)).sum() == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3])
@@ -115,7 +131,7 @@ def test_all_tokens_in_one_call_are_a_product_of_marginals(order):
         for i in range(LENGTH)
     ]
     expected = torch.stack([marginals[i][STRINGS[:, i]] for i in range(LENGTH)]).sum(0)
-    found = ordered_likelihood(model, EVERY, SamplerSettings(sampler=order), tokens_per_call=LENGTH)
+    found = replayed(model, EVERY, SamplerSettings(sampler=order), tokens_per_call=LENGTH)
     assert -found.nats.sum(-1) == pytest.approx(expected.numpy(), rel=1e-9)
     assert (found.nfe == 1).all()
 
@@ -134,10 +150,10 @@ def test_random_order_has_the_bound_as_its_mean():
     one = Blocks(*(getattr(EVERY, name)[11:12] for name in ("tokens", "document")), None, LENGTH, LENGTH)
     bound = measure(model, one, draws=30_000, batch_size=30_000).strict.sum()
     settings = SamplerSettings(sampler="random", steps=LENGTH)
-    replayed = [ordered_likelihood(model, one, settings, seed=seed).nats.sum() for seed in range(1500)]
+    nats = [replayed(model, one, settings, seed=seed).nats.sum() for seed in range(1500)]
     assert bound == pytest.approx(total, abs=0.02)
-    error = np.std(replayed) / len(replayed) ** 0.5
-    assert np.mean(replayed) == pytest.approx(total, abs=4 * error)
+    error = np.std(nats) / len(nats) ** 0.5
+    assert np.mean(nats) == pytest.approx(total, abs=4 * error)
     assert error < 0.05
 
 
@@ -164,13 +180,13 @@ def test_random_order_and_the_bound_agree_on_the_same_blocks(model, blocks):
 def test_a_likelihood_does_not_depend_on_the_size_of_a_batch(model, blocks):
     for order in ("entropy", "random"):
         settings = SamplerSettings(sampler=order, steps=8)
-        one, many = (ordered_likelihood(model, blocks, settings, batch_size=size) for size in (1, 64))
+        one, many = (replayed(model, blocks, settings, batch_size=size) for size in (1, 64))
         assert (one.nats == many.nats).all()
         assert (one.nfe == many.nfe).all()
 
 
 def test_at_most_so_many_tokens_are_filled_at_a_call(model, blocks):
-    found = ordered_likelihood(model, blocks, SamplerSettings(sampler="margin"), tokens_per_call=5)
+    found = replayed(model, blocks, SamplerSettings(sampler="margin"), tokens_per_call=5)
     assert found.settings.steps == math.ceil(model.length / 5)
     assert (found.nfe <= found.settings.steps).all()
     assert 1 < found.tokens_per_call <= 5
@@ -180,7 +196,7 @@ def test_the_likelihood_is_that_of_what_the_sampler_writes(records_run):
     """Texts of one token: a sampler writes each as often as its likelihood says."""
     model = ddcli.load(records_run)
     texts = [symbol for symbol in "abcdefgh"]
-    found = ordered_likelihood(model, blocks_of(model, texts, "letters"), SamplerSettings(sampler="entropy"))
+    found = replayed(model, blocks_of(model, texts, "letters"), SamplerSettings(sampler="entropy"))
     chance = np.exp(-found.nats.sum(-1))
     assert chance.sum() == pytest.approx(1, abs=1e-3)
     drawn = [s.text for s in model.sample(400, length=1, sampler="entropy", steps=1, seed=3)]
@@ -194,11 +210,11 @@ def test_an_autoregressive_model_replayed_costs_its_likelihood(tmp_path, text_fi
     )
     model = ddcli.load(tmp_path / "run")
     blocks = blocks_of(model, [words(3)], "words")
-    found = ordered_likelihood(model, blocks, SamplerSettings(sampler="left-to-right"))
+    found = replayed(model, blocks, SamplerSettings(sampler="left-to-right"))
     assert found.nats == pytest.approx(measure(model, blocks, draws=1).strict, abs=1e-4)
     settings = SamplerSettings(sampler="left-to-right")
-    with pytest.raises(DdcliError, match="one token a call"):
-        ordered_likelihood(model, blocks, settings, tokens_per_call=2)
+    with pytest.raises(DdcliError, match="left-to-right goes at a pace of its own"):
+        replayed(model, blocks, settings, tokens_per_call=2)
 
 
 def test_a_model_of_blocks_is_replayed_block_after_block(tmp_path, text_file):
@@ -208,24 +224,18 @@ def test_a_model_of_blocks_is_replayed_block_after_block(tmp_path, text_file):
         model = ddcli.load(run)
         blocks = blocks_of(model, [words(8)[: 4 * model.length]], "words")
         settings = SamplerSettings(sampler="confidence")
-        one = ordered_likelihood(model, blocks, settings, tokens_per_call=1)
+        one = replayed(model, blocks, settings, tokens_per_call=1)
         if block == 1:
             assert one.nats == pytest.approx(measure(model, blocks, draws=1).strict, abs=1e-4)
-        two = ordered_likelihood(model, blocks, settings, tokens_per_call=2)
+        two = replayed(model, blocks, settings, tokens_per_call=2)
         assert one.tokens_per_call == 1
         assert two.tokens_per_call == (1 if block == 1 else 2)
-
-
-def test_times_of_even_shares_mask_even_shares():
-    for schedule in (Linear(), Cosine(), Polynomial(3)):
-        shares = schedule.lost(even_shares(schedule, 7))
-        torch.testing.assert_close(shares, torch.linspace(1, 0, 8, dtype=F64), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Polynomial(2)])
 def test_one_token_a_call_is_one_whatever_the_schedule(schedule):
     model = model_of(ExactDenoiser(Absorbing.over(VOCABULARY, schedule), STRINGS, LOG_P), schedule)
-    found = ordered_likelihood(model, EVERY, SamplerSettings(sampler="confidence"), tokens_per_call=1)
+    found = replayed(model, EVERY, SamplerSettings(sampler="confidence"), tokens_per_call=1)
     assert (found.nfe == LENGTH).all()
     assert -found.nats.sum(-1) == pytest.approx(LOG_P.numpy(), rel=1e-9)
 
@@ -234,22 +244,51 @@ def test_one_token_a_call_is_one_whatever_the_schedule(schedule):
 
 
 def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
-    with pytest.raises(DdcliError, match=r"order 'entropy' needs absorbing noise.* this model's is uniform"):
-        find_order(Uniform.over(VOCABULARY, Linear()), "entropy")
-    with pytest.raises(DdcliError, match="'ancestral' fills positions in no order"):
-        find_order(model.process, "ancestral")
-    with pytest.raises(DdcliError, match="unknown order 'entrpy'; did you mean 'entropy'"):
-        find_order(model.process, "entrpy")
-    with pytest.raises(DdcliError, match="--top-p below 1"):
-        ordered_likelihood(model, blocks, SamplerSettings(sampler="entropy", top_p=0.9))
+    uniform = model_of(someone, process=UNIFORM)
+    refused = [
+        (uniform, {"sampler": "ancestral"}, "under absorbing noise alone.* this model's is uniform"),
+        (uniform, {"sampler": "entropy"}, "sampler entropy: it chooses which masks to open"),
+        (
+            model,
+            {"sampler": "greedy"},
+            "what greedy opens depends on the tokens it draws; replay one of: anc",
+        ),
+        (model, {"sampler": "remask"}, "what remask opens depends on the tokens"),
+        (model, {"sampler": "entropy", "top_p": 0.9}, "never written with top-k, top-p"),
+        (model, {"sampler": "entropy", "temperature": 0.0}, "never written"),
+    ]
+    for who, settings, message in refused:
+        with pytest.raises(DdcliError, match=message):
+            replayed(who, blocks, SamplerSettings(**settings))
+    for sampler in ("threshold", "ancestral"):
+        with pytest.raises(DdcliError, match=f"{sampler} goes at a pace of its own"):
+            replayed(model, blocks, SamplerSettings(sampler=sampler), tokens_per_call=2)
+
+
+def test_drawn_orders_have_the_bound_of_a_chain_as_their_mean():
+    """Ancestral steps replayed, and the same chain's bound estimated step by step."""
+    model, string = model_of(someone), slice(11, 12)
+    one = Blocks(EVERY.tokens[string], EVERY.document[string], None, LENGTH, LENGTH)
+    expected = estimates(
+        someone, model.process, one, draws=30_000, batch_size=30_000, timesteps=2
+    ).strict.sum()
+    settings = SamplerSettings(sampler="ancestral", steps=2)
+    drawn = [replayed(model, one, settings, seed=seed) for seed in range(2000)]
+    assert not drawn[0].exact
+    nats = [each.nats.sum() for each in drawn]
+    error = np.std(nats) / len(nats) ** 0.5
+    assert error < 0.05
+    assert np.mean(nats) == pytest.approx(expected, abs=4 * error + 0.03)
 
 
 # -- sweeps -----------------------------------------------------------------------------------------------
 
 
-def test_ancestral_steps_have_the_bound_of_a_chain_of_as_many():
+@pytest.mark.parametrize("noise", ["absorbing", "uniform"])
+def test_ancestral_steps_have_the_bound_of_a_chain_of_as_many(noise):
     """Few steps of an exact belief are wrong, and cost it; many cost the entropy."""
-    model = model_of(ExactDenoiser(Absorbing.over(VOCABULARY, Linear()), STRINGS, LOG_P))
+    process = UNIFORM if noise == "uniform" else ABSORBING
+    model = model_of(ExactDenoiser(process, STRINGS, LOG_P), process=process)
     drawn = torch.multinomial(LOG_P.exp(), 2000, True, generator=torch.Generator().manual_seed(1))
     some = Blocks(*(getattr(EVERY, name)[drawn] for name in ("tokens", "document")), None, 6000, 6000)
     found = {
@@ -264,7 +303,7 @@ def test_ancestral_steps_have_the_bound_of_a_chain_of_as_many():
 
 
 def test_nothing_is_claimed_where_nothing_is_known(model, blocks):
-    for changes in ({"top_p": 0.9}, {"guidance": 2.0}):
+    for changes in ({"top_p": 0.9}, {"guidance": 2.0}, {"sampler": "remask"}, {"greedy_tail": 2}):
         settings = SamplerSettings(**changes)
         assert quality_of(model, blocks, settings, draws=1, sequences=1) is None
 

@@ -1,0 +1,116 @@
+"""What a sampler is: one step from the clocks t down to s.
+
+Legend as in `process`; canvases are (B, L), beliefs (N, V) for the N positions a sampler asked for, in the
+order of `rows.nonzero()`. A sampler first says which positions need a belief; where none does, the network
+is not called. Two uniform numbers a position and step are all a sequence's chance: so it draws as many
+whatever its neighbours do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..process import Absorbing, Autoregressive, Masking, Process
+from ..randomness import Streams
+from ..schedule import time_grid
+
+Law = Callable[[Process, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """From x_t, (B, L) tokens at clocks t, down to the clocks s; where s = t nothing moves."""
+
+    process: Process
+    xt: Tensor  # (B, L)
+    s: Tensor  # (B, L) float64
+    t: Tensor  # (B, L) float64
+    whether: Tensor  # (B, L) float64 in [0, 1): whether a position opens, or which
+    what: Tensor  # (B, L) float64 in [0, 1): what it becomes
+    mix: Callable[[Tensor], Tensor] | None = (
+        None  # several laws (..., n, V) of one position into one (..., V)
+    )
+
+    @property
+    def masks(self) -> Tensor:
+        """Masks that are to open before the clocks stand at 0, and may do so now, (B, L) bool."""
+        assert isinstance(self.process, Masking)
+        return (self.xt == self.process.mask_id) & (self.s < self.t)
+
+    def law(self, of: Law, log_p0: Tensor, rows: Tensor) -> Tensor:
+        """log p(x_s | x_t) at `rows`, (N, V), by a function of beliefs (N, V), xt, s and t (N,)."""
+        if not len(log_p0):
+            return log_p0
+        clocks = (x[rows] for x in (self.xt, self.s, self.t))
+        if self.mix is None or log_p0.ndim == 2:
+            return of(self.process, log_p0, *clocks)
+        several = (x[:, None].expand(log_p0.shape[:2]) for x in clocks)
+        return self.mix(of(self.process, log_p0, *several))
+
+    def put(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """x_t with tokens (N,) at `rows`."""
+        return self.xt.masked_scatter(rows, tokens)
+
+
+class Sampler(Protocol):
+    def check(self, process: Process) -> None:
+        """Raise DdcliError where the sampler cannot work with the process."""
+
+    def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
+        """The clocks each sequence passes, (n + 1, B) float64 from 1 down to 0, if `steps` are asked for.
+
+        unknown (B, L) bool: the positions to be filled. rng: one stream for each sequence.
+        """
+
+    def clock(self, step: Step) -> Tensor:
+        """What the network is told of time, (B, L)."""
+
+    def rows(self, step: Step) -> Tensor:
+        """Positions, (B, L) bool, whose belief this step needs."""
+
+    def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
+        """Draw x_s, (B, L), given the beliefs (N, V) at `rows`."""
+
+    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
+        """How often the network is called for a sequence of so many unknown positions: at least and at most,
+        or twice the expected number where theory has one."""
+
+
+class EvenSteps:
+    """A sampler whose clocks fall by equal steps, and which tells the network the time it is."""
+
+    def check(self, process: Process) -> None:
+        pass
+
+    def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
+        return even_times(process, steps)[:, None].expand(-1, len(unknown))
+
+    def clock(self, step: Step) -> Tensor:
+        return step.t
+
+    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
+        return steps, steps
+
+
+def even_times(process: Process, steps: int) -> Tensor:
+    """`steps` equal steps from 1 to 0, at times that the process has, (steps + 1,)."""
+    times = time_grid(steps)
+    return times if process.timesteps is None else (times * process.timesteps).round() / process.timesteps
+
+
+def chance_of_a_call(each: Tensor, unknown: int) -> Tensor:
+    """That one or more of so many independent positions need a belief, each with a chance (...): (...)."""
+    return -torch.expm1(unknown * torch.log1p(-each.clamp(max=1 - 1e-15)))
+
+
+def opening_share(process: Absorbing, s: Tensor, t: Tensor) -> Tensor:
+    """Of all positions, the share that opens between the clocks t and s of absorbing noise, (...)."""
+    return process.schedule.lost(t) - process.schedule.lost(s)
+
+
+def default_sampler(process: Process) -> str:
+    """The sampler of a model whose user names none."""
+    return "left-to-right" if isinstance(process, Autoregressive) else "ancestral"
