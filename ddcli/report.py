@@ -146,6 +146,10 @@ def evaluation(
     """Measure a model; the options are those of `api.evaluate`."""
     say = (reporter or Silent()).say
     chosen = model.choose(**settings)
+    if order is None and tokens_per_call is not None:
+        raise DdcliError("--tokens-per-call is the pace of an order; give --order")
+    if generative is None and temperatures is not None:
+        raise DdcliError("--temperatures are of samples for a scorer; give --generative")
     points = read_sweep(sweeping, model, chosen) if sweeping is not None else []
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
@@ -218,11 +222,11 @@ def evaluation(
 
 def _identity(model: Model) -> dict[str, Any]:
     """Which model this is, to the last bit."""
-    assert model.network is not None, "evaluated models come from run folders"
-    about = model.network.config.diffusion
-    found = {"process": about["process"], "schedule": about["schedule"], "block": model.block}
-    found["parameters"] = sum(weight.numel() for weight in model.network.parameters())
-    found["device"] = str(model.device)
+    found: dict[str, Any] = {"device": str(model.device), "block": model.block}
+    if model.network is not None:
+        about = model.network.config.diffusion
+        found |= {"process": about["process"], "schedule": about["schedule"]}
+        found["parameters"] = sum(weight.numel() for weight in model.network.parameters())
     if model.folder is None:
         return found
     sums = {"config_sha256": "config.json", "weights_sha256": "model.safetensors"}

@@ -120,6 +120,16 @@ def test_symbols_the_vocabulary_lacks_are_neither_predicted_nor_counted(model, t
     assert math.isfinite(measure(model, found.blocks, draws=1).bound().nats_per_token)
 
 
+def test_a_vocabulary_without_an_unknown_symbol_predicts_all(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(words(60))
+    for spec in ("byte", "bpe:300"):
+        run = tmp_path / spec.replace(":", "")
+        train_tiny(run, path, train__steps=2, validation__every=0, data__tokenizer=spec)
+        found = ddcli.load(run).score("snow \N{SNOWMAN}" * 9)
+        assert found.bits_per_char / found.bits_per_byte == pytest.approx(8 / 6)
+
+
 def test_errors_are_clustered_by_document(model):
     documents = [words(12, seed=seed) for seed in range(5)]
     several = measure(model, blocks_of(model, documents, "words"), draws=1).bound()
@@ -237,6 +247,8 @@ REFUSED = {
     "no order": (["--order", "sideways"], "unknown sampler 'sideways'"),
     "no order of its own": (["--order", "remask"], "--order: what remask opens depends on the tokens"),
     "no numbers": (["--temperatures", "hot"], "--temperatures takes numbers"),
+    "a pace of nothing": (["--tokens-per-call", "2"], "give --order"),
+    "temperatures of nothing": (["--temperatures", "0.5"], "give --generative"),
     "no scorer": (["--generative", "empty"], "empty is no causal language model"),
     "no folder": (["--generative", "./missing"], "./missing is no folder"),
     "a picture of nothing": (["-o", "x.png"], "give --sweep"),

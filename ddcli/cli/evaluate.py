@@ -47,7 +47,8 @@ def evaluate(
         ),
     ] = None,
     generative_gguf: Annotated[
-        str | None, typer.Option(help="A GGUF file in the folder of the scorer.")
+        str | None,
+        typer.Option(help="A GGUF file in the folder of the scorer; needs the packages gguf and accelerate."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples for the scorer.")] = 64,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens of a sample.")] = None,
