@@ -336,3 +336,29 @@ def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
     assert "order entropy, 8 steps, exact" in out
     assert "tokens a call" in out
     assert "self-test: random order" in out
+
+
+def test_of_noise_without_masks_ancestral_steps_alone_have_a_figure(uniform_run, capfd):
+    sweep = "steps=2,4 sampler=ancestral,corrector"
+    found = ddcli.evaluate(uniform_run, limit=2, draws=1, sweeping=sweep).record()
+    figures = {(point["sampler"], point["steps"]): point["figure"] for point in found["frontier"]}
+    assert figures == {
+        ("ancestral", 2): "bound",
+        ("ancestral", 4): "bound",
+        ("corrector", 2): None,
+        ("corrector", 4): None,
+    }
+    assert len(found["bound"]["by_time"]) == 10
+    assert found["bound"]["by_masked_share"] == []
+    arguments = [
+        "eval",
+        uniform_run,
+        "--limit",
+        1,
+        "--sweep",
+        "sampler=corrector steps=2",
+        "--save",
+        "--quiet",
+    ]
+    assert cli.main([str(a) for a in arguments]) == 2
+    assert "no sampler of this sweep has a likelihood of its own" in capfd.readouterr().err
