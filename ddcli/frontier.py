@@ -113,40 +113,52 @@ def quality_of(
     model: Model, blocks: Blocks, settings: SamplerSettings, *, draws: int, **options: Any
 ) -> Quality | None:
     """The likelihood of blocks under the law of a sampler, or its bound; None where neither is known."""
-    sampler = model.sampler(settings)
-    if not no_likelihood(model.process, settings, sampler):
-        ordered = replayed(model, blocks, settings, **options)
-        return Quality(ordered.bound(), "exact" if ordered.exact else "bound")
-    steps = math.ceil(settings.steps / model.parts)
-    its_own = model.process.timesteps in (None, steps)  # a chain of steps has no bound for fewer
-    recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
-    is_chain = type(sampler) is Ancestral and settings.block is None
-    if not (is_chain and its_own and keeps_belief(settings)) or recalls:
+    if _is_replayable(model, settings):
+        found = replayed(model, blocks, settings, **options)
+        return Quality(found.bound(), "exact" if found.exact else "bound")
+    if not _is_chain(model, settings):
         return None
-    found = estimates(
+    chain = estimates(
         model.believed(settings),
         model.process,
         blocks,
         draws=draws,
         device=model.device,
-        timesteps=steps,
+        timesteps=_steps(model, settings),
         parts=model.parts,
         **options,
     )
-    return Quality(found.bound(), "bound")
+    return Quality(chain.bound(), "bound")
+
+
+def has_quality(model: Model, settings: SamplerSettings) -> bool:
+    """Whether `quality_of` knows anything of a sampler."""
+    return _is_replayable(model, settings) or _is_chain(model, settings)
+
+
+def _is_replayable(model: Model, settings: SamplerSettings) -> bool:
+    return no_likelihood(model.process, settings, model.sampler(settings)) is None
+
+
+def _is_chain(model: Model, settings: SamplerSettings) -> bool:
+    """Whether the steps are the reverse of a chain of as many, whose bound is known."""
+    plain = type(model.sampler(settings)) is Ancestral and settings.block is None and keeps_belief(settings)
+    recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
+    return plain and not recalls and model.process.timesteps in (None, _steps(model, settings))
+
+
+def _steps(model: Model, settings: SamplerSettings) -> int:
+    """Of each block, in a network of blocks."""
+    return math.ceil(settings.steps / model.parts)
 
 
 def budgets(points: Sequence[Point]) -> dict[str, Point]:
     """By the name of a budget, the fewest evaluations whose figure is near enough to the best one.
 
-    Raises DdcliError where no point has a figure of its own: a scorer's perplexity can be had by repetition.
+    Points without a figure of their own are passed over (one has to have one): a scorer's perplexity can be
+    had by repetition.
     """
     known = {point: point.quality.bound.nats_per_token for point in points if point.quality is not None}
-    if not known:
-        raise DdcliError(
-            "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets by; "
-            "sweep sampler=ancestral, without top-k, top-p or guidance"
-        )
     best = min(known.values())
     return {
         name: min(
@@ -165,7 +177,7 @@ def as_defaults(chosen: Mapping[str, Point]) -> dict[str, dict[str, Any]]:
 def _cost(model: Model, settings: SamplerSettings, length: int | None, seed: int) -> tuple[float, float]:
     """Evaluations and seconds of a sample; what a first call prepares is not counted."""
     chosen = settings.model_dump()
-    list(samples(model, 1, length=length, seed=seed, **chosen | {"steps": 1}))
+    list(samples(model, 1, length=length, seed=seed, **chosen))
     began = time.perf_counter()
     drawn = list(samples(model, TIMED, length=length, seed=seed, **chosen))
     seconds = (time.perf_counter() - began) / TIMED

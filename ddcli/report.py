@@ -10,7 +10,7 @@ from .checkpoint import save_budgets
 from .errors import DdcliError
 from .evaluation import Bound, Estimates, measure
 from .files import sha256
-from .frontier import Point, as_defaults, budgets, point_at, read_sweep
+from .frontier import Point, as_defaults, budgets, has_quality, point_at, read_sweep
 from .generative import (
     Generation,
     Matched,
@@ -153,6 +153,11 @@ def evaluation(
     points = read_sweep(sweeping, model, chosen) if sweeping is not None else []
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
+    if save and not any(has_quality(model, point) for point in points):
+        raise DdcliError(
+            "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets by; "
+            "sweep sampler=ancestral, without top-k, top-p or guidance"
+        )
     if order is not None:
         in_order = chosen.but(sampler=order)
         sampler = model.sampler(in_order)
