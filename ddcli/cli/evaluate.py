@@ -227,7 +227,15 @@ def _generative(found: "Generative") -> Iterator[str]:
     ]
     rows.append(["real text", *_figures(found.real), ""])
     first = found.samples[0].settings
-    names = ["perplexity", "nats/token", "bits/char", "entropy", "distinct-1/2/3", "repeated 4-grams", "NFE"]
+    names = [
+        "perplexity",
+        "nats/scorer token",
+        "bits/char",
+        "entropy",
+        "distinct-1/2/3",
+        "repeated 4-grams",
+        "NFE",
+    ]
     yield from _table([f"{first.sampler}, {first.steps} steps", *names], rows)
     yield f"  {found.real.texts} real texts, {found.samples[0].figures.texts} samples at each temperature"
     if found.matched:
