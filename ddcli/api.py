@@ -57,7 +57,7 @@ def evaluate(model: str | Path | TextModel, data: str | None = None, **options: 
     order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose
     likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`
     samples of `length` tokens at each of the `temperatures`; gguf: a GGUF file in its folder.
-    sweeping: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep
+    sweep: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep
     the best in the run folder, as the budgets quality, balanced and fast. reporter: who is told how it goes.
     sampler, steps, top_p, temperature, budget: in place of the model's own settings.
 

@@ -22,7 +22,7 @@ from .generative import (
     real_texts,
 )
 from .heldout import HeldOut, text_from, validation_text
-from .model import Model
+from .model import Model, SamplerSettings
 from .plan import Silent
 from .process import Absorbing
 from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
@@ -138,7 +138,7 @@ def evaluation(
     samples: int = 64,
     length: int | None = None,
     temperatures: Sequence[float] | None = None,
-    sweeping: str | None = None,
+    sweep: str | None = None,
     save: bool = False,
     reporter: Silent | None = None,
     **settings: Any,
@@ -150,7 +150,7 @@ def evaluation(
         raise DdcliError("--tokens-per-call is the pace of an order; give --order")
     if generative is None and temperatures is not None:
         raise DdcliError("--temperatures are of samples for a scorer; give --generative")
-    points = read_sweep(sweeping, model, chosen) if sweeping is not None else []
+    points = read_sweep(sweep, model, chosen) if sweep is not None else []
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
     if save and not any(has_quality(model, point) for point in points):
@@ -160,11 +160,9 @@ def evaluation(
         )
     if order is not None:
         in_order = chosen.but(sampler=order)
-        sampler = model.sampler(in_order)
-        if reason := no_likelihood(model.process, in_order, sampler):
-            raise DdcliError(f"--order: {reason}")
-        if settings.get("steps") is None and has_pace(model.process, sampler):
-            tokens_per_call = tokens_per_call or 1
+        tokens_per_call = _pace(
+            model, in_order, tokens_per_call, steps_given=settings.get("steps") is not None
+        )
     scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
     text = (
         validation_text(model, say)
@@ -175,21 +173,17 @@ def evaluation(
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     estimates = measure(model, blocks, draws=draws, sequences=limit, **options)
     few = min(limit or REPLAYED, len(blocks))
-    ordered = None
+    ordered = judged = None
     if order is not None:
         say(f"replaying {few} blocks")
         found = replayed(model, blocks, in_order, tokens_per_call=tokens_per_call, sequences=few, **options)
-        testable = isinstance(model.process, Absorbing) and not estimates.exact
-        test = self_test(model, blocks, sequences=TESTED, **options) if testable else None
+        test = self_test(model, blocks, sequences=TESTED, **options) if _testable(model) else None
         ordered = Ordered(found, test)
-    judged = None
     if scorer is not None:
+        at = [chosen.but(temperature=t) for t in sorted(set(temperatures or [chosen.temperature]))]
+        say(f"drawing {samples} samples at {len(at)} temperatures")
+        made = [generation(model, scorer, each, count=samples, length=length, seed=seed) for each in at]
         real = figures(scorer, real_texts(model, blocks, count=samples, length=length))
-        made = []
-        for temperature in sorted(set(temperatures or [chosen.temperature])):
-            say(f"drawing {samples} samples at temperature {temperature:g}")
-            at_it = chosen.but(temperature=temperature)
-            made.append(generation(model, scorer, at_it, count=samples, length=length, seed=seed))
         judged = Generative(scorer.protocol, made, real, matched(made, real.entropy))
     frontier = []
     for number, point in enumerate(points, 1):
@@ -212,6 +206,7 @@ def evaluation(
         save_budgets(model.folder, as_defaults(kept))
     asked = {
         "limit": limit,
+        "replayed_blocks": few,
         "draws": draws,
         "sampling": chosen.model_dump(),
         "order": order,
@@ -220,9 +215,30 @@ def evaluation(
         "samples": samples,
         "length": length,
         "temperatures": temperatures,
-        "sweep": sweeping,
+        "sweep": sweep,
     }
     return Evaluation(model, text, estimates, seed, asked, ordered, judged, frontier, kept)
+
+
+def _pace(
+    model: Model, settings: SamplerSettings, tokens_per_call: int | None, *, steps_given: bool
+) -> int | None:
+    """Tokens a call: one, where neither a pace nor a number of steps was asked for.
+
+    Raises DdcliError for a sampler that has no likelihood.
+    """
+    sampler = model.sampler(settings)
+    if reason := no_likelihood(model.process, settings, sampler):
+        raise DdcliError(f"--order: {reason}")
+    free = has_pace(model.process, sampler) and not steps_given
+    return tokens_per_call or (1 if free else None)
+
+
+def _testable(model: Model) -> bool:
+    """Whether random order and the bound ask the network the same: not where it recalls what it believed,
+    nor where there is but one order."""
+    recalls = model.network is not None and model.network.config.self_conditioned
+    return isinstance(model.process, Absorbing) and not recalls and model.parts < model.length
 
 
 def _identity(model: Model) -> dict[str, Any]:

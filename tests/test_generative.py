@@ -184,3 +184,18 @@ def test_no_perplexity_stands_alone(absorbing_run, scorer_folder, capfd):
     assert [point["temperature"] for point in found["samples"]] == [0.5, 1.0]
     assert found["real"].keys() <= found["samples"][0].keys()
     assert found["samples"][0]["nfe"] <= 4
+
+
+def test_a_scorer_judges_every_point_of_a_sweep(absorbing_run, scorer_folder, tmp_path, capfd):
+    arguments = ["eval", absorbing_run, "--limit", 2, "--draws", 1, "--generative", scorer_folder]
+    arguments += ["--samples", 2, "--steps", 2, "--sweep", "steps=2,4 sampler=remask", "--quiet"]
+    arguments += ["-o", tmp_path / "sweep.png"]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out = capfd.readouterr().out
+    assert "generative only" in out
+    assert "their entropy" in out
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([str(a) for a in [*arguments, "--json"]]) == 0
+    points = json.loads(capfd.readouterr().out)["frontier"]
+    assert [point["figure"] for point in points] == [None, None]
+    assert all(point["generative"]["entropy"] > 0 for point in points)

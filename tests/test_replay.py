@@ -340,7 +340,7 @@ def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
 
 def test_of_noise_without_masks_ancestral_steps_alone_have_a_figure(uniform_run, capfd):
     sweep = "steps=2,4 sampler=ancestral,corrector"
-    found = ddcli.evaluate(uniform_run, limit=2, draws=1, sweeping=sweep).record()
+    found = ddcli.evaluate(uniform_run, limit=2, draws=1, sweep=sweep).record()
     figures = {(point["sampler"], point["steps"]): point["figure"] for point in found["frontier"]}
     assert figures == {
         ("ancestral", 2): "bound",

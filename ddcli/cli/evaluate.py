@@ -28,7 +28,8 @@ def evaluate(
     text_column: Annotated[str, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = "text",
     split: Annotated[str, typer.Option(help="Split of a dataset.")] = "train",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Blocks of the text at most; all if not given.")
+        int | None,
+        typer.Option(min=1, help="Blocks of the text at most; else all, but 16 for --order and --sweep."),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Noisings of each block.")] = 4,
     order: Annotated[
@@ -110,7 +111,7 @@ def evaluate(
         samples=samples,
         length=length,
         temperatures=None if temperatures is None else _numbers(temperatures),
-        sweeping=sweep,
+        sweep=sweep,
         save=save,
         reporter=reporter,
         sampler=sampler,
@@ -147,7 +148,7 @@ def _lines(found: "Evaluation") -> Iterator[str]:
         yield from _generative(found.generative)
     if found.frontier:
         yield ""
-        yield from _frontier(found.frontier)
+        yield from _frontier(found.frontier, found.settings["replayed_blocks"])
     for name, point in found.budgets.items():
         settings = point.settings
         yield f"budget {name}: {settings.sampler}, {settings.steps} steps, {point.nfe:.0f} evaluations"
@@ -259,8 +260,8 @@ def _figures(found: "TextFigures") -> list[str]:
     ]
 
 
-def _frontier(points: "list[Point]") -> Iterator[str]:
-    yield "sweep: held-out text under each sampler's own law, at its own number of steps"
+def _frontier(points: "list[Point]", blocks: int) -> Iterator[str]:
+    yield f"sweep: {blocks} blocks of the text under each sampler's own law, at its own number of steps"
     judged = any(point.generative for point in points)
     names = ["sampler", "steps", "temperature", "NFE", "s a sample", "nats/token", "figure"]
     rows = []
