@@ -17,7 +17,7 @@ from .backbones.transformer import DiffusionTransformer
 from .denoiser import Denoiser, SelfConditioned, Temperature, TopP
 from .errors import DdcliError, unknown
 from .generate import Frame, generate
-from .guidance import guided
+from .guidance import Blindfold, guided, without_label, without_prompt
 from .process import Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .sampler import SAMPLERS, Sampler
@@ -33,7 +33,7 @@ class SamplerSettings(BaseModel):
     steps: int = Field(128, ge=1, le=1_000_000)
     temperature: float = Field(1.0, ge=0, le=100)
     top_p: float = Field(1.0, gt=0, le=1)
-    guidance: float = Field(1.0, ge=0, le=100)  # strength of the prompt; 1 is the plain model
+    guidance: float = Field(1.0, ge=0, le=100)  # strength of the label or prompt; 1 is the plain model
 
     def but(self, **changes: Any) -> "SamplerSettings":
         """These settings with those of `changes` that are not None. Raises DdcliError for a bad value."""
@@ -71,6 +71,9 @@ class Model:
     length: int  # tokens in a training block: the longest canvas
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
+    labels: Mapping[str, Mapping[int, int]] = field(
+        default_factory=dict
+    )  # by name, the lengths of its records
     network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
     settings: SamplerSettings = field(default_factory=SamplerSettings)
 
@@ -78,6 +81,16 @@ class Model:
     def block(self) -> int:
         """Tokens that a network of blocks denoises at once; 0: all."""
         return self.network.config.block if self.network is not None else 0
+
+    def opening(self, label: str | None) -> int:
+        """The id that opens a record, of a label or of none. Raises DdcliError for a label unknown to it."""
+        if label is None:
+            return self.tokenizer.bos_id
+        if not self.labels:
+            raise DdcliError("this model was trained without labels, and knows none; leave --label out")
+        if label not in self.labels:
+            raise unknown("label", label, self.labels)
+        return self.tokenizer.label_ids[label]
 
     def denoise(
         self, canvas: Canvas, settings: SamplerSettings, denoiser: Denoiser | None = None
@@ -89,12 +102,8 @@ class Model:
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
         frozen = torch.tensor(canvas.frozen, device=self.device)
         if settings.guidance != 1:
-            seeds = [derive_seed(seed, "guidance") for seed in canvas.seeds]
-            prompt = self._prompt(canvas)
             blind = self._believed(settings, denoiser)
-            believed, process = guided(
-                believed, blind, process, settings.guidance, tokens, prompt, Streams(seeds, canvas.sizes)
-            )
+            believed, process = guided(believed, blind, process, settings.guidance, self._blindfold(canvas))
         count, longest = canvas.tokens.shape
         times = self._times(sampler, settings.steps, canvas)
         valid = None
@@ -121,6 +130,17 @@ class Model:
             believed = Temperature(believed, settings.temperature)
         return TopP(believed, settings.top_p) if settings.top_p < 1 else believed
 
+    def _blindfold(self, canvas: Canvas) -> Blindfold:
+        """Hides the label or, where there is none, the prompt. Raises DdcliError where there is neither."""
+        tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
+        label = torch.tensor(
+            np.isin(canvas.tokens, list(self.tokenizer.label_ids.values())), device=self.device
+        )
+        if label.any():
+            return without_label(label, self.tokenizer.bos_id)
+        rng = Streams([derive_seed(seed, "guidance") for seed in canvas.seeds], canvas.sizes)
+        return without_prompt(self.process, tokens, self._prompt(canvas), rng)
+
     def _prompt(self, canvas: Canvas) -> Tensor:
         """Where text is given, (B, L) bool. Raises DdcliError where guidance has nothing to go by."""
         if self.block or isinstance(self.process, Autoregressive):
@@ -128,7 +148,8 @@ class Model:
         special = np.isin(canvas.tokens, self.tokenizer.special_ids)
         prompt = canvas.frozen & ~special & (canvas.tokens != self.tokenizer.eos_id)
         if not prompt.any():
-            raise DdcliError("guidance makes more of a prompt, but there is none; give --prompt")
+            more = " or --label" if self.labels else ""
+            raise DdcliError(f"guidance makes more of what is given, but nothing is; give --prompt{more}")
         return torch.tensor(prompt, device=self.device)
 
     def _times(self, sampler: Sampler, steps: int, canvas: Canvas) -> Tensor:

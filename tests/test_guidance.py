@@ -9,7 +9,7 @@ from worlds import ExactDenoiser, OneStream, make, world
 from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
-from ddcli.guidance import guided
+from ddcli.guidance import guided, without_label, without_prompt
 from ddcli.process import posterior
 from ddcli.sampler import Ancestral
 from ddcli.schedule import time_grid
@@ -25,7 +25,8 @@ def drawn(name, strength, steps=1):
     canvas = torch.tensor([[2, 0]]).expand(N, -1)
     prompt = torch.tensor([[True, False]]).expand(N, -1)
     exact = ExactDenoiser(process, strings, log_p)
-    denoiser, noise = guided(exact, exact, process, strength, canvas, prompt, OneStream(N, 1))
+    blindfold = without_prompt(process, canvas, prompt, OneStream(N, 1))
+    denoiser, noise = guided(exact, exact, process, strength, blindfold)
     times = time_grid(steps)[:, None, None].expand(-1, N, -1)
     *_, last = generate(denoiser, noise, Ancestral(), canvas, prompt, times, OneStream(N, 2))
     assert (last.x[:, 0] == 2).all()
@@ -46,7 +47,7 @@ def test_with_noise_that_leaves_tokens_visible_it_is_the_posteriors_that_are_mix
     process = make("uniform")
     beliefs = torch.randn(1, 2, 5, dtype=F64, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     xt, s, t = torch.tensor([1]), torch.tensor([0.4], dtype=F64), torch.tensor([0.6], dtype=F64)
-    _, noise = guided(None, None, process, 2.0, xt[None], torch.ones(1, 1, dtype=torch.bool), OneStream(1))
+    _, noise = guided(None, None, process, 2.0, None)
     found = noise.opened(beliefs, xt, s, t).exp()
     p, q = (posterior(process, beliefs[:, i], xt, s, t).exp() for i in (0, 1))
     torch.testing.assert_close(found, (p**2 / q) / (p**2 / q).sum())
