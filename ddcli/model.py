@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer
 from .denoiser import Denoiser, SelfConditioned, Temperature, TopP
-from .errors import DdcliError, unknown
+from .errors import DdcliError, printable, unknown
 from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
 from .process import Autoregressive, Process
@@ -89,7 +89,7 @@ class Model:
         if not self.labels:
             raise DdcliError("this model was trained without labels, and knows none; leave --label out")
         if label not in self.labels:
-            raise unknown("label", label, self.labels)
+            raise unknown("label", label, map(printable, self.labels))
         return self.tokenizer.label_ids[label]
 
     def denoise(

@@ -9,7 +9,7 @@ from worlds import ExactDenoiser, OneStream, make, world
 from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
-from ddcli.guidance import guided, without_label, without_prompt
+from ddcli.guidance import guided, without_prompt
 from ddcli.process import posterior
 from ddcli.sampler import Ancestral
 from ddcli.schedule import time_grid
