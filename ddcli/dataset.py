@@ -1,7 +1,7 @@
 """What a run trains and validates on: from settings to a tokenizer and blocks of tokens."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -31,10 +31,8 @@ class TrainingData:
     valid: Blocks
     fingerprint: str  # of all documents (of the validation documents where the rest is streamed)
     record_lengths: dict[int, int]  # how many training records had each length, in tokens; empty for texts
+    labels: dict[str, dict[int, int]]  # the same of the training records of each label, by its name
     has_end_of_text: bool  # whether the model learns to end a text
-    labels: dict[str, dict[int, int]] = field(
-        default_factory=dict
-    )  # record lengths of each label, by its name
 
     @property
     def excluded_ids(self) -> tuple[int, ...]:
@@ -82,9 +80,7 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
     tokenizer = tokenizer or make_tokenizer(spec, train, log).labelled(names)
     if settings.lines:
         if strangers := sum(label not in {"", *names} for label in valid_labels):
-            log(
-                f"{strangers:,} validation records with labels that training has none of: taken as unlabelled"
-            )
+            log(f"{strangers:,} validation records have labels that no training record has: taken for none")
         records = (train, labels), (valid, valid_labels)
         return _records(settings, tokenizer, spec, *records, fingerprint, log)
     length = settings.length or DEFAULT_LENGTH
@@ -97,6 +93,7 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         _checked(pack(valid, tokenizer, length, end_of_text=ends)),
         fingerprint,
         record_lengths={},
+        labels={},
         has_end_of_text=ends,
     )
 
@@ -134,7 +131,7 @@ def _checked(valid: Blocks) -> Blocks:
     return valid
 
 
-Records = tuple[list[Document], list[str]]  # with the label of each, or none at all
+Records = tuple[list[Document], list[str]]  # and the label of each, empty: none
 
 
 def _records(
@@ -148,7 +145,7 @@ def _records(
 ) -> TrainingData:
     longest = max(len(ids) for ids in tokenizer.encode_documents(train[0])) + 2
     length = settings.length or min(longest, LONGEST_RECORD)
-    blocks = pack_records(train[0], tokenizer, length, train[1])
+    blocks, held_out = (pack_records(texts, tokenizer, length, labels) for texts, labels in (train, valid))
     if blocks.left_out:
         log(f"{blocks.left_out:,} records of more than {length - 2} {tokenizer.unit}s left out")
     lengths, opening = (blocks.document >= 0).sum(-1) - 2, blocks.tokens[:, 0]
@@ -158,11 +155,11 @@ def _records(
         spec,
         length,
         blocks,
-        _checked(pack_records(valid[0], tokenizer, length, valid[1])),
+        _checked(held_out),
         fingerprint,
         record_lengths=_tally(lengths),
-        has_end_of_text=False,
         labels={name: counts for name, counts in labels.items() if counts},
+        has_end_of_text=False,
     )
 
 
@@ -195,6 +192,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         valid,
         fingerprint=sha256_of(stream.valid_documents),
         record_lengths={},
+        labels={},
         has_end_of_text=True,
     )
 

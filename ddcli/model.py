@@ -71,9 +71,7 @@ class Model:
     length: int  # tokens in a training block: the longest canvas
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
-    labels: Mapping[str, Mapping[int, int]] = field(
-        default_factory=dict
-    )  # by name, the lengths of its records
+    labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
     network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
     settings: SamplerSettings = field(default_factory=SamplerSettings)
 
@@ -133,9 +131,8 @@ class Model:
     def _blindfold(self, canvas: Canvas) -> Blindfold:
         """Hides the label or, where there is none, the prompt. Raises DdcliError where there is neither."""
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
-        label = torch.tensor(
-            np.isin(canvas.tokens, list(self.tokenizer.label_ids.values())), device=self.device
-        )
+        labels = list(self.tokenizer.label_ids.values())
+        label = torch.isin(tokens, torch.tensor(labels, device=self.device, dtype=torch.long))
         if label.any():
             return without_label(label, self.tokenizer.bos_id)
         rng = Streams([derive_seed(seed, "guidance") for seed in canvas.seeds], canvas.sizes)

@@ -191,7 +191,7 @@ def test_labels_that_training_lacks_are_told_and_taken_as_none(tmp_path, letters
     valid = write_csv(tmp_path / "valid.csv", [{"text": "ab", "kind": k} for k in ("A", "Z", "", "Y")])
     heard = Heard()
     data = read(letters_file, heard, valid=str(valid))
-    assert "2 validation records with labels that training has none of" in heard.text
+    assert "2 validation records have labels that no training record has" in heard.text
     ids = data.tokenizer
     assert data.valid.tokens[:, 0].tolist() == [ids.label_ids["A"], *[ids.bos_id] * 3]
 
