@@ -12,6 +12,7 @@ from .options import (
     Device,
     Guidance,
     Json,
+    Label,
     LiveView,
     Model,
     Null,
@@ -37,6 +38,7 @@ def infill(
     sampler: Sampler = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    label: Label = None,
     guidance: Guidance = None,
     seed: Seed = None,
     output: Annotated[
@@ -83,6 +85,7 @@ def infill(
                 steps=steps,
                 temperature=temperature,
                 top_p=top_p,
+                label=label,
                 guidance=guidance,
             )
         )

@@ -23,6 +23,7 @@ TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest 
 Guidance = Annotated[
     float | None, typer.Option(min=0, help="How much to make of what is given; 1 is the plain model.")
 ]
+Label = Annotated[str | None, typer.Option(help="What to write, by a label of the training records.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]

@@ -11,6 +11,7 @@ from .options import (
     Device,
     Guidance,
     Json,
+    Label,
     LiveView,
     Model,
     Null,
@@ -36,6 +37,7 @@ def sample(
     sampler: Sampler = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    label: Label = None,
     guidance: Guidance = None,
     seed: Seed = None,
     batch_size: Annotated[
@@ -77,6 +79,7 @@ def sample(
             steps=steps,
             temperature=temperature,
             top_p=top_p,
+            label=label,
             guidance=guidance,
         ):
             drawn.append(one)
