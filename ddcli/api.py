@@ -52,7 +52,7 @@ def evaluate(model: str | Path | TextModel, data: str | None = None, **options: 
     """How good a model is: the bound on -ln p of a text, and what else is asked for.
 
     data: any source that training takes; None is what the run was validated on. Options:
-    text_column, split: where `data` has columns and splits. limit: blocks, evenly spread; None is all.
+    text_column, label_column, split: where `data` has such. limit: blocks, evenly spread; None is all.
     draws: noisings of each block. seed: of noise, orders and samples. batch_size: changes the speed alone.
     order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose
     likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`

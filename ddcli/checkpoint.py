@@ -84,6 +84,8 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
             f"but the network was made for {network_config.vocab_size}"
         )
     about = network_config.diffusion
+    if strangers := about["labels"].keys() - tokenizer.label_ids:
+        raise DdcliError(f"{run}: the tokenizer has no token for the label {min(strangers)!r}")
     sampling = _read_json(run / "generation_config.json")
     where = pick_device(device)
     network = DiffusionTransformer(network_config)
@@ -107,6 +109,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         length=about["length"],
         device=where,
         record_lengths=about["record_lengths"] or None,
+        labels=about["labels"],
         network=network,
         settings=_settings(sampling),
         budgets=_budgets(sampling, run / "generation_config.json"),
@@ -147,6 +150,7 @@ class _Diffusion(BaseModel):
     length: int = Field(ge=2)
     end_of_text: bool
     record_lengths: dict[int, int]
+    labels: dict[str, dict[int, int]] = {}  # which runs of older versions do not have
 
 
 class _Described(BaseModel):

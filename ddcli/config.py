@@ -29,6 +29,7 @@ class Data(Section):
     valid_split: str = "validation"  # of `valid`, where it is a dataset
     valid_fraction: float = Field(0.05, gt=0, lt=1)  # of the documents, or of a single text
     text_column: str = "text"
+    label_column: str | None = None  # of records: what each is to be conditioned on
     split: str = "train"
     streaming: bool = False
     lines: bool = False  # one record per line, of varying length
@@ -71,6 +72,7 @@ class Train(Section):
     times: str = "bell"  # bell[:CENTRE], even, clipped[:LOW:HIGH]; all but even reweight the bound
     given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
     drop_prefix: float = Field(0.0, ge=0, le=1)  # share of sequences with a hidden beginning, for --guidance
+    drop_label: float = Field(0.1, ge=0, le=1)  # share of labelled records that are shown without their label
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it

@@ -6,7 +6,7 @@ pure functions of (seed, step), so that a run can stop and go on anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -35,7 +35,6 @@ class Blocks:
     characters: int  # of the documents packed, to give bits per character
     utf8_bytes: int  # likewise, to give bits per byte
     left_out: int = 0  # records too long for a block
-    lengths: np.ndarray | None = None  # of records: lengths[n] of them have n tokens between bos and eos
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -94,9 +93,12 @@ def pack(
     return Blocks(tokens, document, unknown if unknown.any() else None, characters, utf8_bytes)
 
 
-def pack_records(documents: list[Document], tokenizer: Tokenizer, length: int) -> Blocks:
+def pack_records(
+    documents: list[Document], tokenizer: Tokenizer, length: int, labels: Sequence[str] = ()
+) -> Blocks:
     """One record a row, `<bos> record <eos> <pad>...`, bos and eos given; too long ones are left out.
 
+    labels: of each document; one that the tokenizer has a token for stands in place of `<bos>`.
     DdcliError if no record fits.
     """
     encoded = tokenizer.encode_documents(documents)
@@ -108,6 +110,8 @@ def pack_records(documents: list[Document], tokenizer: Tokenizer, length: int) -
     document = np.full(tokens.shape, -1, np.int32)
     given = np.zeros(tokens.shape, bool)
     tokens[:, 0], given[:, 0] = tokenizer.bos_id, True
+    if labels:
+        tokens[:, 0] = [tokenizer.label_ids.get(labels[i], tokenizer.bos_id) for i in fitting]
     for row, i in enumerate(fitting):
         end = len(encoded[i]) + 1
         tokens[row, 1:end], tokens[row, end] = encoded[i], tokenizer.eos_id
@@ -122,7 +126,6 @@ def pack_records(documents: list[Document], tokenizer: Tokenizer, length: int) -
         characters,
         utf8_bytes,
         left_out=len(encoded) - len(fitting),
-        lengths=np.bincount([len(encoded[i]) for i in fitting], minlength=length - 1),
     )
 
 

@@ -1,20 +1,23 @@
 """What a run trains and validates on: from settings to a tokenizer and blocks of tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
 from .errors import DdcliError
 from .process import Vocabulary
-from .sources import Document, read_corpus, sha256_of, split_corpus, stream_documents
+from .sources import Corpus, Document, read_corpus, sha256_of, split_corpus, stream_documents
 from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 
 DEFAULT_LENGTH = 256
 SOURCE_TOKENIZERS = {"python-stdlib": "bpe:2048"}  # few symbols, but code is worth reading in larger pieces
 LONGEST_RECORD = 1024  # tokens; of records that set no --length
+MOST_LABELS = 1000  # different ones; of more, each would be too rare to learn
 
 Log = Callable[[str], None]
 
@@ -28,6 +31,7 @@ class TrainingData:
     valid: Blocks
     fingerprint: str  # of all documents (of the validation documents where the rest is streamed)
     record_lengths: dict[int, int]  # how many training records had each length, in tokens; empty for texts
+    labels: dict[str, dict[int, int]]  # the same of the training records of each label, by its name
     has_end_of_text: bool  # whether the model learns to end a text
 
     @property
@@ -46,7 +50,8 @@ class TrainingData:
     def description(self) -> str:
         blocks = f"{len(self.train):,} blocks" if isinstance(self.train, Blocks) else "a stream of blocks"
         unit = self.tokenizer.unit
-        return f"{blocks} of {self.length} {unit}s, vocabulary {self.tokenizer.vocab_size:,}"
+        labels = f", {len(self.labels):,} labels" if self.labels else ""
+        return f"{blocks} of {self.length} {unit}s, vocabulary {self.tokenizer.vocab_size:,}{labels}"
 
 
 def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) -> TrainingData:
@@ -56,33 +61,28 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
     """
     if settings.streaming:
         return _streamed(settings, tokenizer, log)
-    as_bytes = settings.tokenizer == "byte"
-    corpus = read_corpus(
-        settings.source,
-        text_column=settings.text_column,
-        split=settings.split,
-        lines=settings.lines,
-        as_bytes=as_bytes,
-    )
+    if settings.label_column and not settings.lines:
+        raise DdcliError("a label stands at the beginning of a record; give --lines with --label-column")
+    corpus = _corpus(settings, settings.source, settings.split)
     if corpus.skipped:
         log(f"{corpus.skipped:,} empty or unreadable documents left out")
     fingerprint = corpus.sha256
     if settings.valid is None:
+        held_out = corpus
         train, valid = split_corpus(corpus, settings.valid_fraction)
     else:
-        held_out = read_corpus(
-            settings.valid,
-            text_column=settings.text_column,
-            split=settings.valid_split,
-            lines=settings.lines,
-            as_bytes=as_bytes,
-        )
+        held_out = _corpus(settings, settings.valid, settings.valid_split)
         train, valid = corpus.documents, held_out.documents
         fingerprint = f"{fingerprint}+{held_out.sha256}"
+    labels, valid_labels = corpus.labels[: len(train)], held_out.labels[-len(valid) :]
+    names = _label_names(settings, labels)
     spec = _tokenizer_spec(settings, train, log)
-    tokenizer = tokenizer or make_tokenizer(spec, train, log)
+    tokenizer = tokenizer or make_tokenizer(spec, train, log).labelled(names)
     if settings.lines:
-        return _records(settings, tokenizer, spec, train, valid, fingerprint, log)
+        if strangers := sum(label not in {"", *names} for label in valid_labels):
+            log(f"{strangers:,} validation records have labels that no training record has: taken for none")
+        records = (train, labels), (valid, valid_labels)
+        return _records(settings, tokenizer, spec, *records, fingerprint, log)
     length = settings.length or DEFAULT_LENGTH
     ends = len(train) > 1
     return TrainingData(
@@ -93,8 +93,35 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         _checked(pack(valid, tokenizer, length, end_of_text=ends)),
         fingerprint,
         record_lengths={},
+        labels={},
         has_end_of_text=ends,
     )
+
+
+def _corpus(settings: Data, source: str, split: str) -> Corpus:
+    return read_corpus(
+        source,
+        text_column=settings.text_column,
+        label_column=settings.label_column,
+        split=split,
+        lines=settings.lines,
+        as_bytes=settings.tokenizer == "byte",
+    )
+
+
+def _label_names(settings: Data, labels: Sequence[str]) -> list[str]:
+    """The different labels, sorted; none where no column of them is asked for. Raises DdcliError."""
+    if not settings.label_column:
+        return []
+    names, column = sorted({*labels} - {""}), f"column {settings.label_column!r}"
+    if not names:
+        raise DdcliError(f"{column} is empty in all records to train on; set --label-column to another")
+    if len(names) > MOST_LABELS:
+        raise DdcliError(
+            f"{column} holds {len(names):,} different values, which is no label (at most {MOST_LABELS:,}); "
+            "set --label-column to another"
+        )
+    return names
 
 
 def _checked(valid: Blocks) -> Blocks:
@@ -104,31 +131,48 @@ def _checked(valid: Blocks) -> Blocks:
     return valid
 
 
+Records = tuple[list[Document], list[str]]  # and the label of each, empty: none
+
+
 def _records(
     settings: Data,
     tokenizer: Tokenizer,
     spec: str,
-    train: list[Document],
-    valid: list[Document],
+    train: Records,
+    valid: Records,
     fingerprint: str,
     log: Log,
 ) -> TrainingData:
-    longest = max(len(ids) for ids in tokenizer.encode_documents(train)) + 2
+    longest = max(len(ids) for ids in tokenizer.encode_documents(train[0])) + 2
     length = settings.length or min(longest, LONGEST_RECORD)
-    blocks = pack_records(train, tokenizer, length)
+    blocks, held_out = (pack_records(texts, tokenizer, length, labels) for texts, labels in (train, valid))
     if blocks.left_out:
         log(f"{blocks.left_out:,} records of more than {length - 2} {tokenizer.unit}s left out")
-    assert blocks.lengths is not None
-    counts = {n: int(count) for n, count in enumerate(blocks.lengths) if count}
-    held_out = _checked(pack_records(valid, tokenizer, length))
+    lengths, opening = (blocks.document >= 0).sum(-1) - 2, blocks.tokens[:, 0]
+    labels = {name: _tally(lengths[opening == id]) for name, id in tokenizer.label_ids.items()}
     return TrainingData(
-        tokenizer, spec, length, blocks, held_out, fingerprint, record_lengths=counts, has_end_of_text=False
+        tokenizer,
+        spec,
+        length,
+        blocks,
+        _checked(held_out),
+        fingerprint,
+        record_lengths=_tally(lengths),
+        labels={name: counts for name, counts in labels.items() if counts},
+        has_end_of_text=False,
     )
 
 
+def _tally(lengths: np.ndarray) -> dict[int, int]:
+    """How many records have each length."""
+    return {n: int(count) for n, count in enumerate(np.bincount(lengths)) if count}
+
+
 def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> TrainingData:
-    if settings.lines:
-        raise DdcliError("records (--lines) cannot be streamed; read the data whole, without streaming")
+    if settings.lines or settings.label_column:
+        raise DdcliError(
+            "records (--lines, --label-column) cannot be streamed; read the data whole, without streaming"
+        )
     if settings.valid is not None:
         raise DdcliError("streamed data is validated on its own first documents; leave --valid-data out")
     if Path(settings.source).exists():
@@ -148,6 +192,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         valid,
         fingerprint=sha256_of(stream.valid_documents),
         record_lengths={},
+        labels={},
         has_end_of_text=True,
     )
 

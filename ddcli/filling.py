@@ -40,6 +40,7 @@ def infill(
     *,
     mask_token: str = "[MASK]",
     score: bool = False,
+    label: str | None = None,
     seed: int | None = None,
     on_frame: OnFrame | None = None,
     **settings: Any,
@@ -47,10 +48,11 @@ def infill(
     """Fill the gaps of a document in n ways; everything else stays byte for byte as it is.
 
     `[MASK]` is a gap of one token, `[MASK:12]` of twelve, `\\[MASK]` the text itmodel. A gap never holds
-    an end of text. With `score`, the ways are ranked by their estimated ln p(gaps | context).
+    an end of text. With `score`, the ways are ranked by their estimated ln p(gaps | context). `label` is that
+    of each line, told wherever the model reads the line's beginning.
 
-    Raises DdcliError (GapError, with a caret) for a document without gaps, a gap that cannot be, or an
-    autoregressive model.
+    Raises DdcliError (GapError, with a caret) for a document without gaps, a gap that cannot be, a
+    label the model does not know, or an autoregressive model.
 
     >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
     """
@@ -68,7 +70,8 @@ def infill(
     whole = parse(source, mask_token)
     # a model of records reads one line at a time
     parts = [line for line in whole.lines() if line.gaps] if model.record_lengths else [whole]
-    edges = (model.tokenizer.bos_id, model.tokenizer.eos_id) if model.record_lengths else None
+    opening = model.opening(label)
+    edges = (opening, model.tokenizer.eos_id) if model.record_lengths else None
     layouts = [part.layout(model.tokenizer, model.length, edges) for part in parts]
     fills: list[list[bytes]] = [[] for _ in range(n)]
     nfe, scores = np.zeros(n, dtype=np.int64), np.zeros(n)

@@ -1,8 +1,8 @@
-"""Guidance without a classifier: what a prompt makes likelier is made likelier still.
+"""Guidance without a classifier: what a label or a prompt makes likelier is made likelier still.
 
-Legend: B batch, L length, N positions asked for, V states. Of each sequence the network is asked twice, with
-the prompt and with the prompt hidden (at clock 1), and the two are mixed as p^strength q^(1 - strength): 1 is
-the plain model, 0 one that was not told the prompt (arXiv:2207.12598; for text arXiv:2412.10193, eq. 7).
+Legend: B batch, L length, N positions asked for, V states. Of each sequence the network is asked twice, once
+told and once blind to what it was told, and the two are mixed as p^strength q^(1 - strength): 1 is the plain
+model, 0 one that was not told (arXiv:2207.12598; for text arXiv:2412.10193, eq. 7).
 """
 
 from collections.abc import Callable
@@ -18,25 +18,42 @@ from .randomness import Streams
 
 Mix = Callable[[Tensor], Tensor]
 
-LEAST = -50.0  # nats: what the unprompted network takes for less likely is not held against it any more
+LEAST = -50.0  # nats: what the blind network takes for less likely is not held against it any more
+
+
+@dataclass(frozen=True)
+class Blindfold:
+    """What stands in place of what is not told."""
+
+    hidden: Tensor  # (B, L) bool
+    tokens: Tensor  # (B, L)
+    clock: float  # 1: noise; 0: given like what it replaces
+
+
+def without_prompt(process: Process, canvas: Tensor, prompt: Tensor, rng: Streams) -> Blindfold:
+    """Noise in place of the prompt: canvas (B, L) tokens, of which `prompt` (B, L) bool are it."""
+    return Blindfold(prompt, pure_noise(process, canvas, prompt.double(), rng), 1.0)
+
+
+def without_label(label: Tensor, bos_id: int) -> Blindfold:
+    """`<bos>` in place of the label, which stands where `label` (B, L) is True."""
+    return Blindfold(label, torch.full_like(label, bos_id, dtype=torch.long), 0.0)
 
 
 @dataclass(frozen=True)
 class TwoMinds:
-    """Beliefs with and without the prompt, (N, 2, V)."""
+    """Beliefs of one who is told and of one who is not, (N, 2, V)."""
 
     told: Denoiser
     blind: Denoiser  # the same one, but with a memory of its own where it has any
-    prompt: Tensor  # (B, L) bool
-    hidden: Tensor  # (B, L), what stands in its place
+    blindfold: Blindfold
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
-        hidden = torch.where(self.prompt, self.hidden, xt), torch.where(self.prompt, 1.0, t)
-        return torch.stack(
-            [self.told(xt, t, rows, valid, **told), self.blind(*hidden, rows, valid, **told)], 1
-        )
+        hidden = self.blindfold.hidden
+        seen = torch.where(hidden, self.blindfold.tokens, xt), torch.where(hidden, self.blindfold.clock, t)
+        return torch.stack([self.told(xt, t, rows, valid, **told), self.blind(*seen, rows, valid, **told)], 1)
 
 
 @dataclass(frozen=True)
@@ -54,25 +71,18 @@ class OfOneMind:
 
 def mixed(log_p: Tensor, strength: float) -> Tensor:
     """p^strength q^(1 - strength), normalised: log p and log q (..., 2, V) -> (..., V)."""
-    prompted, blind = log_p.unbind(-2)
-    return (strength * prompted + (1 - strength) * blind.clamp(min=LEAST)).log_softmax(-1)
+    told, blind = log_p.unbind(-2)
+    return (strength * told + (1 - strength) * blind.clamp(min=LEAST)).log_softmax(-1)
 
 
 def guided(
-    told: Denoiser,
-    blind: Denoiser,
-    process: Process,
-    strength: float,
-    canvas: Tensor,
-    prompt: Tensor,
-    rng: Streams,
+    told: Denoiser, blind: Denoiser, process: Process, strength: float, blindfold: Blindfold
 ) -> tuple[Denoiser, Mix | None]:
-    """What to sample with: canvas (B, L) tokens, of which `prompt` (B, L) bool are given.
+    """Whom to ask, and how laws are mixed where the beliefs are not.
 
     At masks the belief is the law of what is drawn, and beliefs are mixed; elsewhere the laws p(x_s | x_t).
     """
-    hidden = pure_noise(process, canvas, prompt.double(), rng)
-    both = TwoMinds(told, blind, prompt, hidden)
+    both = TwoMinds(told, blind, blindfold)
     if isinstance(process, Masking):
         return OfOneMind(both, strength), None
     return both, partial(mixed, strength=strength)

@@ -51,25 +51,36 @@ def validation_text(model: Model, log: Log) -> HeldOut:
     return _held_out(model, data.valid, name, data.fingerprint)
 
 
-def text_from(model: Model, source: str, *, text_column: str = "text", split: str = "train") -> HeldOut:
-    """Any source that training takes; a model of records reads one a line.
+def text_from(
+    model: Model,
+    source: str,
+    *,
+    text_column: str = "text",
+    label_column: str | None = None,
+    split: str = "train",
+) -> HeldOut:
+    """Any source that training takes; a model of records reads one a line, with its label or without.
 
     Raises DdcliError where it cannot be read, or holds nothing that the model knows.
     """
+    if label_column is not None and not model.labels:
+        raise DdcliError("this model was trained without labels, and knows none; leave --label-column out")
     corpus = read_corpus(
         source,
         text_column=text_column,
+        label_column=label_column,
         split=split,
         lines=bool(model.record_lengths),
         as_bytes=model.tokenizer.unit == "byte",
     )
-    return _held_out(model, blocks_of(model, corpus.documents, corpus.name), corpus.name, corpus.sha256)
+    blocks = blocks_of(model, corpus.documents, corpus.name, corpus.labels if label_column else ())
+    return _held_out(model, blocks, corpus.name, corpus.sha256)
 
 
-def blocks_of(model: Model, documents: Sequence[Document], name: str) -> Blocks:
+def blocks_of(model: Model, documents: Sequence[Document], name: str, labels: Sequence[str] = ()) -> Blocks:
     """Documents as the model reads them. Raises DdcliError, by their name, if there is nothing to predict."""
     if model.record_lengths:
-        blocks = pack_records(list(documents), model.tokenizer, model.length)
+        blocks = pack_records(list(documents), model.tokenizer, model.length, labels)
     else:
         ends = bool(model.process.vocabulary.is_text[model.tokenizer.eos_id])
         blocks = pack(list(documents), model.tokenizer, model.length, end_of_text=ends)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer
 from .denoiser import Denoiser, GreedyTail, SelfConditioned, Temperature, TopK, TopP
-from .errors import DdcliError, unknown
+from .errors import DdcliError, printable, unknown
 from .generate import Frame, generate
-from .guidance import guided
+from .guidance import Blindfold, guided, without_label, without_prompt
 from .process import Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .sampler import Sampler, make_sampler
@@ -35,7 +35,7 @@ class SamplerSettings(BaseModel):
     temperature: float = Field(1.0, ge=0, le=100)
     top_k: int | None = Field(None, ge=1)  # only so many of the likeliest tokens
     top_p: float = Field(1.0, gt=0, le=1)  # only the likeliest ones that together reach this
-    guidance: float = Field(1.0, ge=0, le=100)  # strength of the prompt; 1 is the plain model
+    guidance: float = Field(1.0, ge=0, le=100)  # strength of the label or prompt; 1 is the plain model
     greedy_tail: int = Field(0, ge=0)  # in so many steps at the end, only the likeliest token
     block: int | None = Field(None, ge=1)  # block after block of so many tokens, left to right
 
@@ -75,6 +75,7 @@ class Model:
     length: int  # tokens in a training block: the longest canvas
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
+    labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
     network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
     settings: SamplerSettings = field(default_factory=SamplerSettings)
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
@@ -89,6 +90,16 @@ class Model:
     def parts(self) -> int:
         """Into how many blocks a network of them divides a sequence; 1 for any other."""
         return self.length // (self.block or self.length)
+
+    def opening(self, label: str | None) -> int:
+        """The id that opens a record, of a label or of none. Raises DdcliError for a label unknown to it."""
+        if label is None:
+            return self.tokenizer.bos_id
+        if not self.labels:
+            raise DdcliError("this model was trained without labels, and knows none; leave --label out")
+        if label not in self.labels:
+            raise unknown("label", label, map(printable, self.labels))
+        return self.tokenizer.label_ids[label]
 
     @property
     def timesteps(self) -> int | None:
@@ -138,11 +149,9 @@ class Model:
         frozen = torch.tensor(canvas.frozen, device=self.device)
         mix = None
         if settings.guidance != 1:
-            seeds = [derive_seed(seed, "guidance") for seed in canvas.seeds]
-            prompt = self._prompt(canvas)
             blind = self.believed(settings, denoiser)
-            rng = Streams(seeds, canvas.sizes)
-            believed, mix = guided(believed, blind, self.process, settings.guidance, tokens, prompt, rng)
+            strength, blindfold = settings.guidance, self._blindfold(canvas)
+            believed, mix = guided(believed, blind, self.process, strength, blindfold)
         longest = canvas.tokens.shape[1]
         valid = None
         if min(canvas.sizes) < longest:
@@ -175,6 +184,16 @@ class Model:
             believed = GreedyTail(believed, self.process, settings.greedy_tail / settings.steps)
         return believed
 
+    def _blindfold(self, canvas: Canvas) -> Blindfold:
+        """Hides the label or, where there is none, the prompt. Raises DdcliError where there is neither."""
+        tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
+        labels = list(self.tokenizer.label_ids.values())
+        label = torch.isin(tokens, torch.tensor(labels, device=self.device, dtype=torch.long))
+        if label.any():
+            return without_label(label, self.tokenizer.bos_id)
+        rng = Streams([derive_seed(seed, "guidance") for seed in canvas.seeds], canvas.sizes)
+        return without_prompt(self.process, tokens, self._prompt(canvas), rng)
+
     def _prompt(self, canvas: Canvas) -> Tensor:
         """Where text is given, (B, L) bool. Raises DdcliError where guidance has nothing to go by."""
         if self.block or isinstance(self.process, Autoregressive):
@@ -182,7 +201,8 @@ class Model:
         special = np.isin(canvas.tokens, self.tokenizer.special_ids)
         prompt = canvas.frozen & ~special & (canvas.tokens != self.tokenizer.eos_id)
         if not prompt.any():
-            raise DdcliError("guidance makes more of a prompt, but there is none; give --prompt")
+            more = " or --label" if self.labels else ""
+            raise DdcliError(f"guidance makes more of what is given, but nothing is; give --prompt{more}")
         return torch.tensor(prompt, device=self.device)
 
     def _times(self, sampler: Sampler, settings: SamplerSettings, canvas: Canvas) -> Tensor:

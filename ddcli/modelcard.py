@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from .config import Config
 from .dataset import TrainingData
+from .errors import printable
 from .evaluation import Bound
 
 
@@ -34,6 +35,9 @@ def model_card(
         f"- Data: `{config.data.source}` (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
     ]
+    if data.labels:
+        shown = ", ".join(printable(name) for name in list(data.labels)[:12])
+        lines.append(f"- {len(data.labels):,} labels (`ddcli sample . --label NAME`): {shown}")
     lines += [
         f"- Bound on held-out text: {b.bits_per_char:.3f} bits per character, "
         f"{b.nats_per_token:.4f} nats per token{_error(b)}, "

@@ -63,6 +63,8 @@ class Plan:
             given=train.given if self.network.clock else 0.0,
             self_conditioned=0.5 if self.network.recall else 0.0,
             drop_prefix=train.drop_prefix,
+            drop_label=train.drop_label if self.data.labels else 0.0,
+            bos_id=self.data.tokenizer.bos_id,
             blocks=self.blocks,
             seed=train.seed,
         )
@@ -141,12 +143,18 @@ def make_plan(
                 "data": {"source": config.data.source, "sha256": data.fingerprint},
                 "length": data.length,
                 "end_of_text": data.has_end_of_text,
-                "record_lengths": {str(n): count for n, count in data.record_lengths.items()},
+                "record_lengths": _named(data.record_lengths),
+                "labels": {name: _named(lengths) for name, lengths in data.labels.items()},
             },
         )
     )
     torch.nn.Module.to(network, device)
     return Plan(config, data, process, objective, head, network, device, dtype)
+
+
+def _named(counts: Mapping[int, int]) -> dict[str, int]:
+    """Counts as JSON has them."""
+    return {str(n): count for n, count in counts.items()}
 
 
 def _without_auto(config: Config, process: Process) -> Config:

@@ -126,6 +126,7 @@ def evaluation(
     data: str | None = None,
     *,
     text_column: str = "text",
+    label_column: str | None = None,
     split: str = "train",
     limit: int | None = None,
     draws: int = 4,
@@ -167,7 +168,7 @@ def evaluation(
     text = (
         validation_text(model, say)
         if data is None
-        else text_from(model, data, text_column=text_column, split=split)
+        else text_from(model, data, text_column=text_column, label_column=label_column, split=split)
     )
     blocks = text.blocks
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}

@@ -1,6 +1,6 @@
 """New text: a prompt, then canvases that hold nothing else, filled from noise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ def samples(
     *,
     length: int | None = None,
     prompt: str = "",
+    label: str | None = None,
     seed: int | None = None,
     batch_size: int = 16,
     on_frame: OnFrame | None = None,
@@ -41,10 +42,11 @@ def samples(
 ) -> Iterator[Sample]:
     """Draw n texts, a batch at a time. Sample i depends on (seed, i) alone.
 
-    length: tokens, the prompt included; of records the default is drawn as often as in training.
+    length: tokens, the prompt included; of records the default is drawn as often as in training, among those
+    of the `label` where one is given.
     settings: sampler, steps, temperature, top_p, guidance; None means the model's own, or those of `budget`,
     which is quality, balanced or fast.
-    Raises DdcliError for a prompt or length the model cannot take, or a sampler it cannot use.
+    Raises DdcliError for a prompt, label or length the model cannot take, or a sampler it cannot use.
     """
     chosen = model.choose(**settings)
     seed = fresh_seed() if seed is None else seed
@@ -53,7 +55,7 @@ def samples(
     given = model.tokenizer.encode(prompt)
     for start in range(0, n, batch_size):
         indices = range(start, min(start + batch_size, n))
-        canvas = _blank(model, length, given, seed, indices)
+        canvas = _blank(model, length, given, label, seed, indices)
         frames = model.denoise(canvas, chosen)
         if model.block:
             frames = _until_end(model, frames, canvas)
@@ -68,30 +70,44 @@ def samples(
 
 
 def frames(
-    model: Model, *, length: int | None = None, prompt: str = "", seed: int = 0, **settings: Any
+    model: Model,
+    *,
+    length: int | None = None,
+    prompt: str = "",
+    label: str | None = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> Iterator[Frame]:
     """Every state on the way to the first sample of a seed. Options as in `samples`."""
-    canvas = _blank(model, length, model.tokenizer.encode(prompt), seed, range(1))
+    canvas = _blank(model, length, model.tokenizer.encode(prompt), label, seed, range(1))
     return model.denoise(canvas, model.choose(**settings))
 
 
-def _blank(model: Model, length: int | None, given: np.ndarray, seed: int, indices: range) -> Canvas:
+def _blank(
+    model: Model, length: int | None, given: np.ndarray, label: str | None, seed: int, indices: range
+) -> Canvas:
     """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
-    edge = 1 if model.record_lengths else 0
-    lengths = [_length(model, length, len(given), seed, i) for i in indices]
+    edge, opening = 1 if model.record_lengths else 0, model.opening(label)
+    usual = model.record_lengths if label is None else model.labels[label]
+    lengths = [_length(model, length, usual, len(given), seed, i) for i in indices]
     tokens = np.full((len(lengths), max(lengths) + 2 * edge), model.tokenizer.pad_id)
     frozen = np.ones_like(tokens, dtype=bool)
     for row, kept, size in zip(tokens, frozen, lengths, strict=True):
         row[edge : edge + len(given)] = given
         kept[edge + len(given) : edge + size] = False
         if edge:
-            row[0], row[edge + size] = model.tokenizer.bos_id, model.tokenizer.eos_id
+            row[0], row[edge + size] = opening, model.tokenizer.eos_id
     seeds = [derive_seed(seed, "sample", i) for i in indices]
     return Canvas(tokens, frozen, [size + 2 * edge for size in lengths], seeds)
 
 
-def _length(model: Model, asked: int | None, given: int, seed: int, index: int) -> int:
-    """Tokens of a sample, its prompt included. Raises DdcliError for what the model cannot write."""
+def _length(
+    model: Model, asked: int | None, usual: Mapping[int, int] | None, given: int, seed: int, index: int
+) -> int:
+    """Tokens of a sample, its prompt included; of records, drawn by how many had a `usual` length.
+
+    Raises DdcliError for what the model cannot write.
+    """
     longest = model.length - (2 if model.record_lengths else 0)
     unit = model.tokenizer.unit
     if 0 < model.block < longest and asked is not None and asked > longest:
@@ -103,9 +119,9 @@ def _length(model: Model, asked: int | None, given: int, seed: int, index: int) 
             f"the prompt's {given} {unit}s leave nothing to write of {asked or longest}; "
             "shorten it, or set --length"
         )
-    if asked or not model.record_lengths:
+    if asked or not usual:
         return asked or longest
-    able = {size: count for size, count in model.record_lengths.items() if size > given} or {longest: 1}
+    able = {size: count for size, count in usual.items() if size > given} or {longest: 1}
     u = Streams([derive_seed(seed, "length", index)]).uniform().item()
     reached = np.cumsum(list(able.values()))
     return list(able)[int(np.searchsorted(reached, u * reached[-1], side="right"))]

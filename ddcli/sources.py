@@ -13,10 +13,10 @@ import lzma
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from .errors import DdcliError
 
@@ -42,14 +42,22 @@ STDLIB = """
 """
 
 
+class Row(NamedTuple):
+    """A document as it is found, or None in its place, and its label."""
+
+    text: Document | None
+    label: str = ""  # empty: none
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Documents of one source, in a fixed order."""
 
     documents: list[Document]  # bytes only where asked for, and only those that are not UTF-8
     name: str  # the source, as given
-    sha256: str  # of the documents, a NUL byte between them: of a single file, what sha256sum says
+    sha256: str  # of documents, then labels, a NUL byte between them: of one file, what sha256sum says
     skipped: int  # null or empty rows, empty files and, in folders, binary ones
+    labels: list[str] = field(default_factory=list)  # of each document, empty: none
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class Reading:
     """How the documents are found inside a file."""
 
     text_column: str = "text"
+    label_column: str | None = None
     lines: bool = False  # each non-empty line of a text is a document
     as_bytes: bool = False  # text that is not UTF-8 is taken as bytes instead of refused
 
@@ -65,6 +74,7 @@ def read_corpus(
     source: str,
     *,
     text_column: str = "text",
+    label_column: str | None = None,
     split: str = "train",
     lines: bool = False,
     as_bytes: bool = False,
@@ -72,13 +82,14 @@ def read_corpus(
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
     A text file is one document, or with `lines` one for each non-empty line; of .jsonl, .json, .csv and
-    .parquet files and datasets (their `split`), each row's `text_column` is one. .gz, .bz2, .xz and .zst
-    files are unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are refused.
-    DdcliError where there is no such source, it cannot be read, or it holds no text.
+    .parquet files and datasets (their `split`), each row's `text_column` is one, with what its `label_column`
+    says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
+    unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are refused.
+    DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
-    reading = Reading(text_column, lines, as_bytes)
+    reading = Reading(text_column, label_column, lines, as_bytes)
     path = Path(source)
-    found: Iterable[Document | None]
+    found: Iterable[Row]
     if source == "python-stdlib":
         found = chain.from_iterable(_read_text(file, reading) for file in _stdlib_files())
     elif path.is_dir():
@@ -88,12 +99,14 @@ def read_corpus(
     elif glob.has_magic(source):
         found = chain.from_iterable(_read_file(Path(p), reading) for p in _files_matching(source))
     else:
-        found = stream_documents(source, text_column=text_column, split=split, streaming=False)
+        found = (_row(row, reading, source) for row in _hub_rows(source, split, streaming=False))
     rows = list(found)
-    documents = [row for row in rows if row]
+    documents = list(present(row.text for row in rows))
     if not documents:
         raise DdcliError(f"{source} holds no text; give a source that does")
-    return Corpus(documents, source, sha256_of(documents), skipped=len(rows) - len(documents))
+    labels = [row.label for row in rows if row.text]
+    sha256 = sha256_of([*documents, *labels] if label_column else documents)
+    return Corpus(documents, source, sha256, skipped=len(rows) - len(documents), labels=labels)
 
 
 def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
@@ -128,10 +141,12 @@ class StreamedDocuments:
         return (_text_of(row, self.text_column, self.source) for row in self.rows)
 
 
-def stream_documents(
-    source: str, *, text_column: str = "text", split: str = "train", streaming: bool = True
-) -> StreamedDocuments:
-    """A dataset of the Hugging Face hub (`name` or `name:config`), downloaded or streamed row by row."""
+def stream_documents(source: str, *, text_column: str = "text", split: str = "train") -> StreamedDocuments:
+    """A dataset of the Hugging Face hub (`name` or `name:config`), streamed row by row."""
+    return StreamedDocuments(_hub_rows(source, split, streaming=True), text_column, source)
+
+
+def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
     name, _, config = source.partition(":")
     looks_like_a_file = {*READERS, *UNPACKERS, ".txt"} & set(Path(source).suffixes)
     if looks_like_a_file or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
@@ -140,32 +155,36 @@ def stream_documents(
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, config or None, split=split, streaming=streaming)
+        return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
         raise DdcliError(
             f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}"
         ) from error
-    return StreamedDocuments(rows, text_column, source)
 
 
-def _read_file(path: Path, reading: Reading) -> Iterable[Document | None]:
+def _read_file(path: Path, reading: Reading) -> Iterable[Row]:
     """Documents of one file, by the ending of its name (before that of its compression)."""
     inner = path.with_suffix("") if path.suffix in UNPACKERS else path
     return READERS.get(inner.suffix, _read_text)(path, reading)
 
 
-def _read_member(path: Path, reading: Reading) -> Iterable[Document | None]:
+def _read_member(path: Path, reading: Reading) -> Iterable[Row]:
     """Documents of a file in a folder: text whatever its name, None if it is binary (as git sees it)."""
     data = _unpack(path)
     binary = not reading.as_bytes and b"\0" in data[:8000]
-    return [None] if binary else _decode_text(data, path, reading)
+    return [Row(None)] if binary else _decode_text(data, path, reading)
 
 
-def _read_text(path: Path, reading: Reading) -> Iterable[Document | None]:
+def _read_text(path: Path, reading: Reading) -> Iterable[Row]:
     return _decode_text(_unpack(path), path, reading)
 
 
-def _decode_text(data: bytes, path: Path, reading: Reading) -> Iterable[Document | None]:
+def _decode_text(data: bytes, path: Path, reading: Reading) -> Iterable[Row]:
+    if reading.label_column:
+        raise DdcliError(
+            f"{path} is plain text, which has no column {reading.label_column!r}; "
+            "--label-column takes .jsonl, .json, .csv or .parquet files, or a dataset"
+        )
     try:
         text: Document = data.decode()
     except UnicodeDecodeError as error:
@@ -174,30 +193,30 @@ def _decode_text(data: bytes, path: Path, reading: Reading) -> Iterable[Document
                 f"{path} is not UTF-8 text (byte {error.start:,}); convert it, or use --tokenizer byte"
             ) from error
         text = data
-    return _lines(text) if reading.lines else [text]
+    return [Row(document) for document in (_lines(text) if reading.lines else [text])]
 
 
-def _read_jsonl(path: Path, reading: Reading) -> Iterable[str | None]:
+def _read_jsonl(path: Path, reading: Reading) -> Iterable[Row]:
     # Not splitlines, which would also cut at the line separators that JSON strings may hold.
     for number, line in enumerate(_decode_table(path).split("\n"), 1):
         if line.strip():
-            yield _text_of(_parse_json(line, f"{path} line {number}"), reading.text_column, str(path))
+            yield _row(_parse_json(line, f"{path} line {number}"), reading, str(path))
 
 
-def _read_json(path: Path, reading: Reading) -> Iterable[str | None]:
+def _read_json(path: Path, reading: Reading) -> Iterable[Row]:
     rows = _parse_json(_decode_table(path), str(path))
     if not isinstance(rows, list):
         raise DdcliError(f"{path} is not a list of rows; rename it .jsonl if each line is one")
-    return (_text_of(row, reading.text_column, str(path)) for row in rows)
+    return (_row(row, reading, str(path)) for row in rows)
 
 
-def _read_csv(path: Path, reading: Reading) -> Iterable[str | None]:
+def _read_csv(path: Path, reading: Reading) -> Iterable[Row]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 kB is less than a long document
     rows = csv.DictReader(io.StringIO(_decode_table(path), newline=""))
-    return (_text_of(row, reading.text_column, str(path)) for row in rows)
+    return (_row(row, reading, str(path)) for row in rows)
 
 
-def _read_parquet(path: Path, reading: Reading) -> Iterable[str | None]:
+def _read_parquet(path: Path, reading: Reading) -> Iterable[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -205,10 +224,14 @@ def _read_parquet(path: Path, reading: Reading) -> Iterable[str | None]:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(_unpack(path)))
     except pyarrow.ArrowException as error:
         raise DdcliError(f"{path} is not a parquet file: {_first_line(error)}") from error
-    if reading.text_column not in file.schema_arrow.names:
-        raise _no_column(str(path), reading.text_column, file.schema_arrow.names)
-    rows = file.read(columns=[reading.text_column]).to_pylist()
-    return (_text_of(row, reading.text_column, str(path)) for row in rows)
+    columns = {reading.text_column: "--text-column"}
+    if reading.label_column:
+        columns[reading.label_column] = "--label-column"
+    for column, option in columns.items():
+        if column not in file.schema_arrow.names:
+            raise _no_column(str(path), column, file.schema_arrow.names, option)
+    rows = file.read(columns=list(columns)).to_pylist()
+    return (_row(row, reading, str(path)) for row in rows)
 
 
 def _unpack_zst(packed: bytes) -> bytes:
@@ -224,7 +247,7 @@ def _unpack_zst(packed: bytes) -> bytes:
     return b"".join(unpacked)
 
 
-Reader = Callable[[Path, Reading], Iterable[Document | None]]
+Reader = Callable[[Path, Reading], Iterable[Row]]
 READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
@@ -260,22 +283,45 @@ def _parse_json(text: str, where: str) -> Any:
         raise DdcliError(f"{where} is not JSON: {error}") from error
 
 
+def _row(row: Any, reading: Reading, where: str) -> Row:
+    text = _text_of(row, reading.text_column, where)
+    return Row(text, _label_of(row, reading.label_column, where) if reading.label_column else "")
+
+
 def _text_of(row: Any, column: str, where: str) -> str | None:
+    text = _cell(row, column, where, "--text-column")
+    if not isinstance(text, str | None):
+        raise DdcliError(f"{where}: column {column!r} holds {type(text).__name__}, not text")
+    return _whole_characters(text, where)
+
+
+def _label_of(row: Any, column: str, where: str) -> str:
+    label = _cell(row, column, where, "--label-column")
+    if not isinstance(label, str | int | None):
+        raise DdcliError(f"{where}: column {column!r} holds {type(label).__name__}, which is no label")
+    return "" if label is None else _whole_characters(str(label), where)
+
+
+def _cell(row: Any, column: str, where: str, option: str) -> Any:
     if not isinstance(row, dict):
         raise DdcliError(f"{where}: a row is {type(row).__name__}, not a mapping of columns")
     if column not in row:
-        raise _no_column(where, column, row)
-    text = row[column]
-    if not isinstance(text, str | None):
-        raise DdcliError(f"{where}: column {column!r} holds {type(text).__name__}, not text")
+        raise _no_column(where, column, row, option)
+    return row[column]
+
+
+Text = TypeVar("Text", str, str | None)
+
+
+def _whole_characters(text: Text, where: str) -> Text:
     if text and re.search("[\ud800-\udfff]", text):  # JSON can spell them, UTF-8 cannot
         raise DdcliError(f"{where}: a text holds half a surrogate pair, which is no character; mend it")
     return text
 
 
-def _no_column(where: str, column: str, columns: Iterable[Any]) -> DdcliError:
+def _no_column(where: str, column: str, columns: Iterable[Any], option: str) -> DdcliError:
     return DdcliError(
-        f"{where} has no column {column!r}; set --text-column to one of: {', '.join(map(str, columns))}"
+        f"{where} has no column {column!r}; set {option} to one of: {', '.join(map(str, columns))}"
     )
 
 

@@ -33,6 +33,8 @@ class Task:
     given: float  # share of sequences with given spans, where the network reads clocks
     self_conditioned: float  # share of the steps in which the network is told a first guess of its own
     drop_prefix: float  # share of sequences whose beginning, of any length, is hidden
+    drop_label: float  # share of records, where they have labels, whose label is not told
+    bos_id: int  # what opens a record without a label
     blocks: int  # of a sequence: each has a clock of its own, and is told the clean ones before it
     seed: int
 
@@ -42,6 +44,8 @@ class Task:
         valid = torch.tensor(batch.valid)
         running = valid & ~torch.tensor(batch.given)
         rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(len(x0))])
+        if self.drop_label:
+            x0[:, 0] = torch.where(rng.uniform() < self.drop_label, self.bos_id, x0[:, 0])
         t = self.objective.times(self.times(self._strata(rng)))
         t = t.repeat_interleave(x0.shape[1] // self.blocks, 1)
         if self.given:

@@ -2,7 +2,7 @@
 
 Every tokenizer is a Hugging Face fast tokenizer inside, so a saved one loads with plain `AutoTokenizer`.
 Our own vocabularies hold the data symbols first, then `<eos>`, `<unk>` (characters only), `<bos>`, `<pad>`,
-`<mask>`. Legend: n ids of one document, V vocabulary size.
+`<mask>`, then the labels of records. Legend: n ids of one document, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MAX_CHARACTERS = 60_000  # so that ids of a character vocabulary fit 16 bits; al
 FEW_SYMBOLS = 300  # fewer distinct characters than this, and one id a character is a fair default
 BPE_SAMPLE = 10_000_000  # characters a byte-pair vocabulary is learnt from
 PIECE = 32_768  # characters a long document is cut into, for encoding on all cores
+LABEL = re.compile(r"<label:(.+)>", re.S)  # the token that opens a record of that label
 BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of their tokens
 
 Ids = Sequence[int] | np.ndarray
@@ -72,9 +73,24 @@ class Tokenizer:
         special = {id for id, token in self.hf.added_tokens_decoder.items() if token.special}
         return tuple(sorted((special | set(self.hf.all_special_ids)) - {self.eos_id}))
 
+    @cached_property
+    def label_ids(self) -> dict[str, int]:
+        """The id of each label that can open a record, by the label's name."""
+        special = {id: t.content for id, t in self.hf.added_tokens_decoder.items() if t.special}
+        labels = {id: LABEL.fullmatch(content) for id, content in special.items()}
+        return {match[1]: id for id, match in labels.items() if match}
+
     def excluded_ids(self, *, has_end_of_text: bool) -> tuple[int, ...]:
         """Ids that are never text to a model, which may not have learnt to end one: neither x_0 nor noise."""
         return self.special_ids if has_end_of_text else tuple(sorted({*self.special_ids, self.eos_id}))
+
+    def labelled(self, labels: Iterable[str]) -> Tokenizer:
+        """This tokenizer with a special token for each label, in their order, after all other entries."""
+        from tokenizers import AddedToken
+
+        tokens = [AddedToken(f"<label:{name}>", special=True, normalized=False) for name in labels]
+        self.hf.add_tokens(tokens, special_tokens=True)
+        return type(self)(self.hf)  # anew, since what is known of the old one is remembered
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Ids (n,) int32. Nothing is added, and a special token's name in the text is text like any other."""

@@ -44,6 +44,8 @@ def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
         read(source=str(file), streaming=True)
     with pytest.raises(DdcliError, match="cannot be streamed"):
         read(source="some/rows", streaming=True, lines=True)
+    with pytest.raises(DdcliError, match="cannot be streamed"):
+        read(source="some/rows", streaming=True, label_column="kind")
 
 
 def test_validation_ends_its_texts_exactly_where_training_does(tmp_path):

@@ -180,6 +180,19 @@ def test_a_model_of_records_is_measured_by_records(records_run, tmp_path):
     assert ddcli.load(records_run).score("abba").tokens == 4
 
 
+def test_a_model_of_labels_is_measured_with_them(tmp_path):
+    rows = "".join(f"{text},{label}\n" for text, label in [("abba", "x"), ("hedge", "y")] * 40)
+    path = tmp_path / "names.csv"
+    path.write_text("text,kind\n" + rows)
+    run = tmp_path / "run"
+    settings = {"data__lines": True, "data__length": None, "data__label_column": "kind"}
+    train_tiny(run, path, train__steps=200, validation__every=0, **settings)
+    labelled = ddcli.evaluate(run, str(path), label_column="kind", draws=2).bound
+    plain = ddcli.evaluate(run, str(path), draws=2).bound
+    assert labelled.nats_per_token < plain.nats_per_token
+    assert ddcli.evaluate(run).text.blocks.tokens[0, 0] in ddcli.load(run).tokenizer.label_ids.values()
+
+
 def test_data_that_has_changed_or_gone_is_not_measured(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(words(60))
@@ -249,6 +262,7 @@ REFUSED = {
     "no numbers": (["--temperatures", "hot"], "--temperatures takes numbers"),
     "a pace of nothing": (["--tokens-per-call", "2"], "give --order"),
     "temperatures of nothing": (["--temperatures", "0.5"], "give --generative"),
+    "no labels": (["--data", "strange.txt", "--label-column", "x"], "trained without labels"),
     "no scorer": (["--generative", "empty"], "empty is no causal language model"),
     "no folder": (["--generative", "./missing"], "./missing is no folder"),
     "a picture of nothing": (["-o", "x.png"], "give --sweep"),

@@ -9,7 +9,7 @@ from worlds import ExactDenoiser, OneStream, make, world
 from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
-from ddcli.guidance import guided
+from ddcli.guidance import guided, without_prompt
 from ddcli.process import posterior
 from ddcli.sampler import Ancestral, Step
 from ddcli.schedule import time_grid
@@ -25,7 +25,8 @@ def drawn(name, strength, steps=1):
     canvas = torch.tensor([[2, 0]]).expand(N, -1)
     prompt = torch.tensor([[True, False]]).expand(N, -1)
     exact = ExactDenoiser(process, strings, log_p)
-    denoiser, mix = guided(exact, exact, process, strength, canvas, prompt, OneStream(N, 1))
+    blindfold = without_prompt(process, canvas, prompt, OneStream(N, 1))
+    denoiser, mix = guided(exact, exact, process, strength, blindfold)
     times = time_grid(steps)[:, None, None].expand(-1, N, -1)
     *_, last = generate(denoiser, process, Ancestral(), canvas, prompt, times, OneStream(N, 2), mix=mix)
     assert (last.x[:, 0] == 2).all()
@@ -46,7 +47,7 @@ def test_with_noise_that_leaves_tokens_visible_it_is_the_posteriors_that_are_mix
     process = make("uniform")
     beliefs = torch.randn(1, 2, 5, dtype=F64, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     xt, s, t = torch.tensor([1]), torch.tensor([0.4], dtype=F64), torch.tensor([0.6], dtype=F64)
-    _, mix = guided(None, None, process, 2.0, xt[None], torch.ones(1, 1, dtype=torch.bool), OneStream(1))
+    _, mix = guided(None, None, process, 2.0, None)
     clocks = (x.view(1, 1) for x in (xt, s, t))
     step = Step(process, *clocks, torch.zeros(1, 1), torch.zeros(1, 1), mix)
     rows = torch.ones(1, 1, dtype=torch.bool)

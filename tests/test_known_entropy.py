@@ -19,7 +19,7 @@ BITS = math.log(2)
 
 # -- sources -----------------------------------------------------------------------------------------------
 
-LENGTH = 16  # of a block of the chain
+LENGTH = 8  # of a block of the chain
 CHAIN = random_chain(symbols=8, seed=3)
 PAIRS = 4  # of brackets in a record
 ROUND = 0.7  # of them are round
@@ -91,6 +91,8 @@ def test_a_block_costs_more_than_the_rate_by_more_than_training_may_miss():
     assert (block_entropy(CHAIN, LENGTH) / LENGTH - rate) / BITS > 0.02
 
 
+VALID = 32_768  # blocks or records to measure on
+
 # -- training ----------------------------------------------------------------------------------------------
 
 SOURCES = {
@@ -100,15 +102,15 @@ SOURCES = {
 # layers, steps, sequences of a step: brackets are matched by counting, which takes more depth than a chain
 SHAPES = {
     ("chain", "absorbing"): (2, 1800, 64),
-    ("chain", "uniform"): (3, 6000, 128),
-    ("chain", "hybrid:0.1"): (3, 6000, 128),
+    ("chain", "uniform"): (2, 8000, 128),
+    ("chain", "hybrid:0.1"): (2, 8000, 128),
     ("brackets", "absorbing"): (4, 4000, 128),
     ("brackets", "uniform"): (4, 8000, 128),
     ("brackets", "hybrid:0.1"): (4, 8000, 128),
 }
 # noisings of each validation block: where a draw is of one time, not of one count, bounds vary more
-DRAWS = {"chain": 28, "brackets": 56}
-PER_COUNT_DRAWS = {"chain": 2, "brackets": 5}
+DRAWS = {"chain": 28, "brackets": 28}
+PER_COUNT_DRAWS = {"chain": 2, "brackets": 3}
 NOISES = ("absorbing", "uniform", "hybrid:0.1")
 TIMES = {"continuous": ("elbo", None), "discrete": ("discrete-elbo", 256)}  # objective and T
 FAST = ("chain", "absorbing", "continuous")
@@ -121,8 +123,8 @@ CELLS = [
 def trained_bound(folder: Path, source: str, process: str, time: str) -> tuple[float, float]:
     """The bound in bits a symbol of a network trained on a source, and its standard error."""
     write, _, settings = SOURCES[source]
-    (folder / "train.txt").write_text(write(200_000, seed=1))
-    (folder / "valid.txt").write_text(write(16_384, seed=2))
+    (folder / "train.txt").write_text(write(400_000, seed=1))
+    (folder / "valid.txt").write_text(write(VALID, seed=2))
     layers, steps, sequences = SHAPES[source, process]
     per_count = (process, time) == ("absorbing", "continuous")
     objective, timesteps = TIMES[time]
@@ -143,7 +145,7 @@ def trained_bound(folder: Path, source: str, process: str, time: str) -> tuple[f
         train__given=0.0,
         train__times="bell:0.5" if process == "absorbing" else "bell:0.3",
         validation__every=steps,
-        validation__sequences=16_384,
+        validation__sequences=VALID,
         validation__draws=1,
         validation__final_draws=(PER_COUNT_DRAWS if per_count else DRAWS)[source],
         checkpoint__every=steps,

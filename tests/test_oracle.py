@@ -23,7 +23,7 @@ from chains import (
     stationary,
     surplus,
 )
-from scipy.stats import chi2, chisquare
+from scipy.stats import chi2
 from worlds import (
     CONTINUOUS,
     PER_POSITION,
@@ -33,6 +33,7 @@ from worlds import (
     exact_belief,
     law_of,
     make,
+    pooled,
     reachable,
     world,
 )
@@ -54,17 +55,6 @@ def likelihood_ratio(source, x):
     found = seen / seen.sum(-1, keepdim=True)
     statistic = 2 * torch.xlogy(seen, found / source.move).sum().item()
     return chi2.sf(statistic, source.symbols * (source.symbols - 1))
-
-
-def pooled(seen, expected):
-    """P of counts (S,) where `expected` ones (S,) were due, the rarest taken together so that 5 are due."""
-    order = expected.argsort(descending=True)
-    seen, expected = seen[order].double(), expected[order]
-    kept = int((expected.flip(0).cumsum(0).flip(0) >= 5).sum())
-    kept = min(kept, int((expected >= 5).sum()) + 1)
-    group = torch.arange(len(seen)).clamp(max=kept - 1)
-    seen, expected = (torch.zeros(kept, dtype=F64).index_add(0, group, x) for x in (seen, expected))
-    return chisquare(seen, expected * seen.sum() / expected.sum()).pvalue
 
 
 # -- the oracle itself -------------------------------------------------------------------------------------

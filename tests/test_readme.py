@@ -37,6 +37,8 @@ def workplace(tmp_path_factory):
     (folder / "runs").mkdir()
     (folder / "input.txt").write_text(words(200))
     (folder / "names.txt").write_text("ann\nbob\ncarol\n" * 30)
+    rows = [f"{line},{'play' if i % 2 else 'story'}" for i, line in enumerate(words(60).splitlines())]
+    (folder / "rows.csv").write_text("\n".join(["text,genre", *rows]))
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
     return folder
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from ddcli.process import PROCESSES, Vocabulary, one_hot
 from ddcli.process.matrix import normalised
@@ -142,3 +143,14 @@ def law_of(samples, positions):
     """How often each string of the world occurs, (S,), in the order of `world`."""
     weights = SYMBOLS ** torch.arange(positions - 1, -1, -1)
     return torch.bincount((samples * weights).sum(-1), minlength=SYMBOLS**positions)
+
+
+def pooled(seen, expected):
+    """P of counts (S,) where `expected` ones (S,) were due, the rarest taken together so that 5 are due."""
+    order = expected.argsort(descending=True)
+    seen, expected = seen[order].double(), expected[order]
+    kept = int((expected.flip(0).cumsum(0).flip(0) >= 5).sum())
+    kept = min(kept, int((expected >= 5).sum()) + 1)
+    group = torch.arange(len(seen)).clamp(max=kept - 1)
+    seen, expected = (torch.zeros(kept, dtype=F64).index_add(0, group, x) for x in (seen, expected))
+    return chisquare(seen, expected * seen.sum() / expected.sum()).pvalue

@@ -26,6 +26,9 @@ def evaluate(
         typer.Option(help="Text to judge by: whatever training takes. By default what the run validated on."),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = "text",
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of labels, for a model that was trained with them.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split of a dataset.")] = "train",
     limit: Annotated[
         int | None,
@@ -99,6 +102,7 @@ def evaluate(
         api.load(model, device=device, precision=precision),
         data,
         text_column=text_column,
+        label_column=label_column,
         split=split,
         limit=limit,
         draws=draws,

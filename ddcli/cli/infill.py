@@ -13,6 +13,7 @@ from .options import (
     Device,
     Guidance,
     Json,
+    Label,
     LiveView,
     Model,
     Null,
@@ -38,6 +39,7 @@ def infill(
     sampler: Sampler = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    label: Label = None,
     guidance: Guidance = None,
     budget: Budget = None,
     seed: Seed = None,
@@ -85,6 +87,7 @@ def infill(
                 steps=steps,
                 temperature=temperature,
                 top_p=top_p,
+                label=label,
                 guidance=guidance,
                 budget=budget,
             )

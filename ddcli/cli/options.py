@@ -26,6 +26,7 @@ Guidance = Annotated[
 Budget = Annotated[
     str | None, typer.Option(help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.")
 ]
+Label = Annotated[str | None, typer.Option(help="What to write, by a label of the training records.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]

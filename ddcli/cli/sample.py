@@ -12,6 +12,7 @@ from .options import (
     Device,
     Guidance,
     Json,
+    Label,
     LiveView,
     Model,
     Null,
@@ -37,6 +38,7 @@ def sample(
     sampler: Sampler = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    label: Label = None,
     guidance: Guidance = None,
     budget: Budget = None,
     seed: Seed = None,
@@ -79,6 +81,7 @@ def sample(
             steps=steps,
             temperature=temperature,
             top_p=top_p,
+            label=label,
             guidance=guidance,
             budget=budget,
         ):

@@ -14,6 +14,7 @@ TRAIN_FLAGS = {
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "text_column": "data.text_column",
+    "label_column": "data.label_column",
     "split": "data.split",
     "streaming": "data.streaming",
     "lines": "data.lines",
@@ -79,6 +80,9 @@ def train(
         float | None, typer.Option(help="Share of the data held out, from its end; 0.05 by default.")
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of what each record is, to write more like it by --label.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,
     lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,

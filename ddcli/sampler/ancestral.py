@@ -6,9 +6,19 @@ import torch
 from torch import Tensor
 
 from ..errors import DdcliError
-from ..process import Absorbing, Autoregressive, Masking, Process, at, log, log_ratios, posterior
+from ..process import (
+    Absorbing,
+    Autoregressive,
+    Interpolating,
+    Masking,
+    Process,
+    at,
+    log,
+    log_ratios,
+    posterior,
+)
 from ..randomness import Streams, categorical
-from .base import EvenSteps, Step, chance_of_a_call, default_sampler, even_times, opening_share
+from .base import EvenSteps, Step, chance_of_a_call, default_sampler, even_times
 
 LATEST = 1 - 1e-6  # where alpha_t is 0 the rates of the reverse chain are infinite
 
@@ -32,11 +42,16 @@ class Ancestral(EvenSteps):
         return step.put(rows, categorical(step.law(_opened, log_p0, rows), step.what[rows]))
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        if not isinstance(process, Absorbing):
+        if not isinstance(process, Interpolating):
             return steps, steps
-        times = even_times(process, steps)
-        share = opening_share(process, times[1:], times[:-1])
-        return (expected := chance_of_a_call(share, unknown).sum().item()), expected
+        times, vocabulary = even_times(process, steps), process.vocabulary
+        s, t = times[1:], times[:-1]
+        asked = process.opening(vocabulary.text_ids[:1].expand(len(s)), s, t)  # of a position that shows text
+        if vocabulary.mask_id is not None:
+            mask = torch.full(s.shape, vocabulary.mask_id)
+            masked = process.mix_at(mask, t)[1]
+            asked = masked * process.opening(mask, s, t) + (1 - masked) * asked
+        return (expected := chance_of_a_call(asked, unknown).sum().item()), expected
 
 
 def _opened(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:

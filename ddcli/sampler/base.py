@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..process import Absorbing, Autoregressive, Masking, Process
+from ..process import Autoregressive, Masking, Process
 from ..randomness import Streams
 from ..schedule import time_grid
 
@@ -104,11 +104,6 @@ def even_times(process: Process, steps: int) -> Tensor:
 def chance_of_a_call(each: Tensor, unknown: int) -> Tensor:
     """That one or more of so many independent positions need a belief, each with a chance (...): (...)."""
     return -torch.expm1(unknown * torch.log1p(-each.clamp(max=1 - 1e-15)))
-
-
-def opening_share(process: Absorbing, s: Tensor, t: Tensor) -> Tensor:
-    """Of all positions, the share that opens between the clocks t and s of absorbing noise, (...)."""
-    return process.schedule.lost(t) - process.schedule.lost(s)
 
 
 def default_sampler(process: Process) -> str:

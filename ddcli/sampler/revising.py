@@ -1,7 +1,8 @@
 """Samplers that take back what they wrote: a visible token may be noised again on the way down.
 
-With an exact belief the marginals q(x_t) of the process stay what they are, and errors of early steps can be
-mended later.
+With an exact belief each position keeps the marginals of the process, and errors of early steps can be mended
+later. Positions that are noised and drawn again in one step are drawn apart, so the strength should fall as
+steps grow in number, or the error of doing so stays.
 """
 
 from abc import ABC, abstractmethod
@@ -137,6 +138,9 @@ class ConfidentRemask(Revising):
         sigma = self.odds(step.process, step.s, step.t)[1]
         again = visible & (step.whether < (sigma * share).nan_to_num(0.0))
         return step.put(rows, drawn).masked_fill(again, step.process.mask_id)
+
+    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
+        return min(1, unknown), steps
 
 
 @dataclass(frozen=True)
