@@ -111,14 +111,17 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         record_lengths=about["record_lengths"] or None,
         labels=about["labels"],
         network=network,
-        settings=_settings(sampling),
+        settings=_settings(sampling, run / "generation_config.json"),
         budgets=_budgets(sampling, run / "generation_config.json"),
         folder=run,
     )
 
 
-def _settings(saved: Mapping[str, Any]) -> SamplerSettings:
-    return SamplerSettings().but(**{k: v for k, v in saved.items() if k in SamplerSettings.model_fields})
+def _settings(saved: Mapping[str, Any], path: Path) -> SamplerSettings:
+    try:
+        return SamplerSettings().but(**{k: v for k, v in saved.items() if k in SamplerSettings.model_fields})
+    except DdcliError as error:
+        raise DdcliError(f"{path}: {error}") from None
 
 
 def _budgets(saved: Mapping[str, Any], path: Path) -> dict[str, SamplerSettings]:
@@ -126,7 +129,7 @@ def _budgets(saved: Mapping[str, Any], path: Path) -> dict[str, SamplerSettings]
     budgets = saved.get(BUDGETS, {})
     if not isinstance(budgets, dict) or not all(isinstance(found, dict) for found in budgets.values()):
         raise DdcliError(f"{path} is damaged: {BUDGETS} is not a JSON object of objects")
-    return {name: _settings({**saved, **found}) for name, found in budgets.items()}
+    return {name: _settings({**saved, **found}, path) for name, found in budgets.items()}
 
 
 def save_budgets(run: Path, budgets: Mapping[str, Mapping[str, Any]]) -> None:
