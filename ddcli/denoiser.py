@@ -7,11 +7,11 @@ A head's meaning is declared, and converted here, in log space.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
@@ -28,10 +28,9 @@ from .process import (
 )
 from .randomness import LOG_ZERO
 
-ROW_COUNT = (
-    128  # training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
-)
-
+# training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
+ROW_COUNT = 128
+AT_ONCE = 2**24  # logits that training holds at once, if it can
 
 LATEST = 1 - 1e-3  # the time at which a score of later ones is read
 
@@ -168,6 +167,34 @@ def default_head(objective: Objective, process: Process) -> str:
 # -- networks ---------------------------------------------------------------------------------------------
 
 
+class SumInParts(torch.autograd.Function):
+    """The sum of a function over parts of some rows (N, D), whose gradient is found part by part on the way.
+
+    What a part needs in between is gone before the next, and nothing is computed twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, of: Callable[[Tensor, int], Tensor], size: int, rows: Tensor, *weights: Tensor
+    ) -> Tensor:
+        """of(part (n, D), where it starts) -> a scalar, which depends on `weights` too."""
+        total, slope = rows.new_zeros((), dtype=torch.float32), torch.empty_like(rows)
+        slopes = [torch.zeros_like(weight) for weight in weights]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size].detach().requires_grad_()
+            with torch.enable_grad():
+                found = of(part, start)
+            slope[start : start + size], *some = torch.autograd.grad(found, [part, *weights])
+            torch._foreach_add_(slopes, some)
+            total += found.detach()
+        ctx.save_for_backward(slope, *slopes)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        return None, None, *(upstream[0].to(slope) * slope for slope in ctx.saved_tensors)
+
+
 class NetworkDenoiser:
     """A network with a trunk and a head."""
 
@@ -206,10 +233,42 @@ class NetworkDenoiser:
         """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
         with self.precision(xt.device):
             hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
-            chosen = rows.flatten().nonzero()[:, 0]
-            spare = -len(chosen) % ROW_COUNT if torch.is_grad_enabled() else 0
-            logits = self.network.head(hidden[F.pad(chosen, (0, spare))])[: len(chosen)]
-        return logits.float()
+            return self.network.head(hidden[rows.flatten().nonzero()[:, 0]]).float()
+
+    def total(
+        self,
+        cost: Callable[[Tensor, slice], Tensor],
+        xt: Tensor,
+        t: Tensor,
+        rows: Tensor,
+        valid: Tensor | None = None,
+        **told: Tensor,
+    ) -> Tensor:
+        """The sum of a cost over the N positions of `rows`: cost(logits (n, V), which of the N) -> (n,).
+
+        Where the vocabulary is large, logits and all that is made of them are those of a few rows at a time,
+        and gone before the next: memory does not grow with N V.
+        """
+        with self.precision(xt.device):
+            hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
+        chosen = rows.flatten().nonzero()[:, 0]
+        count = len(chosen)
+        hidden = hidden[F.pad(chosen, (0, -count % ROW_COUNT))]
+        size = max(ROW_COUNT, AT_ONCE // self.process.vocabulary.size // ROW_COUNT * ROW_COUNT)
+
+        def of(part: Tensor, start: int) -> Tensor:
+            end = min(start + len(part), count)
+            with self.precision(xt.device):
+                logits = self.network.head(part)
+            return cost(logits[: end - start].float(), slice(start, end)).sum()
+
+        if len(hidden) <= size or not torch.is_grad_enabled():
+            return sum(
+                (of(part, i * size) for i, part in enumerate(hidden.split(size))), hidden.new_zeros(())
+            )
+        head = self.network.head
+        assert isinstance(head, nn.Module)
+        return SumInParts.apply(of, size, hidden, *(w for w in head.parameters() if w.requires_grad))
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor

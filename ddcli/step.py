@@ -76,11 +76,14 @@ class Task:
         told = {"clean": noised.x0} if self.blocks > 1 else {}
         if self.self_conditioned:
             told["guess"] = self._guess(denoiser, noised, rows, valid, told)
-        logits = denoiser.logits(noised.xt, noised.clock, rows, valid, **told)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
         read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
-        nats = self.objective(self.process, read(self.process, logits, xt, t), x0, xt, t)
-        return nats.sum()
+
+        def cost(logits: Tensor, some: slice) -> Tensor:
+            log_p = read(self.process, logits, xt[some], t[some])
+            return self.objective(self.process, log_p, x0[some], xt[some], t[some])
+
+        return denoiser.total(cost, noised.xt, noised.clock, rows, valid, **told)
 
     @torch.no_grad()
     def _guess(

@@ -1,12 +1,14 @@
 """Laws of block diffusion: each block given the clean ones before it."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from tiny import metrics, train_tiny
 from worlds import ExactDenoiser, OneStream, make, world
 
+from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from ddcli.checkpoint import load_model
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
@@ -193,3 +195,22 @@ def test_blocks_that_cannot_be_are_refused(changes, message, text_file, tmp_path
     with pytest.raises(DdcliError, match=message):
         train_tiny(tmp_path / "run", text_file, **changes)
     assert not (tmp_path / "run").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [2, 4])
+def test_attention_by_tiles_sees_what_the_mask_sees(window, monkeypatch):
+    """The way it goes on a GPU, here without one."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 11, "width": 32, "layers": 2, "heads": 2, "clock": "time"}
+    net = DiffusionTransformer(DiffusionTransformerConfig(**shape, block=4, window=window)).eval()
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    xt, clean = torch.randint(0, 11, (2, 3, 16))
+    clock = torch.rand(3, 4).repeat_interleave(4, 1)
+    expected = net.trunk(xt, clock, clean=clean)
+    monkeypatch.setattr(transformer, "TILED", ("cpu",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is slow when not compiled
+        found = net.trunk(xt, clock, clean=clean)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddcli import denoiser as denoisers
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from ddcli.denoiser import (
     HEADS,
@@ -16,8 +17,9 @@ from ddcli.denoiser import (
     TopP,
     Without,
 )
-from ddcli.process import Uniform, Vocabulary
-from ddcli.randomness import LOG_ZERO
+from ddcli.objective import make_objective
+from ddcli.process import Uniform, Vocabulary, make_process
+from ddcli.randomness import LOG_ZERO, Streams
 from ddcli.schedule import Linear
 
 V, L = 11, 24
@@ -204,3 +206,51 @@ def test_the_configuration_survives_a_round_trip(tmp_path, shape):
     again = DiffusionTransformer.from_pretrained(tmp_path)
     xt = torch.zeros(1, *shape[:1], dtype=torch.long)
     assert (again(xt).logits == net(xt).logits).all()
+
+
+@pytest.mark.parametrize("process", ["absorbing", "uniform", "hybrid:0.1"])
+@pytest.mark.parametrize("objective", ["elbo", "cross-entropy", "score-entropy"])
+def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, objective, monkeypatch):
+    made = make_process(process, "linear", Vocabulary(V, V - 1, (V - 1,)))
+    learnt = make_objective(objective, None, made)
+    net = network(clock="time")
+    asked = NetworkDenoiser(net, made, HEADS["leave-one-out"], torch.float32)
+    rng = torch.Generator().manual_seed(1)
+    x0 = torch.randint(0, V - 1, (16, L), generator=rng)
+    t = torch.rand(16, 1, generator=rng, dtype=torch.float64).expand(16, L)
+    xt = made.noise(x0, t, Streams(range(16)))
+    rows = made.unknown(xt, t)
+    read = getattr(asked.head, learnt.reads)
+    seen = []
+
+    def cost(logits, some):
+        seen.append(len(logits))
+        log_p = read(made, logits, xt[rows][some], t[rows][some])
+        return learnt(made, log_p, x0[rows][some], xt[rows][some], t[rows][some])
+
+    def gradients():
+        net.zero_grad()
+        loss = asked.total(cost, xt, t, rows)
+        (3 * loss).backward()
+        return loss.detach(), [weight.grad.clone() for weight in net.parameters()]
+
+    whole, slopes = gradients()
+    assert seen == [int(rows.sum())]
+    monkeypatch.setattr(denoisers, "AT_ONCE", 1)
+    seen.clear()
+    parts, others = gradients()
+    assert max(seen) == 128
+    assert sum(seen) == int(rows.sum()) > 128
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    for one, other in zip(others, slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+    with torch.no_grad():
+        torch.testing.assert_close(asked.total(cost, xt, t, rows), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_of_no_rows_is_nothing():
+    xt, t, _ = inputs()
+    rows = torch.zeros_like(xt, dtype=torch.bool)
+    loss = denoiser(network()).total(lambda logits, some: logits.sum(-1), xt, t, rows)
+    loss.backward()
+    assert loss == 0

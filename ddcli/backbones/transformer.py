@@ -5,15 +5,18 @@ positions) and a head (logits of chosen rows), so that vocabulary-sized work is 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
+TILED = ("cuda",)  # devices where attention by tiles (FlexAttention) pays, for masks that are mostly empty
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -54,6 +57,7 @@ class DiffusionTransformerConfig(PreTrainedConfig):
 
 Rotation = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]  # (B, H, n, D / H) each
+Bias = Tensor | BlockMask  # what is added to scores, (..., n, m), or which tiles of them there are
 Steer = Callable[[Tensor], Tensor]
 
 
@@ -69,14 +73,16 @@ class Attention(nn.Module):
         self.out = Last(config.width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, bias: Tensor | None, past: KeysValues | None
+        self, x: Tensor, rotation: Rotation, bias: Bias | None, past: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        if x.device.type == "cpu" and n <= SHORT:
+        if isinstance(bias, BlockMask):
+            mixed = cast(Tensor, flex_attention(q, k, v, block_mask=bias))
+        elif x.device.type == "cpu" and n <= SHORT:
             scores = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5
             mixed = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
         else:
@@ -97,7 +103,7 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation,
-        bias: Tensor | None,
+        bias: Bias | None,
         told: Tensor | None,
         past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
@@ -198,19 +204,24 @@ class DiffusionTransformer(PreTrainedModel):
         position = torch.arange(n, device=input_ids.device)
         if self.config.causal:  # what position i is asked about is its own token
             input_ids = F.pad(input_ids[:, :-1], (1, 0), value=self.config.bos_token_id)
-        seen = self._seen(position, position)
+        seen, tiles = self._seen(position, position), None
         if clean is not None:
             assert seen is not None, "a network without blocks has no use for a clean copy"
             input_ids = torch.cat([input_ids, clean], 1)
             clock = None if clock is None else torch.cat([clock, torch.zeros_like(clock)], 1)
             valid = None if valid is None else torch.cat([valid, valid], 1)
-            own = position[:, None] // self.config.block == position // self.config.block
-            seen = torch.cat([torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)])
+            if valid is None and input_ids.device.type in TILED:
+                tiles = noisy_and_clean_tiles(n, self.config.block, self.config.window, input_ids.device)
+            else:
+                own = position[:, None] // self.config.block == position // self.config.block
+                noisy, copy = torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)
+                seen = torch.cat([noisy, copy])
             position = torch.cat([position, position])
             guess = None if guess is None else torch.cat([guess, torch.zeros_like(guess)], 1)
         if valid is not None:
             seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
-        return self._layers(input_ids, clock, position, seen, [None] * len(self.blocks), guess)[0][:, :n]
+        sights = seen if tiles is None else tiles
+        return self._layers(input_ids, clock, position, sights, [None] * len(self.blocks), guess)[0][:, :n]
 
     def expected(self, log_p0: Tensor) -> Tensor:
         """The mean embedding of a belief log p0 (N, V), (N, D): what a self-conditioned network is told."""
@@ -243,7 +254,7 @@ class DiffusionTransformer(PreTrainedModel):
         input_ids: Tensor,
         clock: Tensor | None,
         position: Tensor,
-        seen: Tensor | None,
+        seen: Tensor | BlockMask | None,
         past: Sequence[KeysValues | None],
         guess: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
@@ -257,7 +268,9 @@ class DiffusionTransformer(PreTrainedModel):
             x = x + self.told(told)
         x = rms_norm(x)
         rotation = rotary(position, self.config.width // self.config.heads)
-        bias = None if seen is None else torch.zeros(seen.shape, device=x.device).masked_fill(~seen, -1e4)
+        bias: Bias | None = seen
+        if isinstance(seen, Tensor):
+            bias = torch.zeros(seen.shape, device=x.device).masked_fill(~seen, -1e4)
         present = []
         for block, before in zip(self.blocks, past, strict=True):
             x, keys_values = block(x, rotation, bias, told, before)
@@ -273,6 +286,22 @@ class DiffusionTransformer(PreTrainedModel):
     ) -> MaskedLMOutput:
         valid = None if attention_mask is None else attention_mask.bool()
         return MaskedLMOutput(logits=self.head(self.trunk(input_ids, clock, valid)))
+
+
+@torch.compiler.disable  # made once for each shape, outside of what is compiled
+@lru_cache(maxsize=8)
+def noisy_and_clean_tiles(n: int, block: int, window: int, device: torch.device) -> BlockMask:
+    """Which of n noisy and then n clean positions see which: a noisy one its own block and the clean ones
+    before it, a clean one the clean blocks up to its own, within a window of blocks (BD3-LM,
+    arXiv:2503.09573). Tiles that are empty are never computed."""
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        behind = query % n // block - key % n // block
+        noisy, noise_seen = query < n, key < n
+        before = (behind >= (noisy & ~noise_seen).int()) & (behind < window)
+        return torch.where(noise_seen, noisy & (behind == 0), before)
+
+    return create_block_mask(sees, None, None, 2 * n, 2 * n, device=device)
 
 
 def rms_norm(x: Tensor) -> Tensor:
