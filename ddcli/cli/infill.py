@@ -95,5 +95,5 @@ def infill(
     if n > 1 and not quiet:
         for place, way in enumerate(ways, 1):
             tell(f"{place}: ln p(gaps | text) at least {way.score:.2f} nats (estimate)")
-    tokens = n * sum(gap.tokens for gap in parsed.gaps)
+    tokens = sum(len(gap.tokens) for way in ways for gap in way.gaps)
     close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)
