@@ -6,6 +6,7 @@ from typing import Any
 from . import filling, sampling
 from .filling import Infilling
 from .generate import Frame
+from .infilling import Document
 from .model import Model
 from .sampling import Sample
 
@@ -28,7 +29,7 @@ class TextModel(Model):
         """Every state on the way to the first sample of a seed. Options as in `sampling.samples`."""
         return sampling.frames(self, **options)
 
-    def infill(self, document: str | bytes, n: int = 1, **options: Any) -> list[Infilling]:
+    def infill(self, document: str | bytes | Document, n: int = 1, **options: Any) -> list[Infilling]:
         """Fill the gaps of a document in n ways. Options: those of `filling.infill`.
 
         >>> model.infill("To be [MASK:5] the question", seed=1)[0].text

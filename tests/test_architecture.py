@@ -59,6 +59,8 @@ FLOORS = {
     "": 12,  # the package itself
     "cli.options": 13,
     "cli.answers": 13,
+    "cli.gaps": 13.05,
+    "cli.batch": 13.07,
     "cli.train": 13.1,
     "cli.sample": 13.1,
     "cli.infill": 13.1,

@@ -4,14 +4,26 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ddcli.errors import DdcliError
-from ddcli.infilling import Document, Gap, GapError, encode, parse
+from ddcli.infilling import (
+    MAX_GAP,
+    Document,
+    Gap,
+    GapError,
+    between,
+    cut_matches,
+    cut_spans,
+    encode,
+    parse,
+    read_lengths,
+)
 from ddcli.infilling.document import exactly
+from ddcli.tokenizer import make_tokenizer
 
 MASK, UNK, BOS, EOS = range(4)
 
@@ -443,3 +455,164 @@ def test_a_record_is_the_document_without_its_line_end(end):
     document = parse(b"ab[MASK:2]" + end)
     assert layout_of(document, Characters(), 8, edges=(BOS, EOS)).ids.tolist() == [BOS, 4, 5, MASK, MASK, EOS]
     assert document.assemble([b"cd"]) == b"abcd" + end
+
+
+# -- lengths, spans, patterns, two texts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "lengths"),
+    [("12", [12]), ("3-5", [3, 4, 5]), ("7-7", [7]), ("*", [1, 2, 3, 4]), ("999999", [999_999])],
+)
+def test_a_length_is_a_number_a_range_or_any(said, lengths):
+    assert list(read_lengths(said, 4)) == lengths
+    assert list(parse(f"a[MASK:{said}]b".encode(), max_gap=4).gaps[0].lengths) == lengths
+
+
+def test_what_a_marker_leaves_unsaid_may_be_said_beside_it():
+    assert [gap.lengths for gap in parse(b"____ ____", "____", range(3, 6)).gaps] == [range(3, 6)] * 2
+    assert [g.lengths for g in parse(b"[MASK][MASK:2]", lengths=range(3, 6)).gaps] == [
+        range(3, 6),
+        exactly(2),
+    ]
+
+
+def test_a_range_is_described_as_one():
+    assert parse(b"[MASK:12] [MASK:3-20]").describe("character") == "2 gaps, 15 to 32 characters"
+
+
+lines_of_text = st.lists(st.text("ab é漢\t\r\0", max_size=6), min_size=1, max_size=5).map("\n".join)
+
+
+@given(lines_of_text, st.data(), st.binary(max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_spans_are_lines_and_columns_and_the_rest_is_untouched(text, data, fill):
+    ends = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=6)))
+    places = list(zip(ends[::2], ends[1::2], strict=False))
+
+    def where(at):
+        return f"{text.count(chr(10), 0, at) + 1}:{at - text.rfind(chr(10), 0, at)}"
+
+    spans = [f"{where(start)}-{where(end)}" for start, end in places]
+    document = cut_spans(text.encode(), data.draw(st.permutations(spans)), range(2, 4))
+    assert [gap.replaces.decode() for gap in document.gaps] == [text[start:end] for start, end in places]
+    expected, at = b"", 0
+    for start, end in places:
+        expected += text[at:start].encode() + fill
+        at = end
+    assert document.assemble([fill] * len(places)) == expected + text[at:].encode()
+    assert document.assemble([gap.replaces for gap in document.gaps]) == text.encode()
+
+
+def test_columns_of_a_span_count_a_byte_that_is_no_text_as_one_character():
+    document = cut_spans("é".encode() + b"\xff\xfeab\n", ["1:3-1:5=4"])
+    assert document.pieces == ("é".encode() + b"\xff", b"b\n")
+    assert document.gaps == (Gap(exactly(4), 3, b"\xfea"),)
+
+
+@pytest.mark.parametrize(
+    ("spans", "problem"),
+    [
+        (["1:2"], "not a span; write LINE:COLUMN"),
+        (["1:2-1:3=x"], "not a span"),
+        (["1:2-1:3="], "not a span"),
+        (["0:1-1:1"], "no line 0; the text has lines 1 to 2"),
+        (["1:1-3:1"], "no line 3"),
+        (["1:1-1:9"], "line 1 has columns 1 to 5, not 9"),
+        (["1:0-1:2"], "not 0"),
+        (["1:3-1:2"], "ends before it starts"),
+        (["1:1-1:4", "1:3-1:5"], "meet at 1:3"),
+        (["2:1-2:1", "1:4-2:2"], "meet at 2:1"),
+    ],
+)
+def test_what_is_no_span_is_refused(spans, problem):
+    with pytest.raises(DdcliError, match=problem):
+        cut_spans(b"abcd\nef", spans)
+
+
+@given(nasty, st.sampled_from([r"[a-z]", r"\s+", r".", r"\W+", "x*", r"a(b?)", "."]), st.binary(max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_what_a_pattern_matches_is_replaced_and_nothing_else(source, pattern, fill):
+    text = source.decode(errors="surrogateescape")
+    group = re.compile(pattern).groups
+    found = [m[group] for m in re.finditer(pattern, text, re.M) if m[group]]
+    assume(found)
+    document = cut_matches(source, pattern)
+    assert document.assemble([gap.replaces for gap in document.gaps]) == source
+    text = source.decode(errors="surrogateescape")
+    group = re.compile(pattern).groups
+    found = [m[group] for m in re.finditer(pattern, text, re.M) if m[group]]
+    assert [gap.replaces.decode(errors="surrogateescape") for gap in document.gaps] == found
+    assert all(source[g.offset : g.offset + len(g.replaces)] == g.replaces for g in document.gaps)
+
+
+def test_of_a_pattern_with_groups_the_first_is_replaced():
+    document = cut_matches(b"def f(x):\ndef gg(y):\n", r"^def (\w+)\((.)", range(1, 3))
+    assert document.pieces == (b"def ", b"(x):\ndef ", b"(y):\n")
+    assert [(gap.lengths, gap.replaces) for gap in document.gaps] == [
+        (range(1, 3), b"f"),
+        (range(1, 3), b"gg"),
+    ]
+
+
+def test_a_pattern_that_is_none_or_matches_nothing_is_refused():
+    with pytest.raises(DdcliError, match=r"--regex \(: missing \)"):
+        cut_matches(b"abc", "(")
+    with pytest.raises(DdcliError, match="--regex z: matches nothing"):
+        cut_matches(b"abc", "z")
+
+
+def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():
+    document = cut_spans(b"abc.\nd", ["1:2-1:4", "2:1-2:2=7"]).measured(Characters())
+    assert [gap.lengths for gap in document.gaps] == [exactly(2), exactly(7)]
+    with pytest.raises(GapError, match=r"line 1, column 2: nothing is replaced here"):
+        cut_spans(b"abc", ["1:2-1:2"]).measured(Characters())
+
+
+def test_a_gap_between_two_texts_may_have_any_length():
+    document = between(b"ab\n", b"[MASK]")
+    assert document.assemble([b"#"]) == b"ab\n#[MASK]"
+    assert document.gaps == (Gap(range(1, MAX_GAP + 1), 3),)
+
+
+# -- tokens that reach over an edge ------------------------------------------------------------------------
+
+PAIRS = make_tokenizer("bpe:400", [prose(3000).decode()], lambda line: None)
+
+
+@given(st.binary(max_size=6), st.binary(max_size=6), st.integers(0, 400), st.integers(0, 400))
+@settings(max_examples=100, deadline=None)
+def test_the_tokens_beside_a_gap_are_given_up_to_it(junk, more, start, end):
+    source = prose(60, 5)
+    before, after = source[:start] + junk, more + source[end:]
+    document = between(before, after, exactly(2))
+    encoded = encode(document, PAIRS, 64, spelling=PAIRS.spelling)
+    layout = encoded.layout()
+    (place,), (edge,) = layout.gaps, layout.edges
+    left, right = (PAIRS.encode(text.decode(errors="replace")) for text in (before, after))
+    assert edge.before == PAIRS.decode_bytes(left[-1:])
+    assert edge.after == PAIRS.decode_bytes(right[:1])
+    assert place.stop - place.start == 2 + (len(left) > 0) + (len(right) > 0)
+    for position, fits, spelt in (
+        (place.start, bytes.startswith, edge.before),
+        (place.stop - 1, bytes.endswith, edge.after),
+    ):
+        if spelt:
+            allowed = layout.allowed[position]
+            assert allowed.tolist() == [fits(piece, spelt) for piece in PAIRS.spelling]
+            assert allowed.any()
+    assert len(layout.allowed) == (len(left) > 0) + (len(right) > 0)
+    assert edge.inner(edge.before + b"xyz" + edge.after) == b"xyz"
+
+
+def test_the_one_token_between_two_gaps_is_given_up_to_the_later():
+    layout = encode(parse(b"ab[MASK]a[MASK]ab"), PAIRS, 64, spelling=PAIRS.spelling).layout()
+    assert [edge.after for edge in layout.edges] == [b"", PAIRS.decode_bytes(PAIRS.encode("ab")[:1])]
+    assert layout.edges[1].before == b"a"
+
+
+def test_a_gap_and_what_is_given_up_to_it_have_to_fit():
+    encoded = encode(parse(b"abcabcabc[MASK:99]abcabcabc"), PAIRS, 16, spelling=PAIRS.spelling)
+    with pytest.raises(GapError, match="at most 12, not 99"):
+        encoded.layout()
+    assert len(encoded.layout([12]).windows) == 1
