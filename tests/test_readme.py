@@ -38,6 +38,9 @@ def workplace(tmp_path_factory):
     (folder / "input.txt").write_text(words(200))
     (folder / "names.txt").write_text("ann\nbob\ncarol\n" * 30)
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
+    (folder / "before.txt").write_text("the cat sa")
+    (folder / "after.txt").write_text(" my dog\n")
+    (folder / "lines.jsonl").write_text('{"text": "the [MASK:3] sat"}\n{"prefix": "a", "suffix": "at"}\n')
     return folder
 
 
