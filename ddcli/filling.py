@@ -146,16 +146,20 @@ def _laid_out(
     asked: dict[tuple[int, ...], Posterior] = {}  # by the lengths of the gaps before
     groups: dict[Lengths, list[_Way]] = {}
     for way in ways:
-        lengths: Lengths = ()
+        lengths: list[tuple[int, float]] = []
         for gap in range(len(text.document.gaps)):
+            candidates = text.candidates(gap)
+            if len(candidates) == 1:
+                lengths.append((candidates[0], 0.0))
+                continue
             before = tuple(tokens for tokens, _ in lengths)
             if before not in asked:
                 noise = derive_seed(way.seed, "unseen", number, gap)
                 asked[before] = posterior(model, _within_text(model), text, gap, before, noise)
             u = Streams([way.draw("length", number, gap)]).uniform()[0]
-            lengths = (*lengths, asked[before].draw(temperature, u))
+            lengths.append(asked[before].draw(temperature, u))
             way.nfe += asked[before].nfe
-        groups.setdefault(lengths, []).append(way)
+        groups.setdefault(tuple(lengths), []).append(way)
     return [
         (members, lengths, text.layout([tokens for tokens, _ in lengths]))
         for lengths, members in groups.items()

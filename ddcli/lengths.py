@@ -50,8 +50,6 @@ def posterior(
     gap is left out, as is what follows the next gap of unknown length.
     """
     candidates = encoded.candidates(gap)
-    if len(candidates) == 1:
-        return Posterior(candidates, torch.zeros(1, dtype=torch.float64), 0)
     found = _record(model, encoded, gap, chosen, candidates) or _text(model, encoded, gap, chosen, candidates)
     lengths, log_prior, ids, order, valid = found
     x0, where = torch.tensor(ids, device=model.device), torch.tensor(order, device=model.device)

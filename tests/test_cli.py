@@ -837,11 +837,13 @@ def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, a
         b'{"text": 5}',
         b"[1]",
         '{"text": "é☃ [MASK]"}'.encode(),
+        rb'{"text": "[MASK] \ud800"}',
+        b"[" * 100_000,
     ]
     code, out, err = run("infill", absorbing_run, "-", "--jsonl", *FEW, stdin=b"\n".join(lines))
     assert code == 2
     found = [json.loads(line) for line in out.decode().split("\n")[:-1]]
-    assert ["error" in record for record in found] == [False, True, False, True, True, True, True, False]
+    assert [n for n, record in enumerate(found) if "error" not in record] == [0, 2, 7]
     assert (found[0]["id"], found[0]["seed"], found[0]["text"][:4]) == (1, 1, "the ")
     assert found[0]["text"] == f"the {found[0]['fills'][0]} sat"
     assert (found[2]["id"], found[2]["prefix"], found[2]["gap"]) == ([2], "the cat", "2-4")
@@ -849,10 +851,11 @@ def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, a
     assert len(found[2]["fills"][0]) in (2, 3, 4)
     assert found[3]["text"] == "no gap"
     assert found[7]["text"].startswith("é☃ ")
+    assert found[8]["text"] == "[MASK] \ud800"
     assert [line.split(":")[1] for line in err.splitlines() if ": line " in line] == [
-        f" line {number}" for number in (3, 5, 6, 7, 8)
+        f" line {number}" for number in (3, 5, 6, 7, 8, 10, 11)
     ]
-    assert err.splitlines()[-1] == "ddcli: 5 of 8 lines could not be filled"
+    assert err.splitlines()[-1] == "ddcli: 7 of 10 lines could not be filled"
     # a line's own seed fills it again
     alone = ["--seed", str(found[7]["seed"]), "--steps", "4", "--json"]
     _, out, _ = run("infill", absorbing_run, "-", *alone, stdin="é☃ [MASK]".encode())

@@ -137,6 +137,14 @@ def test_a_gap_is_at_most_half_of_a_window_or_the_least_that_was_asked_for():
     assert list(ask(model, "ab[MASK:12-99]ca").lengths) == [12]
 
 
+def test_gaps_beyond_a_window_do_not_count():
+    """As many gaps as anyone likes; each is asked about with what a window shows."""
+    model = model_of(make("absorbing"), CHAIN, 16)
+    many = "abc[MASK:2]" * 500
+    found = ask(model, many + "ab[MASK:1-4]ca" + "[MASK:2]abc" * 500, 500, (2,) * 500)
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 5)))
+
+
 @given(st.permutations(range(5)), st.sets(st.integers(0, 4), max_size=4))
 @settings(max_examples=25, deadline=None)
 def test_the_chain_rule_is_the_same_in_any_order(order, left_out):

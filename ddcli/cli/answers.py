@@ -64,7 +64,7 @@ def deliver(
 
     def shown(content: bytes, record: dict[str, Any]) -> bytes:
         if as_json:
-            return json.dumps(record, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+            return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         return content + (b"\0" if null else line_end)
 
     between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"

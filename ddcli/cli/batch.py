@@ -66,7 +66,7 @@ class Batch:
 def _fields(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DdcliError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
         raise DdcliError("not a JSON object")

@@ -137,7 +137,7 @@ def infill(
         ways.extend(found)
         return found
 
-    batch = Batch(text, gaps, fill, seed)
+    batch = Batch(text if jsonl else b"", gaps, fill, seed)
 
     def answers(on_frame: Any) -> Iterator[Answer]:
         if document is None:

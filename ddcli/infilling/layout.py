@@ -81,23 +81,25 @@ class Encoded:
 
     def before(self, gap: int, lengths: Sequence[int]) -> np.ndarray:
         """The ids before a gap, the last `length` of them; of gaps before it, by their lengths, masks."""
-        parts = [self.runs[0]]
-        for tokens, run in zip(lengths[:gap], self.runs[1 : gap + 1], strict=True):
-            parts += [self._masks(tokens), run]
-        return np.concatenate(parts)[-self.length :]
+        found = self.runs[gap]
+        for earlier in reversed(range(gap)):
+            if len(found) >= self.length:
+                break
+            found = np.concatenate([self.runs[earlier], self._masks(lengths[earlier]), found])
+        return found[-self.length :]
 
     def after(self, gap: int, *, to_the_end: bool = False) -> np.ndarray:
         """The ids behind a gap, the first `length` of them, up to the next gap of unknown length.
 
         to_the_end: beyond those too, each as long as the middle of what it may be.
         """
-        parts = [self.runs[gap + 1]]
+        found = self.runs[gap + 1]
         for later in range(gap + 1, len(self.document.gaps)):
             lengths = self._lengths(later)
-            if len(lengths) > 1 and not to_the_end:
+            if len(found) >= self.length or (len(lengths) > 1 and not to_the_end):
                 break
-            parts += [self._masks(lengths[len(lengths) // 2]), self.runs[later + 1]]
-        return np.concatenate(parts)[: self.length]
+            found = np.concatenate([found, self._masks(lengths[len(lengths) // 2]), self.runs[later + 1]])
+        return found[: self.length]
 
     def layout(self, lengths: Sequence[int] | None = None) -> Layout:
         """The gaps with so many tokens each; None: as many as the document says.
