@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import words
+from tiny import train_tiny, words
 
 import ddcli
 from ddcli.denoiser import Among
@@ -18,6 +18,7 @@ from ddcli.textmodel import TextModel
 from ddcli.tokenizer import Tokenizer, make_tokenizer
 
 CORPUS = words(40)
+RING = "abcdefghijk"
 LENGTH = 24
 TOKENIZERS = {spec: make_tokenizer(spec, [CORPUS], lambda line: None) for spec in ("char", "byte", "bpe:330")}
 PAIRS = TOKENIZERS["bpe:330"]
@@ -164,6 +165,32 @@ def test_places_of_gaps_are_those_in_the_filled_text(absorbing_run):
         assert (
             way.content.decode().split("\n")[line - 1][column - 1 :].startswith(gap.text.partition("\n")[0])
         )
+
+
+@pytest.fixture(scope="module", params=["absorbing", "uniform"])
+def alphabet_run(request, tmp_path_factory):
+    """A model of a text that goes round a ring of letters, so that a gap has one right length."""
+    folder = tmp_path_factory.mktemp("ring")
+    (folder / "ring.txt").write_text(RING * 700)
+    run = folder / request.param
+    train_tiny(run, folder / "ring.txt", process__name=request.param, train__steps=250, train__lr=4e-3)
+    return ddcli.load(run)
+
+
+def test_a_trained_network_finds_the_length_and_then_the_text(alphabet_run):
+    right = given = chosen = 0
+    for start in range(len(RING)):
+        text = (RING * 5)[start : start + 26]
+        tokens = 2 + start % 5
+        before, truth, after = text[:9], text[9 : 9 + tokens], text[9 + tokens :]
+        options = {"seed": start, "temperature": 0.0, "steps": 16}
+        (known,) = alphabet_run.infill(f"{before}[MASK:{tokens}]{after}", **options)
+        (way,) = alphabet_run.infill(f"{before}[MASK:1-8]{after}", **options)
+        right += len(way.fills[0]) == tokens
+        given += known.fills[0] == truth
+        chosen += way.fills[0] == truth
+    assert right >= 0.9 * len(RING)
+    assert chosen >= 0.9 * given > 0
 
 
 # -- beliefs among some tokens -----------------------------------------------------------------------------
