@@ -21,6 +21,7 @@ from typer.main import get_command
 import ddcli
 from ddcli import cli
 from ddcli.errors import DdcliError, RunFailed
+from ddcli.infilling import MAX_GAP
 from ddcli.textmodel import TextModel
 
 COMMANDS = ("train", "sample", "infill", "noise-viz")
@@ -742,6 +743,11 @@ def test_places_can_be_said_beside_the_text(run, absorbing_run, tmp_path):
     _, out, err = run(*infill, "--suffix", tmp_path / "b.txt", "--max-gap", "4")
     assert err.splitlines()[0] == "1 gap, 1 to 4 characters"
     assert re.fullmatch(rb"[ -~\n]{1,4}\[MASK]", out)
+
+
+def test_the_command_and_its_twin_allow_the_same_lengths():
+    (option,) = [p for p in get_command(cli.app).commands["infill"].params if p.name == "max_gap"]
+    assert option.default == MAX_GAP
 
 
 def test_lengths_may_be_left_to_the_model(run, absorbing_run):

@@ -59,8 +59,12 @@ def infill(
     regex: Annotated[
         str | None, typer.Option(help="Make a gap of what this matches, or of its first group.")
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="Instead of FILE: the text before the gap.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Instead of FILE: the text after the gap.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="FILE", help="In the place of FILE: the text before a gap.")
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(metavar="FILE", help="In the place of FILE: the text after a gap.")
+    ] = None,
     gap: Annotated[
         str | None, typer.Option(help="How long gaps are that do not say it: 12, 3-20 or * tokens.")
     ] = None,

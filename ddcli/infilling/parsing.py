@@ -157,7 +157,8 @@ def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: 
     """In bytes. Raises DdcliError where there is no such place."""
     if not 1 <= line <= len(starts):
         raise DdcliError(f"--span {span}: there is no line {line}; the text has lines 1 to {len(starts)}")
-    text = source[starts[line - 1] :].partition(b"\n")[0].decode(errors="surrogateescape")
+    end = starts[line] - 1 if line < len(starts) else len(source)
+    text = source[starts[line - 1] : end].decode(errors="surrogateescape")
     if not 1 <= column <= len(text) + 1:
         raise DdcliError(f"--span {span}: line {line} has columns 1 to {len(text) + 1}, not {column}")
     return starts[line - 1] + len(text[: column - 1].encode(errors="surrogateescape"))
