@@ -20,7 +20,7 @@ from .model import Model
 from .process import Process, at, pure_noise
 from .randomness import LOG_ZERO, Streams, categorical
 
-REACH = 8  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
+REACH = 16  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
 
 
 @dataclass(frozen=True)
