@@ -8,6 +8,7 @@ import numpy as np
 
 from .errors import DdcliError
 from .filling import Infilling
+from .infilling import Document
 from .process import PROCESSES, Vocabulary, make_process
 from .sampling import Sample
 from .textmodel import TextModel
@@ -39,7 +40,7 @@ def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sa
 
 
 def infill(
-    model: str | Path | TextModel, document: str | bytes, n: int = 1, **options: Any
+    model: str | Path | TextModel, document: str | bytes | Document, n: int = 1, **options: Any
 ) -> list[Infilling]:
     """Fill the gaps of a document. Options: those of `filling.infill`.
 

@@ -5,7 +5,7 @@ with the *leave-one-out* belief, what the other positions say about x_0; process
 A head's meaning is declared, and converted here, in log space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -477,3 +477,21 @@ class Without:
     ) -> Tensor:
         log_p = self.denoiser(xt, t, rows, valid, **told)
         return log_p.index_fill(-1, torch.tensor(self.ids, device=log_p.device), LOG_ZERO).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class Among:
+    """Beliefs given that some positions hold one of certain tokens, as those that begin with some bytes."""
+
+    denoiser: Denoiser
+    allowed: Mapping[int, Tensor]  # (V,) bool: the ids that may stand at a position; at others any may
+
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        log_p = self.denoiser(xt, t, rows, valid, **told).clone()
+        position = rows.nonzero()[:, 1]
+        for place, fits in self.allowed.items():
+            here = position == place
+            log_p[here] = log_p[here].masked_fill(~fits.to(log_p.device), LOG_ZERO).log_softmax(-1)
+        return log_p

@@ -1,20 +1,41 @@
 """Gaps filled with what stands on both sides of them; everything else stays byte for byte as it is."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, Without
+from .denoiser import Among, Denoiser, Without
 from .errors import DdcliError
-from .infilling import Window, parse
+from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, parse
+from .lengths import Posterior, posterior
 from .likelihood import nelbo
-from .model import Canvas, Model, OnFrame, fresh_seed, last_of
+from .model import Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Autoregressive
 from .randomness import Streams, derive_seed
 from .schedule import stratified
+
+DRAWS = 16  # noisings that a score is the mean of
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What was written into one gap."""
+
+    content: bytes
+    start: int  # its place in the filled document, bytes
+    tokens: list[int]  # of byte pairs those that reach over its edges too
+    log_probs: list[float] | None = (
+        None  # of the tokens, nats: their shares of the score; None: not asked for
+    )
+    log_length: float = 0.0  # ln p of its length, where the model chose that
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -22,7 +43,7 @@ class Infilling:
     """A document with its gaps filled."""
 
     content: bytes
-    fills: list[str]
+    gaps: list[Fill]
     nfe: int
     seed: int
     index: int
@@ -32,13 +53,46 @@ class Infilling:
     def text(self) -> str:
         return self.content.decode(errors="replace")
 
+    @property
+    def fills(self) -> list[str]:
+        return [gap.text for gap in self.gaps]
+
+
+@dataclass
+class _Way:
+    """One of the ways, while it is being written."""
+
+    seed: int
+    index: int
+    fills: list[Fill] = field(default_factory=list)  # their places not known yet
+    nfe: int = 0
+
+    def draw(self, name: str, *parts: int) -> int:
+        """The seed of a draw that is this way's own."""
+        return derive_seed(self.seed, name, self.index, *parts)
+
+    def done(self, document: Document, scored: bool) -> Infilling:
+        places, at = [], 0
+        for piece, fill in zip(document.pieces, self.fills, strict=False):
+            at += len(piece)
+            places.append(at)
+            at += len(fill.content)
+        gaps = [
+            Fill(fill.content, place, fill.tokens, fill.log_probs, fill.log_length)
+            for fill, place in zip(self.fills, places, strict=True)
+        ]
+        score = sum(sum(gap.log_probs or ()) + gap.log_length for gap in gaps) if scored else None
+        content = document.assemble([gap.content for gap in gaps])
+        return Infilling(content, gaps, self.nfe, self.seed, self.index, score)
+
 
 def infill(
     model: Model,
-    document: str | bytes,
+    document: str | bytes | Document,
     n: int = 1,
     *,
     mask_token: str = "[MASK]",
+    max_gap: int = MAX_GAP,
     score: bool = False,
     label: str | None = None,
     seed: int | None = None,
@@ -47,9 +101,12 @@ def infill(
 ) -> list[Infilling]:
     """Fill the gaps of a document in n ways; everything else stays byte for byte as it is.
 
-    `[MASK]` is a gap of one token, `[MASK:12]` of twelve, `\\[MASK]` the text itmodel. A gap never holds
-    an end of text. With `score`, the ways are ranked by their estimated ln p(gaps | context). `label` is that
-    of each line, told wherever the model reads the line's beginning.
+    document: a text with gaps, `[MASK]` of one token, `[MASK:12]` of twelve, `[MASK:3-20]` and `[MASK:*]` (1
+    to `max_gap`) of as many as the model finds likely, `\\[MASK]` the text itself; or one whose gaps
+    `ddcli.infilling` has cut (`cut_spans`, `cut_matches`, `between`). A gap never holds an end of text. Each
+    way draws the lengths of its gaps from their posterior; temperature 0 takes the likeliest. With `score`,
+    the ways are ranked by their estimated ln p(gaps | context), lengths that were chosen included.
+    label: that of each line, told wherever the model reads the line's beginning.
 
     Raises DdcliError (GapError, with a caret) for a document without gaps, a gap that cannot be, a
     label the model does not know, or an autoregressive model.
@@ -66,44 +123,84 @@ def infill(
     seed = fresh_seed() if seed is None else seed
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")
-    source = document.encode(errors="surrogateescape") if isinstance(document, str) else document
-    whole = parse(source, mask_token)
+    if isinstance(document, str):
+        document = document.encode(errors="surrogateescape")
+    if isinstance(document, bytes):
+        document = parse(document, mask_token, max_gap=max_gap)
     # a model of records reads one line at a time
-    parts = [line for line in whole.lines() if line.gaps] if model.record_lengths else [whole]
+    parts = [line for line in document.lines() if line.gaps] if model.record_lengths else [document]
     opening = model.opening(label)
     edges = (opening, model.tokenizer.eos_id) if model.record_lengths else None
-    layouts = [part.layout(model.tokenizer, model.length, edges) for part in parts]
-    fills: list[list[bytes]] = [[] for _ in range(n)]
-    nfe, scores = np.zeros(n, dtype=np.int64), np.zeros(n)
-    for number, layout in enumerate(layouts):
-        ids = np.tile(layout.ids, (n, 1))
-        for window in layout.windows:
-            seeds = [derive_seed(seed, "infill", i, number, window.gaps.start) for i in range(n)]
-            canvas = Canvas(
-                ids[:, window.span],
-                np.tile(window.frozen, (n, 1)),
-                [len(window.frozen)] * n,
-                seeds,
-            )
-            frame = last_of(model.denoise(canvas, chosen, _within_text(model)), on_frame)
-            window.write(ids, frame.x.cpu().numpy())
-            nfe += frame.nfe.numpy()
-            if score:
-                scores += [_score(model, row[window.span], window, seed) for row in ids]
-        for row, filled in zip(ids, fills, strict=True):
-            filled += [model.tokenizer.continuation(row[: gap.start], row[gap]) for gap in layout.gaps]
-    ways = [
-        Infilling(
-            content=whole.assemble(filled),
-            fills=[fill.decode(errors="replace") for fill in filled],
-            nfe=int(nfe[i]),
-            seed=seed,
-            index=i,
-            score=float(scores[i]) if score else None,
-        )
-        for i, filled in enumerate(fills)
+    texts = [encode(part, model.tokenizer, model.length, edges, model.tokenizer.spelling) for part in parts]
+    ways = [_Way(seed, i) for i in range(n)]
+    for number, text in enumerate(texts):
+        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature):
+            _fill(model, layout, number, members, lengths, chosen, score, on_frame)
+    return sorted((way.done(document, score) for way in ways), key=lambda way: -(way.score or 0.0))
+
+
+Lengths = tuple[tuple[int, float], ...]  # of each gap: tokens, and ln p of so many
+
+
+def _laid_out(
+    model: Model, text: Encoded, number: int, ways: Iterable[_Way], temperature: float
+) -> list[tuple[list[_Way], Lengths, Layout]]:
+    """The ways by the lengths they have drawn for the gaps of a text, one after the other."""
+    asked: dict[tuple[int, ...], Posterior] = {}  # by the lengths of the gaps before
+    groups: dict[Lengths, list[_Way]] = {}
+    for way in ways:
+        lengths: list[tuple[int, float]] = []
+        for gap in range(len(text.document.gaps)):
+            candidates = text.candidates(gap)
+            if len(candidates) == 1:
+                lengths.append((candidates[0], 0.0))
+                continue
+            before = tuple(tokens for tokens, _ in lengths)
+            if before not in asked:
+                noise = derive_seed(way.seed, "unseen", number, gap)
+                asked[before] = posterior(model, _within_text(model), text, gap, before, noise)
+            u = Streams([way.draw("length", number, gap)]).uniform()[0]
+            lengths.append(asked[before].draw(temperature, u))
+            way.nfe += asked[before].nfe
+        groups.setdefault(tuple(lengths), []).append(way)
+    return [
+        (members, lengths, text.layout([tokens for tokens, _ in lengths]))
+        for lengths, members in groups.items()
     ]
-    return sorted(ways, key=lambda way: -(way.score or 0.0))
+
+
+def _fill(
+    model: Model,
+    layout: Layout,
+    number: int,
+    ways: list[_Way],
+    lengths: Lengths,
+    settings: SamplerSettings,
+    score: bool,
+    on_frame: OnFrame | None,
+) -> None:
+    """Write the gaps of a layout, for ways in which they have the same lengths."""
+    ids = np.tile(layout.ids, (len(ways), 1))
+    shares = np.zeros(ids.shape)  # ln p of each token, nats
+    for window in layout.windows:
+        believed = _within_window(model, layout, window)
+        canvas = Canvas(
+            ids[:, window.span],
+            np.tile(window.frozen, (len(ways), 1)),
+            [len(window.frozen)] * len(ways),
+            [way.draw("infill", number, window.gaps.start) for way in ways],
+        )
+        frame = last_of(model.denoise(canvas, settings, believed), on_frame)
+        window.write(ids, frame.x.cpu().numpy())
+        for way, row, share, nfe in zip(ways, ids, shares, frame.nfe.tolist(), strict=True):
+            way.nfe += nfe
+            if score:
+                share[window.span] += _log_probs(model, believed, row[window.span], window, way.seed)
+    for way, row, share in zip(ways, ids, shares, strict=True):
+        for gap, edge, (_, log_length) in zip(layout.gaps, layout.edges, lengths, strict=True):
+            content = edge.inner(model.tokenizer.continuation(row[: gap.start], row[gap]))
+            log_probs = share[gap].tolist() if score else None
+            way.fills.append(Fill(content, 0, row[gap].tolist(), log_probs, log_length))
 
 
 def _within_text(model: Model) -> Denoiser:
@@ -111,22 +208,35 @@ def _within_text(model: Model) -> Denoiser:
     return Without(model.denoiser, (model.tokenizer.eos_id,))
 
 
-def _score(model: Model, ids: np.ndarray, window: Window, seed: int) -> float:
-    """A lower bound on ln p(its gaps | what a window was given), nats; every way meets the same noise."""
-    draws = 16
+def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:
+    """What is believed of the gaps of a window, whose edges may have to spell what was given up to them."""
+    start, stop = window.span.start, window.span.stop
+    allowed = {
+        place - start: torch.tensor(fits, device=model.device)
+        for place, fits in layout.allowed.items()
+        if start <= place < stop
+    }
+    return Among(_within_text(model), allowed) if allowed else _within_text(model)
+
+
+def _log_probs(model: Model, believed: Denoiser, ids: np.ndarray, window: Window, seed: int) -> np.ndarray:
+    """Each token's share (n,) of a lower bound on ln p(its gaps | what a window was given), nats.
+
+    Every way meets the same noise.
+    """
 
     def repeated(row: np.ndarray) -> Tensor:
-        return torch.tensor(row, device=model.device).expand(draws, -1)
+        return torch.tensor(row, device=model.device).expand(DRAWS, -1)
 
-    rng = Streams([derive_seed(seed, "score", i) for i in range(draws)])
+    rng = Streams([derive_seed(seed, "score", i) for i in range(DRAWS)])
     with torch.no_grad():
         nats = nelbo(
             model.process,
-            _within_text(model),
+            believed,
             repeated(ids),
             repeated(window.own),
             stratified(rng.uniform()),
             rng,
             unseen=repeated(~window.frozen & ~window.own),
         )
-    return -nats.strict.sum().item() / draws
+    return -nats.strict.mean(0).cpu().numpy()

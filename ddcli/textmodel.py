@@ -8,6 +8,7 @@ from .evaluation import Bound, measure
 from .filling import Infilling
 from .generate import Frame
 from .heldout import blocks_of
+from .infilling import Document
 from .model import Model
 from .sampling import Sample
 
@@ -40,7 +41,7 @@ class TextModel(Model):
         """
         return measure(self, blocks_of(self, [text], "the text"), draws=draws, seed=seed).bound()
 
-    def infill(self, document: str | bytes, n: int = 1, **options: Any) -> list[Infilling]:
+    def infill(self, document: str | bytes | Document, n: int = 1, **options: Any) -> list[Infilling]:
         """Fill the gaps of a document in n ways. Options: those of `filling.infill`.
 
         >>> model.infill("To be [MASK:5] the question", seed=1)[0].text

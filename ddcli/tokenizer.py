@@ -127,6 +127,13 @@ class Tokenizer:
         near = [i for i in before[-64:] if i not in self.special_ids][-8:]
         return self.decode([*near, *ids])[len(self.decode(near)) :].encode()
 
+    @cached_property
+    def spelling(self) -> list[bytes] | None:
+        """What each id spells, (V,), where tokens are runs of bytes; None: of one each, or of none."""
+        if self._bytes is None or max(map(len, self._bytes)) == 1:
+            return None
+        return self._bytes
+
     def pieces(self, ids: Ids) -> list[str]:
         """One string for each id, for displays; special tokens by their name."""
         names = [self._backend.id_to_token(int(i)) for i in ids]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from typer.main import get_command
 import ddcli
 from ddcli import cli
 from ddcli.errors import DdcliError, RunFailed
+from ddcli.infilling import MAX_GAP
 from ddcli.textmodel import TextModel
 
 COMMANDS = ("train", "sample", "infill", "eval", "noise-viz")
@@ -721,6 +723,160 @@ def test_what_cannot_be_infilled_is_refused(refused, absorbing_run, uniform_run,
     assert "the mask token is empty" in refused("infill", absorbing_run, "-", "--mask-token", "", stdin=b"a")
     quiet = ["-q", "--sampler", "confidence"]
     assert "--sampler ancestral" in refused("infill", uniform_run, "-", *quiet, stdin=b"[MASK]")
+
+
+def test_places_can_be_said_beside_the_text(run, absorbing_run, tmp_path):
+    """By spans, by a pattern, by two files: the text is then no place for markers."""
+    (tmp_path / "a.txt").write_bytes(b"the cat\r\nsat [MASK] on\xff a mat")
+    infill = ["infill", absorbing_run, tmp_path / "a.txt", *FEW]
+    code, out, err = run(*infill, "--span", "1:5-1:8", "--span", "2:12-2:17=2")
+    assert (code, err.splitlines()[0]) == (0, "2 gaps, 5 characters")
+    assert_filled(b"the @@@\r\nsat [MASK] ## mat", out, **{"@@@": 3, "##": 2})
+    code, out, err = run(*infill, "--regex", "a(t)", "--gap", "2")
+    assert (code, err.splitlines()[0]) == (0, "3 gaps, 6 characters")
+    assert_filled(b"the ca@\r\nsa# [MASK] on\xff a ma%", out, **{"@": 2, "#": 2, "%": 2})
+    (tmp_path / "b.txt").write_bytes(b"[MASK]")
+    infill = ["infill", absorbing_run, *FEW]
+    _, out, err = run(*infill, "--prefix", tmp_path / "a.txt", "--suffix", tmp_path / "b.txt", "--gap", "3")
+    assert err.splitlines()[0] == "1 gap, 3 characters"
+    assert_filled((tmp_path / "a.txt").read_bytes() + b"@[MASK]", out, **{"@": 3})
+    _, out, err = run(*infill, "--suffix", tmp_path / "b.txt", "--max-gap", "4")
+    assert err.splitlines()[0] == "1 gap, 1 to 4 characters"
+    assert re.fullmatch(rb"[ -~\n]{1,4}\[MASK]", out)
+
+
+def test_the_command_and_its_twin_allow_the_same_lengths():
+    (option,) = [p for p in get_command(cli.app).commands["infill"].params if p.name == "max_gap"]
+    assert option.default == MAX_GAP
+
+
+def test_lengths_may_be_left_to_the_model(run, absorbing_run):
+    code, out, err = run("infill", absorbing_run, "-", *FEW, stdin=b"the [MASK:2-5] sat [MASK:*]")
+    assert (code, err.splitlines()[0]) == (0, "2 gaps, 3 to 37 characters")
+    assert re.fullmatch(rb"the [ -~\n]{2,5} sat [ -~\n]{1,16}", out)
+    _, again, _ = run("infill", absorbing_run, "-", *FEW, stdin=b"the [MASK:2-5] sat [MASK:*]")
+    assert again == out
+    arguments = ["--mask-token", "___", "--gap", "2-3", "--json", *FEW]
+    _, out, _ = run("infill", absorbing_run, "-", *arguments, stdin=b"the ___ sat")
+    (span,) = json.loads(out)["spans"]
+    assert len(span["tokens"]) == len(span["log_probs"]) == span["end"]["byte"] - 4 in (2, 3)
+    assert span["log_length"] < 0
+    assert span["start"] == {"byte": 4, "line": 1, "column": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["FILE", "--span", "1:1-1:2", "--regex", "x"], "not by --span and by --regex"),
+        (["FILE", "--prefix", "FILE"], "in the place of FILE"),
+        (["FILE", "--gap", "2-"], "--gap 2-: a gap has a length such as 12"),
+        (["FILE", "--span", "9:1-9:2"], "there is no line 9; the text has lines 1 to 1"),
+        (["FILE", "--regex", "("], "--regex (: missing )"),
+        (["FILE", "--span", "1:2-1:2", "-q"], "nothing is replaced here"),
+        (["FILE", "--backup", ".bak"], "--backup keeps what --in-place replaces"),
+        (["FILE", "--in-place", "--backup", ""], "no suffix"),
+        (["FILE", "--in-place", "--jsonl"], "--in-place takes one FILE"),
+        (["FILE", "--diff", "--json"], "--diff shows what changes in one FILE"),
+        (["--suffix", "FILE", "--diff"], "--diff shows what changes in one FILE"),
+        (["--suffix", "FILE", "--in-place"], "--in-place takes one FILE"),
+        (["--suffix", "FILE", "--jsonl"], "--jsonl takes a FILE"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(refused, absorbing_run, tmp_path, arguments, problem):
+    file = tmp_path / "in.txt"
+    file.write_text("the [MASK:3]")
+    arguments = [file if argument == "FILE" else argument for argument in arguments]
+    assert problem in refused("infill", absorbing_run, *arguments, lines=3 if "-q" in arguments else 1)
+    assert files(tmp_path) == {"in.txt": b"the [MASK:3]"}
+
+
+def test_the_old_file_is_kept_under_another_name_and_never_over_another_file(
+    run, refused, absorbing_run, tmp_path, monkeypatch
+):
+    file = tmp_path / "in.txt"
+    file.write_text("the [MASK:3]")
+    file.chmod(0o640)
+    arguments = ["infill", absorbing_run, file, "--in-place", "--backup", ".bak", *FEW]
+    assert run(*arguments)[:2] == (0, b"")
+    assert set(files(tmp_path)) == {"in.txt", "in.txt.bak"}
+    assert (tmp_path / "in.txt.bak").read_text() == "the [MASK:3]"
+    assert stat.S_IMODE((tmp_path / "in.txt.bak").stat().st_mode) == 0o640
+    file.write_text("a [MASK]")
+    before = files(tmp_path)
+    assert "in.txt.bak is there already; give another suffix" in refused(*arguments)
+    assert files(tmp_path) == before
+    (tmp_path / "in.txt.bak").unlink()
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left")))
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, b"")
+    assert "cannot be written: No space left" in err
+    assert files(tmp_path) == {"in.txt": b"a [MASK]"}
+
+
+def test_a_diff_turns_the_old_text_into_the_new(run, absorbing_run, tmp_path):
+    file = tmp_path / "in.txt"
+    old = b"the cat\r\x0b\r\n" + b"on\n" * 9 + b"a [MASK:3]\n" + b"on\n" * 9 + b"the [MASK]"
+    file.write_bytes(old)
+    _, plain, _ = run("infill", absorbing_run, file, *FEW)
+    code, out, _ = run("infill", absorbing_run, file, *FEW, "--diff")
+    assert (code, file.read_bytes()) == (0, old)
+    assert out.startswith(f"--- {file}\n+++ {file}\n@@ -8,7 +8,7 @@\n on\n".encode())
+    assert out.endswith(b"\n\\ No newline at end of file\n")
+    assert b"\n-a [MASK:3]\n+a " in out
+    (tmp_path / "diff").write_bytes(out)
+    if shutil.which("patch"):
+        subprocess.run(["patch", "-s", "--binary", file, tmp_path / "diff"], check=True)
+        assert file.read_bytes() == plain
+        file.write_bytes(old)
+    assert run("infill", absorbing_run, file, *FEW, "--diff", "--in-place")[1] == out
+    assert file.read_bytes() == plain
+
+
+def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, absorbing_run, tmp_path):
+    lines = [
+        b'{"id": 1, "text": "the [MASK:3] sat", "seed": null}',
+        b"",
+        b"{broken",
+        b'{"prefix": "the cat", "suffix": " on", "gap": "2-4", "id": [2]}',
+        b'{"text": "no gap"}',
+        b'{"text": "[MASK]", "prefix": "a"}',
+        b'{"text": 5}',
+        b"[1]",
+        '{"text": "é☃ [MASK]"}'.encode(),
+        rb'{"text": "[MASK] \ud800"}',
+        b"[" * 100_000,
+    ]
+    code, out, err = run("infill", absorbing_run, "-", "--jsonl", *FEW, stdin=b"\n".join(lines))
+    assert code == 2
+    found = [json.loads(line) for line in out.decode().split("\n")[:-1]]
+    assert [n for n, record in enumerate(found) if "error" not in record] == [0, 2, 7]
+    assert (found[0]["id"], found[0]["seed"], found[0]["text"][:4]) == (1, 1, "the ")
+    assert found[0]["text"] == f"the {found[0]['fills'][0]} sat"
+    assert (found[2]["id"], found[2]["prefix"], found[2]["gap"]) == ([2], "the cat", "2-4")
+    assert found[2]["text"] == f"the cat{found[2]['fills'][0]} on"
+    assert len(found[2]["fills"][0]) in (2, 3, 4)
+    assert found[3]["text"] == "no gap"
+    assert found[7]["text"].startswith("é☃ ")
+    assert found[8]["text"] == "[MASK] \ud800"
+    assert [line.split(":")[1] for line in err.splitlines() if ": line " in line] == [
+        f" line {number}" for number in (3, 5, 6, 7, 8, 10, 11)
+    ]
+    assert err.splitlines()[-1] == "ddcli: 7 of 10 lines could not be filled"
+    # a line's own seed fills it again
+    alone = ["--seed", str(found[7]["seed"]), "--steps", "4", "--json"]
+    _, out, _ = run("infill", absorbing_run, "-", *alone, stdin="é☃ [MASK]".encode())
+    assert json.loads(out) == found[7]
+
+
+def test_of_several_ways_to_fill_a_line_all_are_told(run, absorbing_run, tmp_path):
+    arguments = ["--jsonl", "-n", "3", *FEW, "-q", "-o", tmp_path / "out.jsonl"]
+    line = b'{"text": "the [MASK:3] sat"}\n'
+    assert run("infill", absorbing_run, "-", *arguments, stdin=line * 2) == (0, b"", "")
+    for record in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()):
+        ways = record.pop("alternatives")
+        assert record == ways[0]
+        assert [way["score"] for way in ways] == sorted((way["score"] for way in ways), reverse=True)
+        assert sorted(way["index"] for way in ways) == [0, 1, 2]
 
 
 def test_an_infilling_can_be_watched(run, uniform_run, monkeypatch):

@@ -4,13 +4,26 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ddcli.errors import DdcliError
-from ddcli.infilling import Document, Gap, GapError, parse
+from ddcli.infilling import (
+    MAX_GAP,
+    Document,
+    Gap,
+    GapError,
+    between,
+    cut_matches,
+    cut_spans,
+    encode,
+    parse,
+    read_lengths,
+)
+from ddcli.infilling.document import exactly
+from ddcli.tokenizer import make_tokenizer
 
 MASK, UNK, BOS, EOS = range(4)
 
@@ -79,14 +92,18 @@ def prose(words, seed=0):
     return " ".join("".join(rng.choice(letters, rng.integers(1, 13))) for _ in range(words)).encode()
 
 
+def layout_of(document, tokenizer, length, edges=None):
+    return encode(document, tokenizer, length, edges).layout()
+
+
 def encoded_whole(document, tokenizer):
     """Ids (N,) of the whole document and the place of each gap: what a layout is a part of."""
     ids, places = [], []
     for i, piece in enumerate(document.pieces):
         ids += tokenizer.encode(piece.decode(errors="replace")).tolist()
         if i < len(document.gaps):
-            places.append(slice(len(ids), len(ids) + document.gaps[i].tokens))
-            ids += [MASK] * document.gaps[i].tokens
+            places.append(slice(len(ids), len(ids) + document.gaps[i].lengths[0]))
+            ids += [MASK] * document.gaps[i].lengths[0]
     return np.array(ids), places
 
 
@@ -124,7 +141,7 @@ pieces_before = nasty.map(lambda piece: re.sub(rb"\\+\Z", b"", piece).replace(b"
 def test_bytes_outside_the_gaps_survive(parts, last):
     source = b"".join(piece + b"[MASK:%d]" % tokens for piece, tokens, _ in parts) + last
     document = parse(source)
-    assert [gap.tokens for gap in document.gaps] == [tokens for _, tokens, _ in parts]
+    assert [gap.lengths for gap in document.gaps] == [exactly(tokens) for _, tokens, _ in parts]
     expected = b"".join(piece + fill for piece, _, fill in parts) + last
     assert document.assemble([fill for _, _, fill in parts]) == expected
 
@@ -150,7 +167,7 @@ def test_a_fill_leaves_its_surroundings_alone(text):
 
 def test_markers_touch_each_other_and_the_ends():
     document = parse(b"[MASK][MASK:2]\\[MASK]")
-    assert document.gaps == (Gap(1, 0), Gap(2, 6))
+    assert document.gaps == (Gap(exactly(1), 0), Gap(exactly(2), 6))
     assert document.pieces == (b"", b"", b"[MASK]")
 
 
@@ -182,12 +199,31 @@ def test_text_that_is_no_valid_gap_can_be_kept():
     ],
 )
 def test_any_text_can_mark_a_gap(marker, source, tokens):
-    assert [gap.tokens for gap in parse(source, marker).gaps] == tokens
+    assert [gap.lengths for gap in parse(source, marker).gaps] == [exactly(n) for n in tokens]
 
 
 @pytest.mark.parametrize(
     "count",
-    ["]", "0]", "abc]", "-3]", "1.5]", " 3]", "٣]", "1000000]", "9" * 5000 + "]", "12", "12>", "3-20]", "*]"],
+    [
+        "]",
+        "0]",
+        "abc]",
+        "-3]",
+        "1.5]",
+        " 3]",
+        "٣]",
+        "1000000]",
+        "9" * 5000 + "]",
+        "12",
+        "12>",
+        "3-2]",
+        "3-]",
+        "-]",
+        "0-3]",
+        "3-4-5]",
+        "**]",
+        "3-*]",
+    ],
 )
 def test_a_bad_count_is_shown_where_it_stands(count):
     with pytest.raises(GapError) as caught:
@@ -262,7 +298,7 @@ documents = st.builds(
     lambda parts, last: Document(
         b"",
         (*(b"abcdefgh"[i % 8 : i % 8 + 1] * size for i, (size, _) in enumerate(parts)), b"." * last),
-        tuple(Gap(tokens, 0) for _, tokens in parts),
+        tuple(Gap(exactly(tokens), 0) for _, tokens in parts),
     ),
     st.lists(st.tuples(piece_sizes, st.integers(1, 6)), min_size=1, max_size=12),
     piece_sizes,
@@ -274,13 +310,13 @@ edges = st.sampled_from([None, (BOS, EOS)])
 @given(documents, lengths, edges)
 @settings(max_examples=200, deadline=None)
 def test_each_gap_is_decided_by_one_window_in_order(document, length, edges):
-    layout = document.layout(Characters(), length, edges)
+    layout = layout_of(document, Characters(), length, edges)
     assert [i for window in layout.windows for i in window.gaps] == list(range(len(document.gaps)))
     for window in layout.windows:
         own = np.zeros(len(layout.ids), bool)
         for i in window.gaps:
             own[layout.gaps[i]] = True
-        assert own.sum() == sum(document.gaps[i].tokens for i in window.gaps)
+        assert own.sum() == sum(document.gaps[i].lengths[0] for i in window.gaps)
         np.testing.assert_array_equal(window.own, own[window.span])
         assert window.own.sum() == own.sum()
         assert not (window.own & window.frozen).any()
@@ -289,8 +325,8 @@ def test_each_gap_is_decided_by_one_window_in_order(document, length, edges):
 @given(documents, lengths, edges)
 @settings(max_examples=200, deadline=None)
 def test_windows_are_full_and_show_both_sides_of_each_gap(document, length, edges):
-    layout = document.layout(Characters(), length, edges)
-    total = sum(map(len, document.pieces)) + sum(gap.tokens for gap in document.gaps) + 2 * bool(edges)
+    layout = layout_of(document, Characters(), length, edges)
+    total = sum(map(len, document.pieces)) + sum(gap.lengths[0] for gap in document.gaps) + 2 * bool(edges)
     for window in layout.windows:
         assert (
             len(window.own)
@@ -309,7 +345,7 @@ def test_windows_are_full_and_show_both_sides_of_each_gap(document, length, edge
 @given(documents, lengths, edges, st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
 def test_windows_see_what_earlier_ones_filled_in(document, length, edges, copies):
-    layout = document.layout(Characters(), length, edges)
+    layout = layout_of(document, Characters(), length, edges)
     ids = np.tile(layout.ids, (copies, 1))
     rng = np.random.default_rng(0)
     for window in layout.windows:
@@ -339,7 +375,7 @@ def test_a_window_is_the_same_as_if_the_whole_document_were_encoded(tokenizer, l
     )
     document = parse(source)
     ids, places = encoded_whole(document, tokenizer)
-    layout = document.layout(tokenizer, length)
+    layout = layout_of(document, tokenizer, length)
     assert len(layout.ids) < len(ids)
     for window in layout.windows:
         shift = places[window.gaps[0]].start - layout.gaps[window.gaps[0]].start
@@ -354,21 +390,21 @@ def test_windows_are_full_however_many_bytes_a_token_has():
         def encode(self, text):
             return np.full(len(text) // 5000, 4)
 
-    layout = parse(b" " * 1_000_000 + b"[MASK]" + b" " * 1_000_000).layout(Paragraphs(), 32)
+    layout = layout_of(parse(b" " * 1_000_000 + b"[MASK]" + b" " * 1_000_000), Paragraphs(), 32)
     (window,) = layout.windows
     assert window.frozen.sum() == 31
 
 
 def test_near_gaps_are_filled_together_and_far_ones_apart():
-    layout = parse(b"a" * 50 + b"[MASK:3]aaa[MASK:2]" + b"a" * 50 + b"[MASK]" + b"a" * 50).layout(
-        Characters(), 32
+    layout = layout_of(
+        parse(b"a" * 50 + b"[MASK:3]aaa[MASK:2]" + b"a" * 50 + b"[MASK]" + b"a" * 50), Characters(), 32
     )
     assert [window.gaps for window in layout.windows] == [range(0, 2), range(2, 3)]
     assert [window.span for window in layout.windows] == [slice(38, 70), slice(93, 125)]
 
 
 def test_a_document_that_fits_is_one_window():
-    layout = parse(b"[MASK:7]aa[MASK:7]").layout(Characters(), 16)
+    layout = layout_of(parse(b"[MASK:7]aa[MASK:7]"), Characters(), 16)
     assert [(window.gaps, window.span) for window in layout.windows] == [(range(0, 2), slice(0, 16))]
 
 
@@ -384,20 +420,20 @@ def test_a_document_that_fits_is_one_window():
 )
 def test_a_gap_has_room_for_context_or_is_refused(source, room):
     with pytest.raises(GapError, match=rf"reads 16 tokens .* at most {room}, not"):
-        parse(source).layout(Characters(), 16)
+        layout_of(parse(source), Characters(), 16)
     fitting = re.sub(rb"\d+", b"%d" % room, source)
-    assert len(parse(fitting).layout(Characters(), 16).windows) == 1
+    assert len(layout_of(parse(fitting), Characters(), 16).windows) == 1
 
 
 def test_a_gap_that_is_too_long_is_shown_where_it_stands():
     with pytest.raises(GapError, match=r"line 2, column 3: .*\nab\[MASK:99\]cd\n  \^"):
-        parse(b"[MASK]\nab[MASK:99]cd\n").layout(Characters(), 16)
+        layout_of(parse(b"[MASK]\nab[MASK:99]cd\n"), Characters(), 16)
 
 
 def test_big_documents_are_read_only_near_their_gaps():
     tokenizer = Characters()
     document = parse((b"abc def. \n" * 50_000 + b"[MASK:3]") * 10 + b"tail")
-    layout = document.layout(tokenizer, 128)
+    layout = layout_of(document, tokenizer, 128)
     assert tokenizer.read < 50_000
     assert len(layout.windows) == 10
     assert len(document.assemble([b"xyz"] * 10)) == 5_000_034
@@ -405,17 +441,178 @@ def test_big_documents_are_read_only_near_their_gaps():
 
 def test_unknown_characters_are_unk_to_the_network_and_survive_in_the_output():
     document = parse("añ[MASK]b\xe9".encode() + b"\xff")
-    assert document.layout(Characters(), 8).ids.tolist() == [4, UNK, MASK, 5, UNK, UNK]
+    assert layout_of(document, Characters(), 8).ids.tolist() == [4, UNK, MASK, 5, UNK, UNK]
     assert document.assemble([b"c"]) == "añcb\xe9".encode() + b"\xff"
 
 
 def test_bytes_that_are_not_utf8_are_replacement_characters_to_the_network():
-    ids = parse(b"\xff[MASK]").layout(Utf8(), 8).ids
+    ids = layout_of(parse(b"\xff[MASK]"), Utf8(), 8).ids
     assert bytes((ids[:3] - 4).astype(np.uint8)) == "\N{REPLACEMENT CHARACTER}".encode()
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_a_record_is_the_document_without_its_line_end(end):
     document = parse(b"ab[MASK:2]" + end)
-    assert document.layout(Characters(), 8, edges=(BOS, EOS)).ids.tolist() == [BOS, 4, 5, MASK, MASK, EOS]
+    assert layout_of(document, Characters(), 8, edges=(BOS, EOS)).ids.tolist() == [BOS, 4, 5, MASK, MASK, EOS]
     assert document.assemble([b"cd"]) == b"abcd" + end
+
+
+# -- lengths, spans, patterns, two texts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "lengths"),
+    [("12", [12]), ("3-5", [3, 4, 5]), ("7-7", [7]), ("*", [1, 2, 3, 4]), ("999999", [999_999])],
+)
+def test_a_length_is_a_number_a_range_or_any(said, lengths):
+    assert list(read_lengths(said, 4)) == lengths
+    assert list(parse(f"a[MASK:{said}]b".encode(), max_gap=4).gaps[0].lengths) == lengths
+
+
+def test_what_a_marker_leaves_unsaid_may_be_said_beside_it():
+    assert [gap.lengths for gap in parse(b"____ ____", "____", range(3, 6)).gaps] == [range(3, 6)] * 2
+    assert [g.lengths for g in parse(b"[MASK][MASK:2]", lengths=range(3, 6)).gaps] == [
+        range(3, 6),
+        exactly(2),
+    ]
+
+
+def test_a_range_is_described_as_one():
+    assert parse(b"[MASK:12] [MASK:3-20]").describe("character") == "2 gaps, 15 to 32 characters"
+
+
+lines_of_text = st.lists(st.text("ab é漢\t\r\0", max_size=6), min_size=1, max_size=5).map("\n".join)
+
+
+@given(lines_of_text, st.data(), st.binary(max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_spans_are_lines_and_columns_and_the_rest_is_untouched(text, data, fill):
+    ends = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=6)))
+    places = list(zip(ends[::2], ends[1::2], strict=False))
+
+    def where(at):
+        return f"{text.count(chr(10), 0, at) + 1}:{at - text.rfind(chr(10), 0, at)}"
+
+    spans = [f"{where(start)}-{where(end)}" for start, end in places]
+    document = cut_spans(text.encode(), data.draw(st.permutations(spans)), range(2, 4))
+    assert [gap.replaces.decode() for gap in document.gaps] == [text[start:end] for start, end in places]
+    expected, at = b"", 0
+    for start, end in places:
+        expected += text[at:start].encode() + fill
+        at = end
+    assert document.assemble([fill] * len(places)) == expected + text[at:].encode()
+    assert document.assemble([gap.replaces for gap in document.gaps]) == text.encode()
+
+
+def test_columns_of_a_span_count_a_byte_that_is_no_text_as_one_character():
+    document = cut_spans("é".encode() + b"\xff\xfeab\n", ["1:3-1:5=4"])
+    assert document.pieces == ("é".encode() + b"\xff", b"b\n")
+    assert document.gaps == (Gap(exactly(4), 3, b"\xfea"),)
+
+
+@pytest.mark.parametrize(
+    ("spans", "problem"),
+    [
+        (["1:2"], "not a span; write LINE:COLUMN"),
+        (["1:2-1:3=x"], "not a span"),
+        (["1:2-1:3="], "not a span"),
+        (["0:1-1:1"], "no line 0; the text has lines 1 to 2"),
+        (["1:1-3:1"], "no line 3"),
+        (["1:1-1:9"], "line 1 has columns 1 to 5, not 9"),
+        (["1:0-1:2"], "not 0"),
+        (["1:3-1:2"], "ends before it starts"),
+        (["1:1-1:4", "1:3-1:5"], "meet at 1:3"),
+        (["2:1-2:1", "1:4-2:2"], "meet at 2:1"),
+    ],
+)
+def test_what_is_no_span_is_refused(spans, problem):
+    with pytest.raises(DdcliError, match=problem):
+        cut_spans(b"abcd\nef", spans)
+
+
+@given(nasty, st.sampled_from([r"[a-z]", r"\s+", r".", r"\W+", "x*", r"a(b?)", "."]), st.binary(max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_what_a_pattern_matches_is_replaced_and_nothing_else(source, pattern, fill):
+    text = source.decode(errors="surrogateescape")
+    group = re.compile(pattern).groups
+    found = [m[group] for m in re.finditer(pattern, text, re.M) if m[group]]
+    assume(found)
+    document = cut_matches(source, pattern)
+    assert document.assemble([gap.replaces for gap in document.gaps]) == source
+    text = source.decode(errors="surrogateescape")
+    group = re.compile(pattern).groups
+    found = [m[group] for m in re.finditer(pattern, text, re.M) if m[group]]
+    assert [gap.replaces.decode(errors="surrogateescape") for gap in document.gaps] == found
+    assert all(source[g.offset : g.offset + len(g.replaces)] == g.replaces for g in document.gaps)
+
+
+def test_of_a_pattern_with_groups_the_first_is_replaced():
+    document = cut_matches(b"def f(x):\ndef gg(y):\n", r"^def (\w+)\((.)", range(1, 3))
+    assert document.pieces == (b"def ", b"(x):\ndef ", b"(y):\n")
+    assert [(gap.lengths, gap.replaces) for gap in document.gaps] == [
+        (range(1, 3), b"f"),
+        (range(1, 3), b"gg"),
+    ]
+
+
+def test_a_pattern_that_is_none_or_matches_nothing_is_refused():
+    with pytest.raises(DdcliError, match=r"--regex \(: missing \)"):
+        cut_matches(b"abc", "(")
+    with pytest.raises(DdcliError, match="--regex z: matches nothing"):
+        cut_matches(b"abc", "z")
+
+
+def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():
+    document = cut_spans(b"abc.\nd", ["1:2-1:4", "2:1-2:2=7"]).measured(Characters())
+    assert [gap.lengths for gap in document.gaps] == [exactly(2), exactly(7)]
+    with pytest.raises(GapError, match=r"line 1, column 2: nothing is replaced here"):
+        cut_spans(b"abc", ["1:2-1:2"]).measured(Characters())
+
+
+def test_a_gap_between_two_texts_may_have_any_length():
+    document = between(b"ab\n", b"[MASK]")
+    assert document.assemble([b"#"]) == b"ab\n#[MASK]"
+    assert document.gaps == (Gap(range(1, MAX_GAP + 1), 3),)
+
+
+# -- tokens that reach over an edge ------------------------------------------------------------------------
+
+PAIRS = make_tokenizer("bpe:400", [prose(3000).decode()], lambda line: None)
+
+
+@given(st.binary(max_size=6), st.binary(max_size=6), st.integers(0, 400), st.integers(0, 400))
+@settings(max_examples=100, deadline=None)
+def test_the_tokens_beside_a_gap_are_given_up_to_it(junk, more, start, end):
+    source = prose(60, 5)
+    before, after = source[:start] + junk, more + source[end:]
+    document = between(before, after, exactly(2))
+    encoded = encode(document, PAIRS, 64, spelling=PAIRS.spelling)
+    layout = encoded.layout()
+    (place,), (edge,) = layout.gaps, layout.edges
+    left, right = (PAIRS.encode(text.decode(errors="replace")) for text in (before, after))
+    assert edge.before == PAIRS.decode_bytes(left[-1:])
+    assert edge.after == PAIRS.decode_bytes(right[:1])
+    assert place.stop - place.start == 2 + (len(left) > 0) + (len(right) > 0)
+    for position, fits, spelt in (
+        (place.start, bytes.startswith, edge.before),
+        (place.stop - 1, bytes.endswith, edge.after),
+    ):
+        if spelt:
+            allowed = layout.allowed[position]
+            assert allowed.tolist() == [fits(piece, spelt) for piece in PAIRS.spelling]
+            assert allowed.any()
+    assert len(layout.allowed) == (len(left) > 0) + (len(right) > 0)
+    assert edge.inner(edge.before + b"xyz" + edge.after) == b"xyz"
+
+
+def test_the_one_token_between_two_gaps_is_given_up_to_the_later():
+    layout = encode(parse(b"ab[MASK]a[MASK]ab"), PAIRS, 64, spelling=PAIRS.spelling).layout()
+    assert [edge.after for edge in layout.edges] == [b"", PAIRS.decode_bytes(PAIRS.encode("ab")[:1])]
+    assert layout.edges[1].before == b"a"
+
+
+def test_a_gap_and_what_is_given_up_to_it_have_to_fit():
+    encoded = encode(parse(b"abcabcabc[MASK:99]abcabcabc"), PAIRS, 16, spelling=PAIRS.spelling)
+    with pytest.raises(GapError, match="at most 12, not 99"):
+        encoded.layout()
+    assert len(encoded.layout([12]).windows) == 1

@@ -40,6 +40,9 @@ def workplace(tmp_path_factory):
     rows = [f"{line},{'play' if i % 2 else 'story'}" for i, line in enumerate(words(60).splitlines())]
     (folder / "rows.csv").write_text("\n".join(["text,genre", *rows]))
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
+    (folder / "before.txt").write_text("the cat sa")
+    (folder / "after.txt").write_text(" my dog\n")
+    (folder / "lines.jsonl").write_text('{"text": "the [MASK:3] sat"}\n{"prefix": "a", "suffix": "at"}\n')
     return folder
 
 

@@ -1,15 +1,19 @@
 """Texts in, answers out: stdin and files, stdout, and what is said on stderr."""
 
+import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DdcliError
 
 if TYPE_CHECKING:
+    from ..filling import Infilling
     from ..textmodel import TextModel
 
 SEPARATOR = "-" * 40
@@ -60,7 +64,7 @@ def deliver(
 
     def shown(content: bytes, record: dict[str, Any]) -> bytes:
         if as_json:
-            return json.dumps(record, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+            return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         return content + (b"\0" if null else line_end)
 
     between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
@@ -71,18 +75,19 @@ def deliver(
         except OSError as error:
             raise DdcliError(f"{output} cannot be made: {error.strerror}") from None
         for number, answer in enumerate(answers):
-            _replace(folder / f"{number:04}{suffix}", shown(*answer))
+            replace_whole(folder / f"{number:04}{suffix}", shown(*answer))
         return
     parts = (between * (number > 0) + shown(*answer) for number, answer in enumerate(answers))
     if output is not None:
-        _replace(Path(output), b"".join(parts))
+        replace_whole(Path(output), b"".join(parts))
         return
     for part in parts:
         sys.stdout.buffer.write(part)
         sys.stdout.flush()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_whole(path: Path, content: bytes) -> None:
+    """Put a file in the place of another. DdcliError where it cannot be written."""
     from ..files import whole_file
 
     try:
@@ -90,6 +95,58 @@ def _replace(path: Path, content: bytes) -> None:
             beside.write_bytes(content)
     except OSError as error:
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def check_backup(file: str | None, suffix: str | None) -> Path | None:
+    """Where a file is kept when it is replaced. DdcliError, before any work is done, where something is."""
+    if suffix is None:
+        return None
+    kept = Path(f"{file}{suffix}")
+    if not suffix or os.sep in suffix or os.path.lexists(kept):
+        problem = f"{kept} is there already" if suffix and os.sep not in suffix else "no suffix"
+        raise DdcliError(f"--backup {suffix}: {problem}; give another suffix, such as .old")
+    return kept
+
+
+@contextmanager
+def backed_up(file: Path, kept: Path | None) -> Iterator[None]:
+    """Keep a file under another name before it is replaced in the block; should that fail, only the file."""
+    if kept is None:
+        yield
+        return
+    try:
+        os.link(file.resolve(), kept)  # never over another file, and with all that the old one has
+    except OSError as error:
+        raise DdcliError(f"{kept} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        kept.unlink()
+        raise
+
+
+def record_of(way: "Infilling") -> dict[str, Any]:
+    """What is known of an infilling, as JSON; places in the filled text, columns in characters."""
+    from ..infilling import line_and_column
+
+    spans = []
+    for gap in way.gaps:
+        ends = gap.start, gap.start + len(gap.content)
+        start, end = (
+            dict(zip(("byte", "line", "column"), (at, *line_and_column(way.content, at)), strict=True))
+            for at in ends
+        )
+        measured = {"tokens": gap.tokens, "log_probs": gap.log_probs, "log_length": gap.log_length}
+        spans.append({"start": start, "end": end, **measured})
+    known = {"text": way.text, "fills": way.fills, "spans": spans, "score": way.score}
+    return known | {"nfe": way.nfe, "seed": way.seed, "index": way.index}
+
+
+def difference(before: bytes, after: bytes, name: str) -> bytes:
+    """A unified diff, as `patch` takes it; of texts that are the same, nothing."""
+    old, new = (re.findall(rb"[^\n]*\n|[^\n]+", text) for text in (before, after))
+    lines = difflib.diff_bytes(difflib.unified_diff, old, new, name.encode(), name.encode())
+    return b"".join(x if x.endswith(b"\n") else x + b"\n\\ No newline at end of file\n" for x in lines)
 
 
 def console() -> Any:

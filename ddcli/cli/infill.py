@@ -2,12 +2,28 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DdcliError
-from .answers import Answer, check_output, close, deliver, read, tell, watched
+from .answers import (
+    Answer,
+    backed_up,
+    check_backup,
+    check_output,
+    close,
+    deliver,
+    difference,
+    read,
+    record_of,
+    replace_whole,
+    tell,
+    watched,
+)
+from .batch import Batch
+from .gaps import Gaps
 from .options import (
     Budget,
     Device,
@@ -28,13 +44,33 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..filling import Infilling
+    from ..infilling import Document
 
 
 def infill(
     model: Model,
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A text with gaps, or - for stdin.")],
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE|-", help="A text with gaps, or - for stdin.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", "--count", min=1, help="How many ways, best first.")] = 1,
     mask_token: Annotated[str, typer.Option(help="What marks a gap.")] = "[MASK]",
+    span: Annotated[
+        list[str] | None,
+        typer.Option(help="Make a gap of LINE:COLUMN-LINE:COLUMN, end not included; =3-20 says how long."),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="Make a gap of what this matches, or of its first group.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="FILE", help="In the place of FILE: the text before a gap.")
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(metavar="FILE", help="In the place of FILE: the text after a gap.")
+    ] = None,
+    gap: Annotated[
+        str | None, typer.Option(help="How long gaps are that do not say it: 12, 3-20 or * tokens.")
+    ] = None,
+    max_gap: Annotated[int, typer.Option(min=1, help="What * allows at most.")] = 32,
     steps: Steps = None,
     sampler: Sampler = None,
     temperature: Temperature = None,
@@ -47,6 +83,13 @@ def infill(
         str | None, typer.Option("--output", "-o", help="A file, or a FOLDER/ for a file each.")
     ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace FILE by its filled form.")] = False,
+    backup: Annotated[
+        str | None, typer.Option(metavar="SUFFIX", help="With --in-place: keep the old FILE as FILESUFFIX.")
+    ] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what changes, not the text.")] = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="FILE has a JSON object a line: text, or prefix and suffix.")
+    ] = False,
     as_json: Json = False,
     null: Null = False,
     live: LiveView = False,
@@ -54,52 +97,76 @@ def infill(
     precision: Precision = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Fill the gaps of a text: [MASK] is one token, [MASK:12] twelve, \\[MASK] the text itself.
+    """Fill the gaps of a text: [MASK] is one token, [MASK:12] twelve, [MASK:3-20] or [MASK:*] as many as fit.
+
+    \\[MASK] is the text itself.
 
     echo "To be, or [MASK:6] be" | ddcli infill runs/novel -
     """
     from ..api import load
-    from ..infilling import parse
     from ..model import fresh_seed
 
-    if in_place and (n > 1 or file == "-" or output is not None or as_json or null):
-        raise DdcliError("--in-place takes one FILE and one way to fill it: no -n, -o, -0, --json or stdin")
-    document = read(file)
-    parsed = parse(document, mask_token)
+    gaps = Gaps(mask_token, span or [], regex, prefix, suffix, gap, max_gap)
+    gaps.check(file)
+    if in_place and (n > 1 or file in (None, "-") or output is not None or as_json or jsonl or null):
+        raise DdcliError(
+            "--in-place takes one FILE and one way to fill it: no -n, -o, -0, --json, --jsonl or stdin"
+        )
+    if backup is not None and not in_place:
+        raise DdcliError("--backup keeps what --in-place replaces; give both, or neither")
+    if diff and (as_json or jsonl or file is None):
+        raise DdcliError("--diff shows what changes in one FILE: no --json, --jsonl, --prefix or --suffix")
+    if jsonl and file is None:
+        raise DdcliError("--jsonl takes a FILE whose lines may hold a prefix and a suffix")
+    text = b"" if file is None else read(file)
+    document = None if jsonl else gaps.document(text)
+    kept = check_backup(file, backup)
     loaded = load(model, device=device, precision=precision)
-    if not quiet:
-        tell(parsed.describe(loaded.tokenizer.unit))
+    if document and not quiet:
+        tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
     began = time.perf_counter()
     ways: list[Infilling] = []
 
-    def answers(on_frame: Any) -> Iterator[Answer]:
-        ways.extend(
-            loaded.infill(
-                document,
-                n,
-                mask_token=mask_token,
-                score=n > 1 or as_json,
-                seed=seed,
-                on_frame=on_frame,
-                sampler=sampler,
-                steps=steps,
-                temperature=temperature,
-                top_p=top_p,
-                label=label,
-                guidance=guidance,
-                budget=budget,
-            )
+    def fill(document: "Document", seed: int, on_frame: Any) -> "list[Infilling]":
+        found = loaded.infill(
+            document,
+            n,
+            score=n > 1 or as_json or jsonl,
+            seed=seed,
+            on_frame=on_frame,
+            sampler=sampler,
+            steps=steps,
+            temperature=temperature,
+            top_p=top_p,
+            guidance=guidance,
+            label=label,
+            budget=budget,
         )
-        for way in ways:
-            record = {"text": way.text, "fills": way.fills, "score": way.score, "nfe": way.nfe}
-            yield way.content, record | {"seed": way.seed, "index": way.index}
+        ways.extend(found)
+        return found
 
-    target = file if in_place else output
-    deliver(watched(answers, live, loaded), target, as_json, null, line_end=b"")
-    if n > 1 and not quiet:
+    batch = Batch(text if jsonl else b"", gaps, fill, seed)
+
+    def answers(on_frame: Any) -> Iterator[Answer]:
+        if document is None:
+            yield from batch.answers(on_frame)
+            return
+        for way in fill(document, seed, on_frame):
+            yield difference(text, way.content, str(file)) if diff else way.content, record_of(way)
+
+    shown = watched(answers, live, loaded)
+    if in_place:
+        shown = list(shown)
+        with backed_up(Path(str(file)), kept):
+            replace_whole(Path(str(file)), ways[0].content)
+    if diff or not in_place:
+        deliver(shown, output, as_json or jsonl, null, line_end=b"")
+    if n > 1 and not jsonl and not quiet:
         for place, way in enumerate(ways, 1):
             tell(f"{place}: ln p(gaps | text) at least {way.score:.2f} nats (estimate)")
-    tokens = n * sum(gap.tokens for gap in parsed.gaps)
-    close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)
+    tokens = sum(len(gap.tokens) for way in ways for gap in way.gaps)
+    if ways:
+        close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)
+    batch.close()

@@ -1,0 +1,183 @@
+"""Print how well a model fills gaps in text it has not seen, as a Markdown table.
+
+Of gaps at random places: the bound on their bits per character given both sides, only what stands before, and
+only what stands after (the other side hidden); how often the likeliest filling is the very text that stood
+there, with the length given and with the length left to the model (1 to twice as much); and how often the
+model finds that length. With --code, how many of its functions still parse with a gap filled, and with the
+same gap left empty.
+
+python benchmarks/infilling.py runs/shakespeare --data held-out.txt --gaps 2 4 8 --count 100 --seed 0
+"""
+
+import argparse
+import ast
+import math
+import random
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ddcli
+from ddcli.infilling import between
+from ddcli.likelihood import nelbo
+from ddcli.process import Absorbing
+from ddcli.randomness import Streams, derive_seed
+from ddcli.schedule import stratified
+from ddcli.textmodel import TextModel
+
+DRAWS = 16
+SIDES = {"both": (), "before": ("after",), "after": ("before",)}  # what is hidden where these are shown
+
+
+def canvases(model: TextModel, text: str) -> list[np.ndarray]:
+    """Held-out text as the network reads it, ids (L,): blocks, or records between their ends."""
+    tokenizer = model.tokenizer
+    if not model.record_lengths:
+        ids = tokenizer.encode(text)
+        return [ids[i : i + model.length] for i in range(0, len(ids) - model.length + 1, model.length)]
+    records = (tokenizer.encode(line) for line in text.splitlines() if line)
+    ends = [tokenizer.bos_id], [tokenizer.eos_id]
+    return [np.concatenate([ends[0], ids, ends[1]]) for ids in records if len(ids) + 2 <= model.length]
+
+
+def drawn(
+    model: TextModel, text: str, tokens: int, count: int, seed: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """A canvas and where its gap starts, with text on both sides."""
+    rng = random.Random(seed)
+    edge = 2 if model.record_lengths else 1
+    fitting = [ids for ids in canvases(model, text) if len(ids) >= tokens + 2 * edge]
+    if not fitting:
+        raise SystemExit(f"--data has no text around a gap of {tokens} tokens for a window of {model.length}")
+    for _ in range(count):
+        ids = rng.choice(fitting)
+        yield ids, rng.randint(edge, len(ids) - tokens - edge)
+
+
+def nats(model: TextModel, ids: np.ndarray, gap: slice, hidden: Sequence[str], seed: int) -> float:
+    """The bound on -ln p(gap | what is shown)."""
+    place = np.arange(len(ids))
+    parts = {"before": place < gap.start, "after": place >= gap.stop}
+    running = ~parts["before"] & ~parts["after"]
+    special = np.isin(ids, [*model.tokenizer.special_ids, model.tokenizer.eos_id])
+    unseen = sum((parts[side] for side in hidden), np.zeros(len(ids), bool)) & ~special
+    rng = Streams([derive_seed(seed, "gap", i) for i in range(DRAWS)])
+    repeated = [torch.tensor(row, device=model.device).expand(DRAWS, -1) for row in (ids, running, unseen)]
+    x0, own, unknown = repeated
+    with torch.no_grad():
+        found = nelbo(
+            model.process,
+            model.denoiser,
+            x0.long(),
+            own,
+            stratified(rng.uniform()),
+            rng,
+            unseen=unknown,
+        )
+    return found.strict.sum().item() / DRAWS
+
+
+def measured(model: TextModel, text: str, tokens: int, count: int, seed: int) -> str:
+    """A row of the table."""
+    likeliest = {
+        "temperature": 0.0,
+        "sampler": "confidence" if isinstance(model.process, Absorbing) else None,
+    }
+    bits, characters = dict.fromkeys(SIDES, 0.0), 0
+    given = chosen = right = 0
+    for number, (ids, start) in enumerate(drawn(model, text, tokens, count, seed)):
+        gap = slice(start, start + tokens)
+        before, truth, after = (
+            model.tokenizer.decode_bytes(x) for x in (ids[:start], ids[gap], ids[gap.stop :])
+        )
+        characters += len(truth.decode(errors="replace"))
+        for side, hidden in SIDES.items():
+            bits[side] += nats(model, ids, gap, hidden, derive_seed(seed, number)) / math.log(2)
+        (way,) = model.infill(between(before, after, range(tokens, tokens + 1)), seed=seed, **likeliest)
+        given += way.gaps[0].content == truth
+        (way,) = model.infill(between(before, after, range(1, 2 * tokens + 1)), seed=seed, **likeliest)
+        chosen += way.gaps[0].content == truth
+        right += len(way.gaps[0].content) == len(truth)
+    shares = (f"{100 * hits / count:.0f} %" for hits in (given, chosen, right))
+    return row(tokens, *(f"{bits[side] / characters:.3f}" for side in SIDES), *shares)
+
+
+def functions(files: Sequence[Path]) -> Iterator[str]:
+    """The functions of Python files, each as a text that parses on its own."""
+    for file in files:
+        source = file.read_text(encoding="utf-8", errors="replace")
+        try:
+            found = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)]
+        except SyntaxError:
+            continue
+        for node in found:
+            text = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.end_lineno])) + "\n"
+            if parses(text):
+                yield text
+
+
+def parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def parsed(model: TextModel, files: Sequence[Path], tokens: int, count: int, seed: int) -> str:
+    """A row of the table of functions."""
+    rng = random.Random(seed)
+    texts = [(text, model.tokenizer.encode(text)) for text in functions(files)]
+    fitting = [ids for _, ids in texts if 3 * tokens <= len(ids) <= model.length - 2]
+    if not fitting:
+        raise SystemExit(f"--code has no function of {3 * tokens} to {model.length - 2} tokens")
+    filled = empty = 0
+    for _ in range(count):
+        ids = rng.choice(fitting)
+        start = rng.randint(tokens, len(ids) - tokens)
+        before, after = (model.tokenizer.decode_bytes(x) for x in (ids[:start], ids[start + tokens :]))
+        (way,) = model.infill(between(before, after, range(tokens, tokens + 1)), seed=rng.getrandbits(31))
+        filled += parses(way.text)
+        empty += parses((before + after).decode(errors="replace"))
+    return row(tokens, f"{100 * filled / count:.0f} %", f"{100 * empty / count:.0f} %")
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(head: Sequence[str], rows: Iterator[str]) -> None:
+    print(row(*head), row(*("---" for _ in head)), sep="\n")
+    for line in rows:
+        print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--data", type=Path, required=True, help="a text file the model has not seen")
+    parser.add_argument("--code", type=Path, help="a folder of Python files the model has not seen")
+    parser.add_argument("--gaps", type=int, nargs="+", default=[2, 4, 8], help="lengths, tokens")
+    parser.add_argument("--count", type=int, default=100, help="gaps of each length")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    model = ddcli.load(asked.run)
+    text = asked.data.read_text(encoding="utf-8")
+    head = ("gap, tokens", "bits/char, both sides", "before only", "after only")
+    shares = ("exact, length given", "exact, length chosen", "length right")
+    rest = (asked.count, asked.seed)
+    table((*head, *shares), (measured(model, text, tokens, *rest) for tokens in asked.gaps))
+    if asked.code:
+        print()
+        files = sorted(asked.code.rglob("*.py"))
+        head = ("gap, tokens", "functions that parse, filled", "left empty")
+        table(head, (parsed(model, files, tokens, *rest) for tokens in asked.gaps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+r"""Gaps in a document: where they are, windows over them, byte-exact assembly.
+
+    document = parse(b"The [MASK:3] sat.\n")
+    layout = encode(document, tokenizer, length).layout()
+    ids = np.tile(layout.ids, (copies, 1))                            # (B, N)
+    for window in layout.windows:
+        x0 = network(ids[:, window.span], frozen=window.frozen)       # (B, n)
+        window.write(ids, x0)
+    for row in ids:
+        document.assemble([tokenizer.continuation(row[: gap.start], row[gap]) for gap in layout.gaps])
+
+`parsing` says where the gaps are, `document` holds them, `layout` shows them to a network.
+"""
+
+from .document import MAX_GAP, Document, Gap, GapError, line_and_column, read_lengths
+from .layout import Encoded, Layout, Window, encode
+from .parsing import between, cut_matches, cut_spans, parse
+
+__all__ = [
+    "MAX_GAP",
+    "Document",
+    "Encoded",
+    "Gap",
+    "GapError",
+    "Layout",
+    "Window",
+    "between",
+    "cut_matches",
+    "cut_spans",
+    "encode",
+    "line_and_column",
+    "parse",
+    "read_lengths",
+]

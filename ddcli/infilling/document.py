@@ -1,0 +1,136 @@
+r"""A document with gaps: what stands outside them reaches the output as the bytes it was."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from rich.cells import cell_len
+
+from ..errors import DdcliError, printable
+
+EXCERPT = 72  # characters of the source line shown in an error
+LONGEST = 999_999  # tokens of a gap
+MAX_GAP = 32  # tokens of a gap whose length is anybody's guess
+COUNT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+
+
+class Tokenizer(Protocol):
+    """The part of a tokenizer that gaps need."""
+
+    @property
+    def mask_id(self) -> int: ...
+
+    def encode(self, text: str) -> np.ndarray: ...  # (n,), no special tokens
+
+
+class GapError(DdcliError):
+    """A gap that cannot be filled as written: the message, the source line, a caret under the gap."""
+
+    def __init__(self, problem: str, source: bytes, offset: int) -> None:
+        """`offset`: of the gap in the source, bytes."""
+        line, column = line_and_column(source, offset)
+        before = _line_before(source, offset)
+        after = source[offset:].partition(b"\n")[0].removesuffix(b"\r").decode(errors="surrogateescape")
+        # Reversed, so that the far end is the one to go.
+        shown = shorten(before[::-1], EXCERPT // 2)[::-1]
+        rest = shorten(after, EXCERPT - len(shown))
+        caret = " " * cell_len(shown) + "^"
+        super().__init__(f"line {line}, column {column}: {problem}\n{shown}{rest}\n{caret}")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A place to write to."""
+
+    lengths: range | None  # tokens it may have; None: as many as what it replaces
+    offset: int  # of its marker, or of what it replaces, in the source, bytes
+    replaces: bytes = b""  # text that is to go; a marker is none
+
+
+@dataclass(frozen=True)
+class Document:
+    """Literal pieces and the gaps between them: `pieces[0] gaps[0] pieces[1] ... pieces[-1]`."""
+
+    source: bytes  # as written, for error messages
+    pieces: tuple[bytes, ...]  # one more than gaps; escapes resolved
+    gaps: tuple[Gap, ...]
+
+    def measured(self, tokenizer: Tokenizer) -> "Document":
+        """The document with every gap's lengths known. Raises GapError for one that replaces nothing."""
+        gaps = []
+        for gap in self.gaps:
+            if gap.lengths is None:
+                tokens = len(tokenizer.encode(gap.replaces.decode(errors="replace")))
+                if not tokens:
+                    raise GapError(
+                        "nothing is replaced here, so the length of the gap must be said, as in --gap 12, "
+                        "--gap 3-20 or --gap '*'",
+                        self.source,
+                        gap.offset,
+                    )
+                gap = replace(gap, lengths=exactly(tokens))
+            gaps.append(gap)
+        return replace(self, gaps=tuple(gaps))
+
+    def describe(self, unit: str) -> str:
+        """What there is to fill, for people: `3 gaps, 17 characters`. `unit`: what one token is.
+
+        Of a `measured` document.
+        """
+        ranges = [gap.lengths for gap in self.gaps if gap.lengths is not None]
+        least, most = sum(r[0] for r in ranges), sum(r[-1] for r in ranges)
+        tokens = str(least) if least == most else f"{least} to {most}"
+        parts = ((str(len(self.gaps)), "gap"), (tokens, unit))
+        return ", ".join(f"{count} {noun}{'s' * (count != '1')}" for count, noun in parts)
+
+    def assemble(self, fills: Sequence[bytes]) -> bytes:
+        """The document with one fill per gap, byte for byte as it was outside them."""
+        filled = zip(fills, self.pieces[1:], strict=True)
+        return self.pieces[0] + b"".join(fill + piece for fill, piece in filled)
+
+    def lines(self) -> Iterator["Document"]:
+        """Each line, its end included, as a document of its own; put together they are this one."""
+        pieces, gaps = [b""], list[Gap]()
+        for number, piece in enumerate(self.pieces):
+            if number:
+                gaps.append(self.gaps[number - 1])
+                pieces.append(b"")
+            first, *others = re.split(rb"(?<=\n)", piece)
+            pieces[-1] += first
+            for line in others:
+                yield Document(self.source, tuple(pieces), tuple(gaps))
+                pieces, gaps = [line], []
+        yield Document(self.source, tuple(pieces), tuple(gaps))
+
+
+def exactly(tokens: int) -> range:
+    """The lengths of a gap whose length is known."""
+    return range(tokens, tokens + 1)
+
+
+def read_lengths(text: str, max_gap: int = MAX_GAP) -> range | None:
+    """The lengths that `12`, `3-20` or `*` (1 to max_gap) allow; None where the text says none."""
+    if text == "*":
+        return range(1, max_gap + 1)
+    least, dash, most = text.partition("-")
+    if not COUNT.fullmatch(least) or (dash and not COUNT.fullmatch(most)):
+        return None
+    return range(int(least), int(most or least) + 1) or None
+
+
+def line_and_column(text: bytes, offset: int) -> tuple[int, int]:
+    """Where an offset in bytes lies: both from 1, the column in characters, a byte that is none for one."""
+    return text.count(b"\n", 0, offset) + 1, len(_line_before(text, offset)) + 1
+
+
+def _line_before(text: bytes, offset: int) -> str:
+    return text[text.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="surrogateescape")
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters, fit for a terminal: control characters as pictures, no escape sequences."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return printable(text)

@@ -1,0 +1,229 @@
+"""The neighbourhoods of a document's gaps as a network reads them: ids, windows, and what an edge must spell.
+
+B copies filled at once, N tokens of a layout, n tokens of a window, at most the `length` the network reads,
+V ids. Where a vocabulary's tokens are runs of bytes, a gap need not begin or end between two of them. So the
+token beside each edge is given up to the gap, which grows by one position for it; that position may only hold
+tokens whose bytes begin (on the right: end) with those of the token given up. What a network sees is then
+always cut where text is cut, and the bytes given come back in any case.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .document import Document, GapError, Tokenizer
+
+SEAM = 16  # tokens distrusted where a text was cut: half a word, or a character in 9 byte tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What the network reads at once. The same for every copy: it does not depend on what is filled in."""
+
+    gaps: range  # the gaps it decides, as indices
+    span: slice  # its place in the layout
+    frozen: np.ndarray  # (n,) bool: text, and what earlier windows decided
+    own: np.ndarray  # (n,) bool: in the gaps it decides
+
+    def write(self, ids: np.ndarray, x0: np.ndarray) -> None:
+        """Put the network's tokens x0 (..., n) into ids (..., N), in place, where they are this window's own.
+
+        Gaps of later windows in view are neither frozen nor own: unknown here, drawn along, decided there.
+        """
+        ids[..., self.span][..., self.own] = x0[..., self.own]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Bytes of the given text that the first and the last token of a gap have to spell."""
+
+    before: bytes = b""
+    after: bytes = b""
+
+    def inner(self, spelt: bytes) -> bytes:
+        """What a gap holds itself, of what its tokens spell."""
+        return spelt[len(self.before) : len(spelt) - len(self.after)]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The encoded neighbourhoods of the gaps, side by side, and the windows over them.
+
+    Text further than `length` tokens from every gap is left out. No window reaches that far, so none spans
+    a place where text is missing.
+    """
+
+    ids: np.ndarray  # (N,) int64, mask_id in the gaps
+    gaps: tuple[slice, ...]  # the place of each gap, the tokens given up to it included
+    edges: tuple[Edges, ...]  # of each gap
+    windows: tuple[Window, ...]  # in the order to fill them; each gap belongs to one
+    allowed: Mapping[int, np.ndarray]  # (V,) bool: which ids a position may hold; others hold any
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A measured document as ids, `runs[0] gap runs[1] ...`; of long pieces only the ends."""
+
+    document: Document
+    runs: tuple[np.ndarray, ...]
+    mask_id: int
+    length: int  # tokens the network reads at once
+    spelling: Sequence[bytes] | None = None  # of each id, (V,), where tokens are runs of bytes
+    _fitting: dict[tuple[bytes, bool], np.ndarray] = field(default_factory=dict)
+
+    def candidates(self, gap: int) -> range:
+        """The lengths to choose from: at most half of a window, or else the least that was asked for."""
+        lengths = self._lengths(gap)
+        return range(lengths.start, min(lengths.stop, max(lengths.start, self.length // 2) + 1))
+
+    def before(self, gap: int, lengths: Sequence[int]) -> np.ndarray:
+        """The ids before a gap, the last `length` of them; of gaps before it, by their lengths, masks."""
+        found = self.runs[gap]
+        for earlier in reversed(range(gap)):
+            if len(found) >= self.length:
+                break
+            found = np.concatenate([self.runs[earlier], self._masks(lengths[earlier]), found])
+        return found[-self.length :]
+
+    def after(self, gap: int, *, to_the_end: bool = False) -> np.ndarray:
+        """The ids behind a gap, the first `length` of them, up to the next gap of unknown length.
+
+        to_the_end: beyond those too, each as long as the middle of what it may be.
+        """
+        found = self.runs[gap + 1]
+        for later in range(gap + 1, len(self.document.gaps)):
+            lengths = self._lengths(later)
+            if len(found) >= self.length or (len(lengths) > 1 and not to_the_end):
+                break
+            found = np.concatenate([found, self._masks(lengths[len(lengths) // 2]), self.runs[later + 1]])
+        return found[: self.length]
+
+    def layout(self, lengths: Sequence[int] | None = None) -> Layout:
+        """The gaps with so many tokens each; None: as many as the document says.
+
+        A gap with no room for a token of context on each side that has any is a `GapError`.
+        """
+        gaps = self.document.gaps
+        sizes = [self._lengths(i)[0] for i in range(len(gaps))] if lengths is None else list(lengths)
+        runs, edges = self._given_up()
+        places, total, allowed = [], len(runs[0]), dict[int, np.ndarray]()
+        for size, edge, run in zip(sizes, edges, runs[1:], strict=True):
+            place = slice(total, total + size + bool(edge.before) + bool(edge.after))
+            if edge.before:
+                allowed[place.start] = self._fits(edge.before, at_start=True)
+            if edge.after:
+                allowed[place.stop - 1] = self._fits(edge.after, at_start=False)
+            places.append(place)
+            total = place.stop + len(run)
+        for gap, size, place in zip(gaps, sizes, places, strict=True):
+            grown = place.stop - place.start - size
+            room = self.length - (place.start > 0) - (place.stop < total) - grown
+            if size > room:
+                raise GapError(
+                    f"the model reads {self.length} tokens at once, so a gap here has at most {room}, not "
+                    f"{size}; write it as shorter gaps side by side, or use a model that reads more",
+                    self.document.source,
+                    gap.offset,
+                )
+
+        known = np.ones(total, bool)
+        for place in places:
+            known[place] = False
+        ids = np.full(total, self.mask_id, np.int64)
+        ids[known] = np.concatenate(runs)
+        windows = tuple(_windows(places, known, self.length))
+        return Layout(ids, tuple(places), tuple(edges), windows, allowed)
+
+    def _given_up(self) -> tuple[list[np.ndarray], list[Edges]]:
+        """The runs without the tokens beside the gaps that are given up to them, and what those spell."""
+        runs, edges = list(self.runs), []
+        for i in range(len(self.document.gaps)):
+            # The one token between two gaps is given up to the later of them alone.
+            lone = i + 1 < len(self.document.gaps) and len(runs[i + 1]) == 1
+            before, after = self._spelt(runs[i][-1:]), b"" if lone else self._spelt(runs[i + 1][:1])
+            if before:
+                runs[i] = runs[i][:-1]
+            if after:
+                runs[i + 1] = runs[i + 1][1:]
+            edges.append(Edges(before, after))
+        return runs, edges
+
+    def _spelt(self, ids: np.ndarray) -> bytes:
+        return b"".join(self.spelling[i] for i in ids) if self.spelling else b""
+
+    def _fits(self, given: bytes, *, at_start: bool) -> np.ndarray:
+        """Which ids spell the bytes given at their start, or at their end: (V,) bool."""
+        key = (given, at_start)
+        if key not in self._fitting:
+            fits = bytes.startswith if at_start else bytes.endswith
+            self._fitting[key] = np.array([fits(spelt, given) for spelt in self.spelling or ()])
+        return self._fitting[key]
+
+    def _lengths(self, gap: int) -> range:
+        lengths = self.document.gaps[gap].lengths
+        assert lengths is not None, "the document is measured"
+        return lengths
+
+    def _masks(self, tokens: int) -> np.ndarray:
+        return np.full(tokens, self.mask_id)
+
+
+def encode(
+    document: Document,
+    tokenizer: Tokenizer,
+    length: int,
+    edges: tuple[int, int] | None = None,
+    spelling: Sequence[bytes] | None = None,
+) -> Encoded:
+    """The document's gaps and the text around them, for a network that reads `length` tokens.
+
+    Each piece is encoded on its own. edges: for a network trained on records, the ids that open and close
+    one; the document without its last line end is the record. spelling: of each id, where tokens are runs
+    of bytes that may reach over the edge of a gap.
+    """
+    pieces = list(document.pieces)
+    if edges:
+        pieces[-1] = re.sub(rb"\r?\n\Z", b"", pieces[-1])
+    runs = [_encode_ends(tokenizer, piece, length) for piece in pieces]
+    if edges:
+        runs[0] = np.append(edges[0], runs[0])
+        runs[-1] = np.append(runs[-1], edges[1])
+    return Encoded(document.measured(tokenizer), tuple(runs), tokenizer.mask_id, length, spelling)
+
+
+def _encode_ends(tokenizer: Tokenizer, piece: bytes, length: int) -> np.ndarray:
+    """The ids of a piece (m,); of a long one only the `length` tokens at each of its two ends."""
+    reach = 8 * length  # bytes; more than enough for most text and tokenizers
+    while 2 * reach < len(piece):
+        head = tokenizer.encode(piece[:reach].decode(errors="replace"))
+        tail = tokenizer.encode(piece[-reach:].decode(errors="replace"))
+        if min(len(head), len(tail)) >= length + SEAM:
+            return np.concatenate([head[:length], tail[-length:]])
+        reach *= 2
+    return tokenizer.encode(piece.decode(errors="replace"))
+
+
+def _windows(gaps: Sequence[slice], known: np.ndarray, length: int) -> Iterator[Window]:
+    """Group gaps that are near each other, and centre a window on each group.
+
+    Half of a window is for gaps and half for context, unless one gap takes more or all fits in one window.
+    """
+    known, total = known.copy(), len(known)
+    n = min(length, total)
+    together = length if total <= length else length // 2
+    stops = [gap.stop for gap in gaps]
+    first = 0
+    while first < len(gaps):
+        start = gaps[first].start
+        end = max(first + 1, bisect_right(stops, start + together))
+        stop = stops[end - 1]
+        left = min(max(0, start - (n - (stop - start)) // 2), total - n)
+        span = slice(left, left + n)
+        own = np.zeros(n, bool)
+        own[start - left : stop - left] = ~known[start:stop]
+        yield Window(range(first, end), span, known[span].copy(), own)
+        known[start:stop] = True
+        first = end

@@ -1,0 +1,164 @@
+r"""The ways to say where the gaps of a document are, each a function from bytes to a Document.
+
+`parse`: markers in the text. `[MASK]` is a gap of one token, `[MASK:12]` of twelve, `[MASK:3-20]` of 3 to 20,
+`[MASK:*]` of as many as fit, `\[MASK]` the text `[MASK]`. `cut_spans`, `cut_matches`: places in a text that
+has none. `between`: a text before the gap and one after it.
+
+`lengths`: of gaps that do not say their own. None: as long as what they replace.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from ..errors import DdcliError
+from .document import (
+    LONGEST,
+    MAX_GAP,
+    Document,
+    Gap,
+    GapError,
+    exactly,
+    line_and_column,
+    read_lengths,
+    shorten,
+)
+
+BRACKETS = ("]", ")", ">", "}")  # a marker that ends with one has room for a count before it
+SPAN = re.compile(r"(\d+):(\d+)-(\d+):(\d+)(?:=(.*))?", re.ASCII)
+
+
+def parse(
+    source: bytes, marker: str = "[MASK]", lengths: range | None = None, max_gap: int = MAX_GAP
+) -> Document:
+    r"""Find the markers in a document of any bytes.
+
+    A marker that ends with a bracket also takes a length before it: `<gap>`, `<gap:12>`. After an odd number
+    of backslashes it is text and one backslash goes; an even number stays and the marker is a gap.
+    lengths: of a marker that says none; by default one token. max_gap: what `*` allows at most.
+    Raises `GapError` for a bad length, `DdcliError` for an empty marker or a document without gaps.
+    """
+    if not marker:
+        raise DdcliError("the mask token is empty; give the text that stands for a gap, such as [MASK]")
+    plain = marker.encode(errors="surrogateescape")
+    pattern, example = re.escape(plain), None
+    if len(plain) > 1 and marker.endswith(BRACKETS):
+        stem, close = re.escape(plain[:-1]), re.escape(plain[-1:])
+        # A length that nothing closes matches too: a slip of the pen is an error, not text.
+        pattern = rb"%b(?:%b|:(?:(?!%b)[^\\\r\n%b])*+%b?)" % (stem, close, stem, close, close)
+        example = f"{marker[:-1]}:12{marker[-1]}"
+
+    pieces, gaps, piece, end = [], [], bytearray(), 0
+    for match in re.finditer(pattern, source):
+        before, written = source[end : match.start()], match[0]
+        end = match.end()
+        piece += before
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+            piece[-1:] = written
+            continue
+        found: range | None = lengths or exactly(1)
+        if written != plain:
+            closed = written.endswith(plain[-1:])
+            said = written[len(plain) : -1].decode(errors="surrogateescape")
+            found = read_lengths(said, max_gap) if closed else None
+        if found is None:
+            shown = shorten(written.decode(errors="surrogateescape"), 36)
+            raise GapError(
+                f"{shown} needs a whole number of tokens, 1 to {LONGEST}, as in {example}, a range as 3-20, "
+                "or *; a backslash before it keeps it as text",
+                source,
+                match.start(),
+            )
+        pieces.append(bytes(piece))
+        gaps.append(Gap(found, match.start()))
+        piece.clear()
+    if not gaps:
+        many = f", {example} for twelve" if example else ""
+        raise DdcliError(f"the document has no gap to fill; write {marker} for one token{many}")
+    return Document(source, (*pieces, bytes(piece + source[end:])), tuple(gaps))
+
+
+def cut_spans(
+    source: bytes, spans: Sequence[str], lengths: range | None = None, max_gap: int = MAX_GAP
+) -> Document:
+    """Replace spans by gaps: `LINE:COLUMN-LINE:COLUMN`, from 1, in characters, the end not included.
+
+    `10:4-12:9=3-20` says a length as well. The column after a line's last character is its end; an empty
+    span inserts. Raises `DdcliError` for one that is no span, lies outside of the text or meets another.
+    """
+    lines = _line_starts(source)
+    places = []
+    for span in spans:
+        match = SPAN.fullmatch(span)
+        own = read_lengths(match[5], max_gap) if match and match[5] is not None else lengths
+        if not match or (match[5] is not None and own is None):
+            raise DdcliError(
+                f"--span {span}: not a span; write LINE:COLUMN-LINE:COLUMN, as in 10:4-12:9, or with a "
+                "length, as in 10:4-12:9=3-20"
+            )
+        start, end = (
+            _offset(source, lines, span, int(line), int(column))
+            for line, column in (match.group(1, 2), match.group(3, 4))
+        )
+        if end < start:
+            raise DdcliError(f"--span {span}: ends before it starts")
+        places.append((start, end, own))
+    places.sort(key=lambda place: place[:2])
+    for (_, end, _), (start, _, _) in pairwise(places):
+        if start < end:
+            line, column = line_and_column(source, start)
+            raise DdcliError(f"two spans meet at {line}:{column}; give spans that do not overlap")
+    return _cut(source, places)
+
+
+def cut_matches(source: bytes, pattern: str, lengths: range | None = None) -> Document:
+    r"""Replace what a regular expression matches by gaps; of one with groups, what the first group matches.
+
+    `^` and `$` are the ends of lines. Raises `DdcliError` for a pattern that is none, or matches nothing.
+    """
+    try:
+        compiled = re.compile(pattern, re.MULTILINE)
+    except re.error as error:
+        raise DdcliError(f"--regex {pattern}: {error}") from None
+    text = source.decode(errors="surrogateescape")
+    places, at, offset = [], 0, 0
+    for match in compiled.finditer(text):
+        start, end = match.span(min(1, compiled.groups))
+        if start < at or start == end:
+            continue  # the group took no part, or there is nothing to replace
+        begins = offset + len(text[at:start].encode(errors="surrogateescape"))
+        offset = begins + len(text[start:end].encode(errors="surrogateescape"))
+        places.append((begins, offset, lengths))
+        at = end
+    if not places:
+        raise DdcliError(f"--regex {pattern}: matches nothing in the document, so there is no gap to fill")
+    return _cut(source, places)
+
+
+def between(before: bytes, after: bytes, lengths: range | None = None) -> Document:
+    """One gap between two texts, either of which may be empty; by default of 1 to MAX_GAP tokens."""
+    return Document(before + after, (before, after), (Gap(lengths or range(1, MAX_GAP + 1), len(before)),))
+
+
+def _cut(source: bytes, places: Iterable[tuple[int, int, range | None]]) -> Document:
+    pieces, gaps, at = [], [], 0
+    for start, end, lengths in places:
+        pieces.append(source[at:start])
+        gaps.append(Gap(lengths, start, source[start:end]))
+        at = end
+    return Document(source, (*pieces, source[at:]), tuple(gaps))
+
+
+def _line_starts(source: bytes) -> list[int]:
+    return [0, *(match.end() for match in re.finditer(rb"\n", source))]
+
+
+def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: int) -> int:
+    """In bytes. Raises DdcliError where there is no such place."""
+    if not 1 <= line <= len(starts):
+        raise DdcliError(f"--span {span}: there is no line {line}; the text has lines 1 to {len(starts)}")
+    end = starts[line] - 1 if line < len(starts) else len(source)
+    text = source[starts[line - 1] : end].decode(errors="surrogateescape")
+    if not 1 <= column <= len(text) + 1:
+        raise DdcliError(f"--span {span}: line {line} has columns 1 to {len(text) + 1}, not {column}")
+    return starts[line - 1] + len(text[: column - 1].encode(errors="surrogateescape"))

@@ -1,0 +1,211 @@
+"""Laws of filling, whatever is believed: the given text comes back, and tokens fit what they stand beside."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import train_tiny, words
+
+import ddcli
+from ddcli.denoiser import Among
+from ddcli.infilling import between, cut_spans, line_and_column
+from ddcli.process import Vocabulary, make_process
+from ddcli.randomness import LOG_ZERO
+from ddcli.textmodel import TextModel
+from ddcli.tokenizer import Tokenizer, make_tokenizer
+
+CORPUS = words(40)
+RING = "abcdefghijk"
+LENGTH = 24
+TOKENIZERS = {spec: make_tokenizer(spec, [CORPUS], lambda line: None) for spec in ("char", "byte", "bpe:330")}
+PAIRS = TOKENIZERS["bpe:330"]
+
+
+@dataclass(frozen=True)
+class Whim:
+    """Some belief or other, which has no regard for the text: but for its ids it knows nothing."""
+
+    vocab_size: int
+    special_ids: tuple[int, ...]
+
+    def __call__(self, xt, t, rows, valid=None, **told):
+        kind = (7 * xt.sum(-1, keepdim=True) + torch.arange(xt.shape[1]))[rows]
+        logits = torch.cos((kind[:, None] % 97) * (1.0 + torch.arange(self.vocab_size)))
+        return logits.index_fill(-1, torch.tensor(self.special_ids), LOG_ZERO).log_softmax(-1)
+
+
+def model_of(tokenizer: Tokenizer, noise: str = "absorbing", record_lengths=None) -> TextModel:
+    special = tokenizer.excluded_ids(has_end_of_text=False)
+    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, special)
+    process = make_process(noise, "linear", vocabulary)
+    whim = Whim(tokenizer.vocab_size, special)
+    return TextModel(whim, process, tokenizer, LENGTH, torch.device("cpu"), record_lengths)
+
+
+MODELS = {
+    (spec, noise): model_of(tokenizer, noise)
+    for spec, tokenizer in TOKENIZERS.items()
+    for noise in ("absorbing", "uniform", "hybrid:0.1")
+}
+texts = st.one_of(st.binary(max_size=12), st.text(max_size=12).map(str.encode), st.just(CORPUS.encode()))
+lengths = st.sampled_from([range(1, 2), range(3, 4), range(2, 5), range(1, 33)])
+
+
+@given(st.sampled_from(sorted(MODELS)), texts, texts, lengths, st.integers(0, 99))
+@settings(max_examples=150, deadline=None)
+def test_everything_outside_a_gap_comes_back_byte_for_byte(which, before, after, length, seed):
+    """For any bytes, any tokenizer and noise; and what the tokens spell fits what they were given up for."""
+    model = MODELS[which]
+    (way,) = model.infill(between(before, after, length), seed=seed, steps=3)
+    (gap,) = way.gaps
+    assert way.content == before + gap.content + after
+    assert gap.start == len(before)
+    spelt = model.tokenizer.decode_bytes(gap.tokens)
+    if model.tokenizer.spelling is None:
+        assert len(gap.tokens) in length
+        assert spelt == gap.content
+        return
+    assert len(gap.tokens) - 2 <= length[-1]
+    left, right = (PAIRS.encode(text.decode(errors="replace")) for text in (before, after))
+    given_up = PAIRS.decode_bytes(left[-1:]), PAIRS.decode_bytes(right[:1])
+    assert spelt == given_up[0] + gap.content + given_up[1]
+
+
+@given(st.data(), st.sampled_from(["absorbing", "uniform"]))
+@settings(max_examples=40, deadline=None)
+def test_many_gaps_in_byte_pairs_leave_the_rest_as_it_is(data, noise):
+    text = CORPUS[:400].replace("\n", " ").encode()
+    ends = sorted(data.draw(st.sets(st.integers(1, 400), min_size=2, max_size=12)))
+    spans = [f"1:{start}-1:{end}=2" for start, end in zip(ends[::2], ends[1::2], strict=False)]
+    (way,) = MODELS["bpe:330", noise].infill(cut_spans(text, spans), seed=1, steps=2)
+    kept, at = b"", 0
+    for gap in way.gaps:
+        kept += way.content[at : gap.start]
+        at = gap.start + len(gap.content)
+        assert way.content[gap.start : at] == gap.content
+    kept += way.content[at:]
+    expected, at = b"", 0
+    for start, end in zip(ends[::2], ends[1::2], strict=False):
+        expected += text[at : start - 1]
+        at = end - 1
+    assert kept == expected + text[at:]
+
+
+class Knower:
+    """Is sure of one text as it is tokenized when it is whole."""
+
+    def __init__(self, text):
+        self.ids = torch.tensor(PAIRS.encode(text), dtype=torch.long)
+
+    def __call__(self, xt, t, rows, valid=None, **told):
+        place = rows.nonzero()[:, 1]
+        sure = torch.full((len(place), PAIRS.vocab_size), -20.0)
+        return sure.scatter(-1, self.ids[place][:, None], 0.0).log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "content", "tokens"),
+    [("the cat s", " dog", "aw my", 1), ("the cat s", "g", "aw my do", 1), ("t", " dog", "he cat saw my", 3)],
+)
+def test_a_text_cut_inside_of_its_tokens_is_made_whole_again(before, after, content, tokens):
+    """No " saw" could be written after " s" were that not given up."""
+    text = "the cat saw my dog"
+    assert PAIRS.pieces(PAIRS.encode(text)) == ["the", " cat", " saw", " my", " dog"]
+    model = TextModel(
+        Knower(text), MODELS["bpe:330", "absorbing"].process, PAIRS, LENGTH, torch.device("cpu")
+    )
+    (way,) = model.infill(between(before.encode(), after.encode(), range(tokens, tokens + 1)), seed=1)
+    assert (way.text, way.fills) == (text, [content])
+
+
+# -- lengths -----------------------------------------------------------------------------------------------
+
+
+def test_ways_of_several_lengths_do_not_depend_on_each_other(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    document = "the [MASK:2-9] on [MASK:*] mat"
+    many = model.infill(document, 6, seed=5, steps=6)
+    lengths = {tuple(len(gap.tokens) for gap in way.gaps) for way in many}
+    assert len(lengths) > 2
+    for way in many:
+        assert way.text.startswith("the ")
+        assert all(
+            len(gap.tokens) in range(*bounds)
+            for gap, bounds in zip(way.gaps, [(2, 10), (1, 17)], strict=True)
+        )
+    assert model.infill(document, 1, seed=5, steps=6) == many[:1]
+
+
+def test_temperature_0_takes_the_likeliest_length(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    ways = model.infill("the [MASK:1-9] on a mat", 5, seed=5, temperature=0, score=True)
+    assert len({len(way.gaps[0].tokens) for way in ways}) == 1
+    drawn = model.infill("the [MASK:1-9] on a mat", 40, seed=5, steps=2, score=True)
+    assert ways[0].gaps[0].log_length == max(way.gaps[0].log_length for way in drawn)
+
+
+@pytest.mark.parametrize("kind", ["absorbing_run", "uniform_run", "records_run"])
+def test_the_score_is_the_sum_of_its_shares(kind, request):
+    model = ddcli.load(request.getfixturevalue(kind))
+    for way in model.infill("ab[MASK:1-3]c[MASK:2]d", 3, seed=2, steps=4, score=True):
+        shares = [x for gap in way.gaps for x in (*gap.log_probs, gap.log_length)]
+        assert way.score == pytest.approx(sum(shares))
+        assert [len(gap.log_probs) for gap in way.gaps] == [len(gap.tokens) for gap in way.gaps]
+        assert way.gaps[1].log_length == 0
+
+
+def test_places_of_gaps_are_those_in_the_filled_text(absorbing_run):
+    (way,) = ddcli.load(absorbing_run).infill("é\nthe [MASK:3]\xff[MASK:1-4] on", seed=1, steps=3)
+    for gap in way.gaps:
+        assert way.content[gap.start : gap.start + len(gap.content)] == gap.content
+        line, column = line_and_column(way.content, gap.start)
+        assert (
+            way.content.decode().split("\n")[line - 1][column - 1 :].startswith(gap.text.partition("\n")[0])
+        )
+
+
+@pytest.fixture(scope="module", params=["absorbing", "uniform"])
+def alphabet_run(request, tmp_path_factory):
+    """A model of a text that goes round a ring of letters, so that a gap has one right length."""
+    folder = tmp_path_factory.mktemp("ring")
+    (folder / "ring.txt").write_text(RING * 700)
+    run = folder / request.param
+    train_tiny(run, folder / "ring.txt", process__name=request.param, train__steps=250, train__lr=4e-3)
+    return ddcli.load(run)
+
+
+def test_a_trained_network_finds_the_length_and_then_the_text(alphabet_run):
+    right = given = chosen = 0
+    for start in range(len(RING)):
+        text = (RING * 5)[start : start + 26]
+        tokens = 2 + start % 5
+        before, truth, after = text[:9], text[9 : 9 + tokens], text[9 + tokens :]
+        options = {"seed": start, "temperature": 0.0, "steps": 16}
+        (known,) = alphabet_run.infill(f"{before}[MASK:{tokens}]{after}", **options)
+        (way,) = alphabet_run.infill(f"{before}[MASK:1-8]{after}", **options)
+        right += len(way.fills[0]) == tokens
+        given += known.fills[0] == truth
+        chosen += way.fills[0] == truth
+    assert right >= 0.9 * len(RING)
+    assert chosen >= 0.9 * given > 0
+
+
+# -- beliefs among some tokens -----------------------------------------------------------------------------
+
+
+def test_beliefs_among_some_tokens_are_those_given_that_it_is_one_of_them():
+    model = model_of(PAIRS)
+    fits = torch.zeros(PAIRS.vocab_size, dtype=torch.bool)
+    fits[[3, 80, 200]] = True
+    xt = torch.randint(0, 200, (3, 5), generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 1]], dtype=torch.bool)
+    t = torch.ones(3, 5)
+    plain = model.denoiser(xt, t, rows).exp()
+    found = Among(model.denoiser, {1: fits, 4: ~fits})(xt, t, rows).exp()
+    for row, (_, place) in enumerate(rows.nonzero().tolist()):
+        given = {1: fits, 4: ~fits}.get(place, torch.ones_like(fits))
+        expected = torch.where(given, plain[row], 0.0)
+        np.testing.assert_allclose(found[row], expected / expected.sum(), atol=1e-6)

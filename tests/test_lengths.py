@@ -1,0 +1,172 @@
+"""Laws of gaps of unknown length: the posterior is Bayes', checked against brute force."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from chains import Oracle, chain, random_hmm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import PER_POSITION, SYMBOLS, OneStream, make, world
+
+from ddcli.infilling import encode, parse
+from ddcli.lengths import REACH, Posterior, log_likelihood, posterior
+from ddcli.model import Model
+
+F64 = torch.float64
+# nearly a ring, a to b to c to a, so that the text after a gap tells how long it is
+CHAIN = chain(torch.tensor([[0.05, 0.9, 0.05], [0.02, 0.08, 0.9], [0.85, 0.05, 0.1]], dtype=torch.float64))
+PAD = BOS = EOS = SYMBOLS  # the one special symbol there is besides the mask
+MASK = SYMBOLS + 1
+TOKENIZER = SimpleNamespace(
+    mask_id=MASK,
+    pad_id=PAD,
+    eos_id=EOS,
+    encode=lambda text: np.array(["abc".index(symbol) for symbol in text], np.int32),
+)
+
+
+class Recorded:
+    """The oracle of records: the chain runs between the ends of each, which are given."""
+
+    def __init__(self, oracle):
+        self.oracle = oracle
+
+    def __call__(self, xt, t, rows, valid=None):
+        found = []
+        for i, n in enumerate(valid.sum(-1).tolist()):
+            inside = slice(1, n - 1)
+            found.append(self.oracle(xt[i : i + 1, inside], t[i : i + 1, inside], rows[i : i + 1, inside]))
+        return torch.cat(found)
+
+
+def model_of(process, source, length, record_lengths=None):
+    oracle = Oracle(process, source)
+    denoiser = Recorded(oracle) if record_lengths else oracle
+    return Model(denoiser, process, TOKENIZER, length, torch.device("cpu"), record_lengths)
+
+
+def ask(model, text, gap=0, chosen=()):
+    edges = (BOS, EOS) if model.record_lengths else None
+    encoded = encode(parse(text.encode()), TOKENIZER, model.length, edges)
+    return posterior(model, model.denoiser, encoded, gap, chosen, seed=1)
+
+
+def law_of_chain(before, after, lengths):
+    """p(n | a text, a gap of n, a text), n as likely as any other: by powers of the chain's matrix."""
+    a, b = "abc".index(before[-1]), "abc".index(after[0])
+    hops = torch.stack([torch.linalg.matrix_power(CHAIN.move, n + 1)[a, b] for n in lengths])
+    return hops / hops.sum()
+
+
+@pytest.mark.parametrize("name", PER_POSITION)
+def test_the_posterior_of_a_length_is_that_of_bayes_rule(name):
+    found = ask(model_of(make(name), CHAIN, 24), "abacbb[MASK:2-9]cabca")
+    assert list(found.lengths) == list(range(2, 10))
+    expected = law_of_chain("abacbb", "cabca", found.lengths)
+    # what is unseen says a little where noise leaves a little of the text, as these steps do
+    torch.testing.assert_close(found.log_p.exp(), expected, rtol=1e-4 if name == "steps" else 1e-9, atol=1e-9)
+    assert (expected - 1 / 8).abs().max() > 0.1  # there is something to find
+    assert found.nfe == 8 * 5
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_the_posterior_is_that_of_enumeration_where_the_past_does_not_screen(name):
+    """A hidden Markov model: every token of evidence matters. All strings are summed over."""
+    source = random_hmm(states=3, symbols=SYMBOLS, seed=4)
+    found = ask(model_of(make(name), source, 16), "ab[MASK:1-4]cab")
+    before, after = (TOKENIZER.encode(text) for text in ("ab", "cab"))
+    joint = []
+    for n in found.lengths:
+        strings, _ = world(n)
+        given = [torch.tensor(ids, dtype=torch.long).expand(len(strings), -1) for ids in (before, after)]
+        joint.append(source.log_prob(torch.cat([given[0], strings, given[1]], 1)).logsumexp(0))
+    torch.testing.assert_close(found.log_p, torch.stack(joint).log_softmax(0), rtol=1e-6, atol=1e-9)
+
+
+def test_a_record_is_as_likely_to_be_long_as_in_training():
+    counts = {5: 7, 6: 1, 7: 30, 9: 4}
+    found = ask(model_of(make("absorbing"), CHAIN, 16, counts), "ab[MASK:1-8]c")
+    lengths = [n for n in found.lengths if n + 3 in counts]
+    prior = torch.tensor([float(counts[n + 3]) for n in lengths])
+    expected = prior * law_of_chain("ab", "c", lengths)
+    law = found.log_p.exp()
+    torch.testing.assert_close(law[[n - 1 for n in lengths]], (expected / expected.sum()).to(F64))
+    assert law.sum().item() == pytest.approx(1)
+
+
+def test_lengths_of_records_that_never_were_are_as_likely_as_each_other():
+    found = ask(model_of(make("absorbing"), CHAIN, 16, {3: 1}), "ab[MASK:2-4]c")
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("ab", "c", range(2, 5)))
+
+
+def test_gaps_are_resolved_one_after_the_other():
+    """The second is asked about with the first as long as it was drawn, and closed to view."""
+    model = model_of(make("absorbing"), CHAIN, 32)
+    text = "ab[MASK:1-6]cab[MASK:1-6]bba"
+    first = ask(model, text)
+    torch.testing.assert_close(first.log_p.exp(), law_of_chain("ab", "cab", range(1, 7)))
+    assert first.nfe == 6 * 3  # the text behind the second gap is left out
+    second = ask(model, text, 1, (4,))
+    torch.testing.assert_close(second.log_p.exp(), law_of_chain("cab", "bba", range(1, 7)))
+
+
+def test_a_gap_with_nothing_behind_it_may_have_any_length():
+    model = model_of(make("absorbing"), CHAIN, 32)
+    for text in ("ab[MASK:1-6]", "ab[MASK:1-6][MASK:*]c"):
+        found = ask(model, text)
+        torch.testing.assert_close(found.log_p.exp(), torch.full((6,), 1 / 6, dtype=F64))
+        assert found.nfe == 0
+
+
+def test_a_gap_of_known_length_behind_is_looked_through():
+    found = ask(model_of(make("absorbing"), CHAIN, 32), "ab[MASK:1-5][MASK:2]ca")
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("ab", "ca", range(3, 8)))
+
+
+def test_only_text_within_reach_is_asked_about():
+    found = ask(model_of(make("absorbing"), CHAIN, 256), "ab" * 200 + "[MASK:1-5]" + "cab" * 200)
+    assert found.nfe == 5 * REACH
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 6)))
+
+
+def test_a_gap_is_at_most_half_of_a_window_or_the_least_that_was_asked_for():
+    model = model_of(make("absorbing"), CHAIN, 16)
+    assert list(ask(model, "ab[MASK:3-99]ca").lengths) == list(range(3, 9))
+    assert list(ask(model, "ab[MASK:12-99]ca").lengths) == [12]
+
+
+def test_gaps_beyond_a_window_do_not_count():
+    """As many gaps as anyone likes; each is asked about with what a window shows."""
+    model = model_of(make("absorbing"), CHAIN, 16)
+    many = "abc[MASK:2]" * 500
+    found = ask(model, many + "ab[MASK:1-4]ca" + "[MASK:2]abc" * 500, 500, (2,) * 500)
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 5)))
+
+
+@given(st.permutations(range(5)), st.sets(st.integers(0, 4), max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_the_chain_rule_is_the_same_in_any_order(order, left_out):
+    """And the likelihood is the marginal's, the unseen summed over."""
+    strings, _ = world(5)
+    process, x = make("absorbing"), strings[[17, 120]]
+    kept = [i for i in order if i not in left_out]
+    unseen = torch.zeros_like(x, dtype=torch.bool)
+    unseen[:, list(left_out)] = True
+    where = torch.tensor(kept).expand(len(x), -1)
+    found = log_likelihood(process, Oracle(process, CHAIN), x, where, unseen, OneStream(len(x)))
+    log_p = CHAIN.log_prob(strings)
+    expected = [log_p[(strings[:, kept] == one[kept]).all(-1)].logsumexp(0) for one in x]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-9)
+
+
+def test_lengths_are_drawn_as_often_as_they_are_likely():
+    law = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
+    found = Posterior(range(4, 7), law.log(), 0)
+    grid = (torch.arange(1000, dtype=F64) + 0.5) / 1000
+    drawn = [found.draw(1.0, u)[0] for u in grid]
+    assert [drawn.count(n) for n in found.lengths] == [500, 300, 200]
+    sharp = [found.draw(0.5, u)[0] for u in grid]
+    assert sharp.count(4) == pytest.approx(1000 * 0.25 / 0.38, abs=1)
+    assert {found.draw(0, u) for u in grid} == {(4, found.log_p[0].item())}
