@@ -62,6 +62,7 @@ class Canvas:
 
 
 OnFrame = Callable[[Frame], None]
+SAID = ("sampler", "steps", "temperature")  # of the settings, whatever they are
 BUDGETS = ("quality", "balanced", "fast")  # settings that were measured to be worth their evaluations
 
 
@@ -130,6 +131,38 @@ class Model:
         except DdcliError as error:
             raise DdcliError(f"sampler {settings.sampler}: {error}") from None
         return sampler
+
+    def calls(self, settings: SamplerSettings, unknown: int) -> tuple[float, float]:
+        """Network evaluations for a sequence with so many positions to fill: at least and at most, or twice
+        the expected number where theory has one."""
+        sampler = self.sampler(settings)
+        block = min(self.block or settings.block or unknown, unknown)
+        steps = self._steps(settings, unknown)
+        parts = [block] * (unknown // block) + [unknown % block] * (unknown % block > 0)
+        each = {size: sampler.calls(self.process, steps, size) for size in set(parts)}
+        asked = 1 if settings.guidance == 1 else 2
+        return asked * sum(each[size][0] for size in parts), asked * sum(each[size][1] for size in parts)
+
+    def explain(self, settings: SamplerSettings, unknown: int) -> str:
+        """How a text of so many unknown tokens is sampled, and what it costs, in a line for people."""
+        least, most = self.calls(settings, unknown)
+        usual, chosen = SamplerSettings(), settings.model_dump()
+        said = [f"{name.replace('_', ' ')} {value}" for name, value in chosen.items()]
+        shown = [
+            text
+            for text, name in zip(said, chosen, strict=True)
+            if name in SAID or chosen[name] != getattr(usual, name)
+        ]
+        cost = f"NFE {least:.1f} expected" if least == most else f"NFE {least:.0f} to {most:.0f}, by the text"
+        return f"{', '.join(shown)}; {cost} for {unknown:,} {self.tokenizer.unit}{'s' * (unknown != 1)}"
+
+    def _steps(self, settings: SamplerSettings, longest: int) -> int:
+        """Steps of each block, or of all: so many as its share of a training sequence, for a network of
+        blocks, whose texts may be longer; else of the `longest` canvas."""
+        block = self.block or settings.block
+        if not block:
+            return settings.steps
+        return math.ceil(settings.steps * block / (self.length if self.block else max(longest, block)))
 
     def denoise(
         self,
@@ -208,8 +241,7 @@ class Model:
     def _times(self, sampler: Sampler, settings: SamplerSettings, canvas: Canvas) -> Tensor:
         """The clocks of the loop, (n + 1, B, 1); block after block, (n + 1, B, L), where that is asked for.
 
-        Then each block takes its share of the steps: of those of a training sequence, for a network of
-        blocks, whose texts may be longer; else of those of the canvas.
+        Then each block takes its share of the steps.
         """
         longest = canvas.tokens.shape[1]
         unknown = torch.tensor(~canvas.frozen)
@@ -217,7 +249,7 @@ class Model:
         block = self.block or settings.block
         if not block:
             return sampler.times(self.process, settings.steps, unknown, rng)[..., None]
-        steps = math.ceil(settings.steps * block / (self.length if self.block else max(longest, block)))
+        steps = self._steps(settings, longest)
         position = torch.arange(longest)
         rows: list[Tensor] = []
         for start in range(0, longest, block):

@@ -35,6 +35,7 @@ def samples(
     length: int | None = None,
     prompt: str = "",
     label: str | None = None,
+    fixed: Mapping[int, str] | None = None,
     seed: int | None = None,
     batch_size: int = 16,
     on_frame: OnFrame | None = None,
@@ -43,7 +44,7 @@ def samples(
     """Draw n texts, a batch at a time. Sample i depends on (seed, i) alone.
 
     length: tokens, the prompt included; of records the default is drawn as often as in training, among those
-    of the `label` where one is given.
+    of the `label` where one is given. fixed: text that stands at a token's place, 0 the first of the prompt.
     settings: sampler, steps, temperature, top_p, guidance; None means the model's own, or those of `budget`,
     which is quality, balanced or fast.
     Raises DdcliError for a prompt, label or length the model cannot take, or a sampler it cannot use.
@@ -53,16 +54,18 @@ def samples(
     if n < 1 or batch_size < 1:
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
     given = model.tokenizer.encode(prompt)
+    pieces = _placed(model, fixed or {}, len(given))
     for start in range(0, n, batch_size):
         indices = range(start, min(start + batch_size, n))
-        canvas = _blank(model, length, given, label, seed, indices)
+        canvas = _blank(model, length, given, label, seed, indices, pieces)
         frames = model.denoise(canvas, chosen)
         if model.block:
             frames = _until_end(model, frames, canvas)
         frame = last_of(frames, on_frame)
         rows = frame.x.cpu().numpy()
-        for i, row, frozen, nfe in zip(indices, rows, canvas.frozen, frame.nfe.tolist(), strict=True):
-            drawn = row[~frozen].tolist()
+        edge = 1 if model.record_lengths else 0
+        for i, row, size, nfe in zip(indices, rows, canvas.sizes, frame.nfe.tolist(), strict=True):
+            drawn = row[edge + len(given) : size - edge].tolist()
             if model.tokenizer.eos_id in drawn:
                 drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
             content = prompt.encode() + model.tokenizer.continuation(given, drawn)
@@ -84,7 +87,13 @@ def frames(
 
 
 def _blank(
-    model: Model, length: int | None, given: np.ndarray, label: str | None, seed: int, indices: range
+    model: Model,
+    length: int | None,
+    given: np.ndarray,
+    label: str | None,
+    seed: int,
+    indices: range,
+    fixed: Mapping[int, np.ndarray] | None = None,
 ) -> Canvas:
     """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
     edge, opening = 1 if model.record_lengths else 0, model.opening(label)
@@ -97,8 +106,29 @@ def _blank(
         kept[edge + len(given) : edge + size] = False
         if edge:
             row[0], row[edge + size] = opening, model.tokenizer.eos_id
+        for place, ids in (fixed or {}).items():
+            if place + len(ids) > size:
+                raise DdcliError(
+                    f"the text fixed at {place} would end at {place + len(ids)}, past the {size} "
+                    f"{model.tokenizer.unit}s there are; place it earlier, or set --length"
+                )
+            row[edge + place : edge + place + len(ids)] = ids
+            kept[edge + place : edge + place + len(ids)] = True
     seeds = [derive_seed(seed, "sample", i) for i in indices]
     return Canvas(tokens, frozen, [size + 2 * edge for size in lengths], seeds)
+
+
+def _placed(model: Model, fixed: Mapping[int, str], start: int) -> dict[int, np.ndarray]:
+    """The ids of texts by their places. Raises DdcliError where they meet the prompt or each other."""
+    unit, end, placed = model.tokenizer.unit, start, {}
+    for place, text in sorted(fixed.items()):
+        if place < end:
+            raise DdcliError(
+                f"the text fixed at {unit} {place} meets what stands before {end}; place it later"
+            )
+        placed[place] = model.tokenizer.encode(text)
+        end = place + len(placed[place])
+    return placed
 
 
 def _length(

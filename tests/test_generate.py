@@ -128,3 +128,69 @@ def test_records_have_the_lengths_of_the_training_records(records_run):
 def test_what_cannot_be_sampled_is_refused_by_name(absorbing_run, options, message):
     with pytest.raises(DdcliError, match=message):
         ddcli.load(absorbing_run).sample(**options)
+
+
+# -- how the loop is asked --------------------------------------------------------------------------------
+
+
+def test_text_can_be_fixed_anywhere(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    (sample,) = model.sample(1, prompt="the ", fixed={8: "cat", 15: "dog"}, length=20, seed=3, steps=10)
+    assert sample.text[:4] == "the "
+    assert (sample.text[8:11], sample.text[15:18]) == ("cat", "dog")
+    assert len(sample.tokens) == 16
+    for fixed in ({3: "x"}, {8: "cat", 10: "dog"}, {18: "long"}):
+        with pytest.raises(DdcliError, match="the text fixed at"):
+            model.sample(1, prompt="the ", fixed=fixed, length=20)
+
+
+def test_a_model_without_blocks_writes_block_after_block_if_asked(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    for frame in model.frames(length=20, block=8, steps=10, seed=1):
+        clock = frame.clock[0]
+        running = [i for i in range(3) if 0 < clock[i * 8 : i * 8 + 8].max() < 1]
+        assert len(running) <= 1
+        for i in running:
+            assert (clock[: i * 8] == 0).all()
+            assert (clock[(i + 1) * 8 :] == 1).all()
+    assert (frame.clock == 0).all()
+    assert frame.steps == 3 * 4  # its share of ten steps, for each
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "first-hitting", "threshold", "remask:loop", "corrector"])
+@pytest.mark.parametrize("block", [None, 8])
+def test_samples_do_not_depend_on_their_neighbours_whatever_the_sampler(absorbing_run, sampler, block):
+    model = ddcli.load(absorbing_run)
+    how = {"length": 20, "seed": 5, "steps": 12, "sampler": sampler, "block": block}
+    together = model.sample(5, **how)
+    apart = model.sample(5, batch_size=2, **how)
+    assert [one.text for one in together] == [one.text for one in apart]
+    assert [one.nfe for one in together] == [one.nfe for one in apart]
+
+
+def test_the_one_likeliest_token_is_what_top_1_temperature_0_and_a_greedy_tail_draw(
+    absorbing_run, uniform_run
+):
+    for run in (absorbing_run, uniform_run):
+        model = ddcli.load(run)
+        how = {"length": 20, "seed": 5, "steps": 8}
+        if run == absorbing_run:
+            assert model.sample(1, top_k=1, **how)[0].text == model.sample(1, temperature=0, **how)[0].text
+            assert (
+                model.sample(1, greedy_tail=8, **how)[0].text == model.sample(1, temperature=0, **how)[0].text
+            )
+        assert model.sample(1, greedy_tail=1, **how)[0].text != model.sample(1, **how)[0].text
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampler": "confidence"}, {"block": 8}, {"sampler": "remask"}])
+def test_what_sampling_costs_is_foretold(absorbing_run, settings):
+    model = ddcli.load(absorbing_run)
+    chosen = model.choose(steps=10, **settings)
+    least, most = model.calls(chosen, 20)
+    nfe = [one.nfe for one in model.sample(40, length=20, seed=2, steps=10, **settings)]
+    assert least == most
+    assert sum(nfe) / 40 == pytest.approx(least, abs=0.6)
+    said = model.explain(chosen, 20)
+    assert f"NFE {least:.1f} expected for 20 characters" in said
+    assert all(str(value) in said for value in settings.values())
+    assert "NFE 1 to 20, by the text" in model.explain(model.choose(sampler="threshold"), 20)

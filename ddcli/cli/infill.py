@@ -25,8 +25,11 @@ from .answers import (
 from .batch import Batch
 from .gaps import Gaps
 from .options import (
+    Block,
     Budget,
     Device,
+    Explain,
+    GreedyTail,
     Guidance,
     Json,
     Label,
@@ -39,7 +42,9 @@ from .options import (
     Seed,
     Steps,
     Temperature,
+    TopK,
     TopP,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
 
 
 def infill(
+    context: typer.Context,
     model: Model,
     file: Annotated[
         str | None, typer.Argument(metavar="FILE|-", help="A text with gaps, or - for stdin.")
@@ -74,10 +80,14 @@ def infill(
     steps: Steps = None,
     sampler: Sampler = None,
     temperature: Temperature = None,
+    top_k: TopK = None,
     top_p: TopP = None,
+    greedy_tail: GreedyTail = None,
+    block: Block = None,
     label: Label = None,
     guidance: Guidance = None,
     budget: Budget = None,
+    explain: Explain = False,
     seed: Seed = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A file, or a FOLDER/ for a file each.")
@@ -124,6 +134,9 @@ def infill(
     loaded = load(model, device=device, precision=precision)
     if document and not quiet:
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
+    if explain and document:
+        widest = sum(gap.lengths[-1] for gap in document.measured(loaded.tokenizer).gaps if gap.lengths)
+        tell(loaded.explain(loaded.choose(**settings_of(context)), widest))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
     began = time.perf_counter()
@@ -136,13 +149,8 @@ def infill(
             score=n > 1 or as_json or jsonl,
             seed=seed,
             on_frame=on_frame,
-            sampler=sampler,
-            steps=steps,
-            temperature=temperature,
-            top_p=top_p,
-            guidance=guidance,
             label=label,
-            budget=budget,
+            **settings_of(context),
         )
         ways.extend(found)
         return found

@@ -1,7 +1,7 @@
 """Options that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,18 @@ Sampler = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps from noise to text.")]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; above: more varied.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Keep so many of the likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]
 Guidance = Annotated[
     float | None, typer.Option(min=0, help="How much to make of what is given; 1 is the plain model.")
 ]
+GreedyTail = Annotated[
+    int | None, typer.Option(min=0, help="Take the likeliest token in so many steps at the end.")
+]
+Block = Annotated[
+    int | None, typer.Option(min=1, help="Write block after block of so many tokens, from left to right.")
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Say which sampler it is, and what it will cost.")]
 Budget = Annotated[
     str | None, typer.Option(help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.")
 ]
@@ -31,3 +39,20 @@ Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+
+SETTINGS = (
+    "sampler",
+    "steps",
+    "temperature",
+    "top_k",
+    "top_p",
+    "greedy_tail",
+    "block",
+    "guidance",
+    "budget",
+)
+
+
+def settings_of(context: typer.Context) -> dict[str, Any]:
+    """How to sample, as far as a command was told."""
+    return {name: context.params[name] for name in SETTINGS}

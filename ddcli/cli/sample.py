@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .answers import Answer, check_output, check_utf8, close, deliver, watched
+from ..errors import DdcliError
+from .answers import Answer, check_output, check_utf8, close, deliver, tell, watched
 from .options import (
+    Block,
     Budget,
     Device,
+    Explain,
+    GreedyTail,
     Guidance,
     Json,
     Label,
@@ -22,7 +26,9 @@ from .options import (
     Seed,
     Steps,
     Temperature,
+    TopK,
     TopP,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def sample(
+    context: typer.Context,
     model: Model,
     n: Annotated[int, typer.Option("-n", "--count", min=1, help="How many texts.")] = 1,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens, the prompt included.")] = None,
@@ -37,10 +44,18 @@ def sample(
     steps: Steps = None,
     sampler: Sampler = None,
     temperature: Temperature = None,
+    top_k: TopK = None,
     top_p: TopP = None,
+    greedy_tail: GreedyTail = None,
+    block: Block = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POSITION:TEXT", help="Text that stands at a token's place, 0 the first."),
+    ] = None,
     label: Label = None,
     guidance: Guidance = None,
     budget: Budget = None,
+    explain: Explain = False,
     seed: Seed = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts at a time; in float32 it does not change them.")
@@ -63,8 +78,12 @@ def sample(
     from ..model import fresh_seed
 
     check_utf8("--prompt", prompt)
+    fixed = dict(_fixed(part) for part in fix or ())
     loaded = load(model, device=device, precision=precision)
     check_output(output)
+    if explain:
+        longest = (length or loaded.length) - len(loaded.tokenizer.encode(prompt))
+        tell(loaded.explain(loaded.choose(**settings_of(context)), max(1, longest)))
     seed = fresh_seed() if seed is None else seed
     began = time.perf_counter()
     drawn: list[Sample] = []
@@ -77,13 +96,9 @@ def sample(
             seed=seed,
             batch_size=batch_size,
             on_frame=on_frame,
-            sampler=sampler,
-            steps=steps,
-            temperature=temperature,
-            top_p=top_p,
             label=label,
-            guidance=guidance,
-            budget=budget,
+            fixed=fixed,
+            **settings_of(context),
         ):
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
@@ -92,3 +107,11 @@ def sample(
     deliver(watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
     tokens = sum(len(one.tokens) for one in drawn)
     close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed)
+
+
+def _fixed(text: str) -> tuple[int, str]:
+    place, colon, piece = text.partition(":")
+    if not colon or not place.isdecimal() or not piece:
+        raise DdcliError(f"--fix takes POSITION:TEXT, such as 12:therefore, not {text!r}")
+    check_utf8("--fix", piece)
+    return int(place), piece
