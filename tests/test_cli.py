@@ -970,3 +970,23 @@ def test_an_empty_output_is_refused(refused, absorbing_run, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert "-o is empty" in refused("sample", absorbing_run, *FEW, "-o", "")
     assert files(tmp_path) == {}
+
+
+def test_sampling_can_be_explained_and_text_fixed(run, absorbing_run):
+    code, out, err = run("sample", absorbing_run, *FEW, "--fix", "5:cat", "--explain", "--top-k", "3")
+    assert code == 0
+    assert out[5:8] == b"cat"
+    assert err.startswith("sampler ancestral, steps 4, temperature 1.0, top k 3; NFE ")
+    assert f"expected for {LENGTH} characters" in err
+
+
+@pytest.mark.parametrize("fix", ["cat", "x:cat", "5:", "-1:cat"])
+def test_a_place_that_makes_no_sense_is_refused(refused, absorbing_run, fix):
+    assert "--fix takes POSITION:TEXT" in refused("sample", absorbing_run, f"--fix={fix}")
+
+
+def test_an_infilling_can_be_explained(run, absorbing_run):
+    code, _, err = run("infill", absorbing_run, "-", "--explain", stdin=b"the [MASK:6] sat")
+    assert code == 0
+    assert "sampler ancestral" in err
+    assert "for 6 characters" in err
