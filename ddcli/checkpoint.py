@@ -111,6 +111,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         record_lengths=about["record_lengths"] or None,
         labels=about["labels"],
         network=network,
+        plain=plain,
         settings=_settings(sampling, run / "generation_config.json"),
         budgets=_budgets(sampling, run / "generation_config.json"),
         folder=run,

@@ -358,6 +358,43 @@ class Cached:
         return len(ids), ids.cpu().numpy().tobytes()
 
 
+class PrefixCached:
+    """A network that sees all positions, asked block after block: keys and values of what stands before the
+    block that is being written stay as they were when it was begun. *Approximate*.
+
+    What is before a block no longer changes, but would look at what is written after it; that is what is
+    left out (the prefix cache of Fast-dLLM, arXiv:2505.22618). One run's, one sequence at a time.
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser, network: DiffusionTransformer, block: int) -> None:
+        self.denoiser = denoiser
+        self.network = network
+        self.block = block
+        self._held: dict[int, tuple[int, list[KeysValues]]] = {}  # of each sequence: of how many positions
+
+    def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        beliefs = []
+        for i in rows.any(-1).nonzero()[:, 0].tolist():
+            n = xt.shape[1] if valid is None else int(valid[i].sum())
+            beliefs.append(self._belief(i, xt[i : i + 1, :n], t[i : i + 1, :n], rows[i : i + 1, :n]))
+        return torch.cat(beliefs)
+
+    def _belief(self, sequence: int, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        start = int(rows[0].nonzero()[0]) // self.block * self.block
+        length, past = self._held.get(sequence, (-1, None))
+        with self.denoiser.precision(xt.device):
+            if past is None or length != start:
+                hidden, present = self.network.go_on(xt, t.float(), 0, None)
+                self._held[sequence] = start, [(k[:, :, :start], v[:, :, :start]) for k, v in present]
+                hidden = hidden[:, start:]
+            else:
+                hidden, _ = self.network.go_on(xt[:, start:], t[:, start:].float(), start, past)
+            logits = self.network.head(hidden[rows[:, start:]]).float()
+        return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
+
+
 @dataclass(frozen=True)
 class OneByOne:
     """Asks for one sequence at a time, without its padding, and not at all where no position is asked for.

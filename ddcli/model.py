@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer
-from .denoiser import Denoiser, GreedyTail, SelfConditioned, Temperature, TopK, TopP
+from .denoiser import (
+    Denoiser,
+    GreedyTail,
+    NetworkDenoiser,
+    PrefixCached,
+    SelfConditioned,
+    Temperature,
+    TopK,
+    TopP,
+)
 from .errors import DdcliError, printable, unknown
 from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
@@ -38,6 +47,7 @@ class SamplerSettings(BaseModel):
     guidance: float = Field(1.0, ge=0, le=100)  # strength of the label or prompt; 1 is the plain model
     greedy_tail: int = Field(0, ge=0)  # in so many steps at the end, only the likeliest token
     block: int | None = Field(None, ge=1)  # block after block of so many tokens, left to right
+    cache: Literal["none", "prefix"] = "none"  # approximate: what is before a block is not computed again
 
     def but(self, **changes: Any) -> "SamplerSettings":
         """These settings with those of `changes` that are not None. Raises DdcliError for a bad value."""
@@ -78,6 +88,7 @@ class Model:
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
     labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
     network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
+    plain: NetworkDenoiser | None = None  # the network asked about all sequences at once
     settings: SamplerSettings = field(default_factory=SamplerSettings)
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
     folder: Path | None = None  # it was read from
@@ -153,6 +164,7 @@ class Model:
             for text, name in zip(said, chosen, strict=True)
             if name in SAID or chosen[name] != getattr(usual, name)
         ]
+        shown += ["approximate"] if settings.cache != "none" else []
         cost = f"NFE {least:.1f} expected" if least == most else f"NFE {least:.0f} to {most:.0f}, by the text"
         return f"{', '.join(shown)}; {cost} for {unknown:,} {self.tokenizer.unit}{'s' * (unknown != 1)}"
 
@@ -205,6 +217,8 @@ class Model:
     def believed(self, settings: SamplerSettings, denoiser: Denoiser | None = None) -> Denoiser:
         """The denoiser as it is asked in one run of the loop."""
         believed = denoiser or self.denoiser
+        if settings.cache == "prefix":
+            believed = self._prefix_cached(settings, denoiser)
         if self.network is not None and self.network.config.self_conditioned:
             believed = SelfConditioned(believed, self.network, self.process)
         if settings.temperature != 1:
@@ -216,6 +230,19 @@ class Model:
         if settings.greedy_tail:
             believed = GreedyTail(believed, self.process, settings.greedy_tail / settings.steps)
         return believed
+
+    def _prefix_cached(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
+        """Raises DdcliError where there is nothing to keep, or it is kept exactly."""
+        if self.block or isinstance(self.process, Autoregressive) or not settings.block:
+            raise DdcliError(
+                "the prefix cache keeps what stands before a block, for models that see both sides; give "
+                "--block to such a model, or leave --cache out"
+            )
+        if denoiser or self.plain is None or self.network is None or self.network.config.self_conditioned:
+            raise DdcliError(
+                "the prefix cache serves sampling with a network that is told nothing else; leave --cache out"
+            )
+        return PrefixCached(self.plain, self.network, settings.block)
 
     def _blindfold(self, canvas: Canvas) -> Blindfold:
         """Hides the label or, where there is none, the prompt. Raises DdcliError where there is neither."""

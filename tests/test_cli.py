@@ -990,3 +990,12 @@ def test_an_infilling_can_be_explained(run, absorbing_run):
     assert code == 0
     assert "sampler ancestral" in err
     assert "for 6 characters" in err
+
+
+def test_what_is_approximate_says_so(run, absorbing_run):
+    _, out, err = run(
+        "sample", absorbing_run, *FEW, "--block", "8", "--cache", "prefix", "--json", "--explain"
+    )
+    assert json.loads(out)["approximate"] == "prefix cache"
+    assert "cache prefix, approximate; NFE" in err
+    assert "approximate: sampled with the prefix cache" in err

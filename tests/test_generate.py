@@ -4,9 +4,11 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from tiny import train_tiny
 
 import ddcli
+from ddcli.denoiser import PrefixCached
 from ddcli.errors import DdcliError
 
 
@@ -194,3 +196,45 @@ def test_what_sampling_costs_is_foretold(absorbing_run, settings):
     assert f"NFE {least:.1f} expected for 20 characters" in said
     assert all(str(value) in said for value in settings.values())
     assert "NFE 1 to 20, by the text" in model.explain(model.choose(sampler="threshold"), 20)
+
+
+def test_the_prefix_cache_is_exact_until_a_second_block_and_says_that_it_is_not_then(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    how = {"length": 24, "seed": 5, "steps": 12}
+    whole = [model.sample(2, block=24, cache=cache, **how) for cache in ("none", "prefix")]
+    assert [one.text for one in whole[0]] == [one.text for one in whole[1]]
+    exact, cached = (list(model.frames(block=8, cache=cache, **how)) for cache in ("none", "prefix"))
+    begun = next(i for i, frame in enumerate(exact) if (frame.clock[0, :8] == 0).all())
+    assert all((a.x == b.x).all() for a, b in zip(exact[:begun], cached[:begun], strict=True))
+    assert (cached[-1].clock == 0).all()
+    assert exact[-1].nfe.tolist() == cached[-1].nfe.tolist()
+    together, apart = (model.sample(3, block=8, cache="prefix", batch_size=b, **how) for b in (3, 1))
+    assert [one.text for one in together] == [one.text for one in apart]
+    assert "approximate" in model.explain(model.choose(block=8, cache="prefix"), 24)
+
+
+@torch.no_grad()
+def test_what_the_prefix_cache_computes_is_the_network_with_an_older_prefix(absorbing_run):
+    """While nothing behind the prefix changes, that is the network itself."""
+    model = ddcli.load(absorbing_run)
+    cached = PrefixCached(model.plain, model.network, 8)
+    xt = torch.randint(0, 5, (2, 24))
+    xt[:, 8:] = model.tokenizer.mask_id
+    t = (xt == model.tokenizer.mask_id).double()
+    rows = torch.zeros_like(xt, dtype=torch.bool).index_fill(1, torch.arange(8, 16), True)
+    exact = model.plain(xt, t, rows)
+    for _ in range(2):  # computed, then held
+        torch.testing.assert_close(cached(xt, t, rows), exact, rtol=1e-4, atol=1e-4)
+    changed = xt.clone()
+    changed[:, 12] = 1
+    t[:, 12], rows[:, 12] = 0, False
+    assert not torch.allclose(cached(changed, t, rows), model.plain(changed, t, rows), atol=1e-6)
+
+
+def test_the_prefix_cache_is_refused_where_it_has_no_use(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    for how in ({"cache": "prefix"}, {"cache": "some", "block": 8}):
+        with pytest.raises(DdcliError, match="cache"):
+            model.sample(1, **how)
+    with pytest.raises(DdcliError, match="leave --cache out"):
+        model.infill("the [MASK:3]", cache="prefix", block=8)

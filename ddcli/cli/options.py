@@ -30,6 +30,10 @@ GreedyTail = Annotated[
 Block = Annotated[
     int | None, typer.Option(min=1, help="Write block after block of so many tokens, from left to right.")
 ]
+Cache = Annotated[
+    str | None,
+    typer.Option(help="With --block: prefix computes what stands before a block once. Approximate."),
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Say which sampler it is, and what it will cost.")]
 Budget = Annotated[
     str | None, typer.Option(help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.")

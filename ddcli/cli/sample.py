@@ -11,6 +11,7 @@ from .answers import Answer, check_output, check_utf8, close, deliver, tell, wat
 from .options import (
     Block,
     Budget,
+    Cache,
     Device,
     Explain,
     GreedyTail,
@@ -48,6 +49,7 @@ def sample(
     top_p: TopP = None,
     greedy_tail: GreedyTail = None,
     block: Block = None,
+    cache: Cache = None,
     fix: Annotated[
         list[str] | None,
         typer.Option(metavar="POSITION:TEXT", help="Text that stands at a token's place, 0 the first."),
@@ -81,9 +83,11 @@ def sample(
     fixed = dict(_fixed(part) for part in fix or ())
     loaded = load(model, device=device, precision=precision)
     check_output(output)
+    how = loaded.choose(cache=cache, **settings_of(context))
+    approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}
     if explain:
         longest = (length or loaded.length) - len(loaded.tokenizer.encode(prompt))
-        tell(loaded.explain(loaded.choose(**settings_of(context)), max(1, longest)))
+        tell(loaded.explain(how, max(1, longest)))
     seed = fresh_seed() if seed is None else seed
     began = time.perf_counter()
     drawn: list[Sample] = []
@@ -98,14 +102,17 @@ def sample(
             on_frame=on_frame,
             label=label,
             fixed=fixed,
+            cache=cache,
             **settings_of(context),
         ):
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
-            yield one.content, record | {"seed": one.seed, "index": one.index}
+            yield one.content, record | {"seed": one.seed, "index": one.index} | approximate
 
     deliver(watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
     tokens = sum(len(one.tokens) for one in drawn)
+    if approximate and not quiet:
+        tell(f"approximate: sampled with the {how.cache} cache")
     close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed)
 
 
