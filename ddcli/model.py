@@ -45,9 +45,14 @@ class SamplerSettings(BaseModel):
     top_k: int | None = Field(None, ge=1)  # only so many of the likeliest tokens
     top_p: float = Field(1.0, gt=0, le=1)  # only the likeliest ones that together reach this
     guidance: float = Field(1.0, ge=0, le=100)  # strength of the label or prompt; 1 is the plain model
-    greedy_tail: int = Field(0, ge=0)  # in so many steps at the end, only the likeliest token
+    greedy_tail: int = Field(0, ge=0)  # in so many steps at the end (of each block), only the likeliest token
     block: int | None = Field(None, ge=1)  # block after block of so many tokens, left to right
     cache: Literal["none", "prefix"] = "none"  # approximate: what is before a block is not computed again
+
+    @property
+    def cuts(self) -> bool:
+        """Whether some tokens that are believed possible are never drawn."""
+        return self.top_k is not None or self.top_p < 1 or self.greedy_tail > 0 or self.temperature == 0
 
     def but(self, **changes: Any) -> "SamplerSettings":
         """These settings with those of `changes` that are not None. Raises DdcliError for a bad value."""
@@ -137,44 +142,44 @@ class Model:
     def sampler(self, settings: SamplerSettings) -> Sampler:
         """The sampler of some settings. Raises DdcliError where it does not go with the model."""
         sampler = make_sampler(settings.sampler)
+        if self.block and settings.block:
+            raise DdcliError(f"this network writes blocks of {self.block}; leave --block out")
+        if settings.greedy_tail and not sampler.even:
+            raise DdcliError(
+                f"a greedy tail is so many even steps, which sampler {settings.sampler} has not; leave it out"
+            )
         try:
             sampler.check(self.process)
         except DdcliError as error:
             raise DdcliError(f"sampler {settings.sampler}: {error}") from None
         return sampler
 
-    def calls(self, settings: SamplerSettings, unknown: int) -> tuple[float, float]:
-        """Network evaluations for a sequence with so many positions to fill: at least and at most, or twice
-        the expected number where theory has one."""
+    def calls(self, settings: SamplerSettings, unknown: Sequence[bool] | np.ndarray) -> tuple[float, float]:
+        """Network evaluations for a sequence whose positions are to be filled where `unknown` (L,) bool: at
+        least and at most, or twice the expected number where theory has one."""
         sampler = self.sampler(settings)
-        block = min(self.block or settings.block or unknown, unknown)
-        steps = self._steps(settings, unknown)
-        parts = [block] * (unknown // block) + [unknown % block] * (unknown % block > 0)
-        each = {size: sampler.calls(self.process, steps, size) for size in set(parts)}
+        block = self.block or settings.block or len(unknown)
+        open_ones = [int(np.sum(unknown[start : start + block])) for start in range(0, len(unknown), block)]
+        each = {n: sampler.calls(self.process, self._steps(settings), n) for n in set(open_ones) if n}
         asked = 1 if settings.guidance == 1 else 2
-        return asked * sum(each[size][0] for size in parts), asked * sum(each[size][1] for size in parts)
+        least, most = (asked * sum(each[n][which] for n in open_ones if n) for which in (0, 1))
+        return least, most
 
-    def explain(self, settings: SamplerSettings, unknown: int) -> str:
-        """How a text of so many unknown tokens is sampled, and what it costs, in a line for people."""
+    def explain(self, settings: SamplerSettings, unknown: Sequence[bool] | np.ndarray) -> str:
+        """How a text is sampled where it is `unknown` (L,) bool, and what it costs: a line for people."""
         least, most = self.calls(settings, unknown)
-        usual, chosen = SamplerSettings(), settings.model_dump()
-        said = [f"{name.replace('_', ' ')} {value}" for name, value in chosen.items()]
-        shown = [
-            text
-            for text, name in zip(said, chosen, strict=True)
-            if name in SAID or chosen[name] != getattr(usual, name)
-        ]
+        told = settings.model_dump(include=set(SAID)) | settings.model_dump(exclude_defaults=True)
+        names = [name for name in SamplerSettings.model_fields if name in told]
+        shown = [f"{name.replace('_', ' ')} {told[name]}" for name in names]
         shown += ["approximate"] if settings.cache != "none" else []
         cost = f"NFE {least:.1f} expected" if least == most else f"NFE {least:.0f} to {most:.0f}, by the text"
-        return f"{', '.join(shown)}; {cost} for {unknown:,} {self.tokenizer.unit}{'s' * (unknown != 1)}"
+        count = int(np.sum(unknown))
+        return f"{', '.join(shown)}; {cost} for {count:,} {self.tokenizer.unit}{'s' * (count != 1)}"
 
-    def _steps(self, settings: SamplerSettings, longest: int) -> int:
-        """Steps of each block, or of all: so many as its share of a training sequence, for a network of
-        blocks, whose texts may be longer; else of the `longest` canvas."""
+    def _steps(self, settings: SamplerSettings) -> int:
+        """Steps, or those of each block: its share of those of a training sequence."""
         block = self.block or settings.block
-        if not block:
-            return settings.steps
-        return math.ceil(settings.steps * block / (self.length if self.block else max(longest, block)))
+        return math.ceil(settings.steps * min(1, block / self.length)) if block else settings.steps
 
     def denoise(
         self,
@@ -189,14 +194,20 @@ class Model:
         Raises DdcliError where the settings do not go with the model.
         """
         sampler = sampler or self.sampler(settings)
-        believed = self.believed(settings, denoiser)
+        believed = self._asked(settings, denoiser)
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
         frozen = torch.tensor(canvas.frozen, device=self.device)
         mix = None
         if settings.guidance != 1:
-            blind = self.believed(settings, denoiser)
+            blind = self._asked(settings, denoiser)
             strength, blindfold = settings.guidance, self._blindfold(canvas)
             believed, mix = guided(believed, blind, self.process, strength, blindfold)
+            if mix is not None and settings.cuts:
+                raise DdcliError(
+                    "with guidance, steps of this model's noise are mixed, not beliefs, and cannot be cut to "
+                    "likely tokens; leave --top-k, --top-p, --greedy-tail and --temperature 0 out"
+                )
+        believed = self._shaped(believed, settings)
         longest = canvas.tokens.shape[1]
         valid = None
         if min(canvas.sizes) < longest:
@@ -215,12 +226,20 @@ class Model:
         )
 
     def believed(self, settings: SamplerSettings, denoiser: Denoiser | None = None) -> Denoiser:
-        """The denoiser as it is asked in one run of the loop."""
-        believed = denoiser or self.denoiser
+        """The denoiser as it is asked in one run of the loop, without guidance."""
+        return self._shaped(self._asked(settings, denoiser), settings)
+
+    def _asked(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
+        """Who believes, with a memory of one run where there is any."""
+        asked = denoiser or self.denoiser
         if settings.cache == "prefix":
-            believed = self._prefix_cached(settings, denoiser)
+            asked = self._prefix_cached(settings, denoiser)
         if self.network is not None and self.network.config.self_conditioned:
-            believed = SelfConditioned(believed, self.network, self.process)
+            asked = SelfConditioned(asked, self.network, self.process)
+        return asked
+
+    def _shaped(self, believed: Denoiser, settings: SamplerSettings) -> Denoiser:
+        """Sharper or flatter than believed, then cut to what is likely."""
         if settings.temperature != 1:
             believed = Temperature(believed, settings.temperature)
         if settings.top_k is not None:
@@ -228,7 +247,7 @@ class Model:
         if settings.top_p < 1:
             believed = TopP(believed, settings.top_p)
         if settings.greedy_tail:
-            believed = GreedyTail(believed, self.process, settings.greedy_tail / settings.steps)
+            believed = GreedyTail(believed, self.process, settings.greedy_tail / self._steps(settings))
         return believed
 
     def _prefix_cached(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
@@ -276,7 +295,7 @@ class Model:
         block = self.block or settings.block
         if not block:
             return sampler.times(self.process, settings.steps, unknown, rng)[..., None]
-        steps = self._steps(settings, longest)
+        steps = self._steps(settings)
         position = torch.arange(longest)
         rows: list[Tensor] = []
         for start in range(0, longest, block):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .denoiser import Among, Denoiser
 from .errors import DdcliError
 from .generate import Frame
 from .model import Canvas, Model, OnFrame, fresh_seed, last_of
@@ -18,7 +19,7 @@ class Sample:
     """A text drawn from the model."""
 
     content: bytes  # the prompt included; of byte-level vocabularies it need not be UTF-8
-    tokens: list[int]  # drawn, without the prompt
+    tokens: list[int]  # after the prompt: drawn, or fixed
     nfe: int  # network evaluations it took
     seed: int
     index: int  # with `seed`, its random stream
@@ -55,10 +56,11 @@ def samples(
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
     given = model.tokenizer.encode(prompt)
     pieces = _placed(model, fixed or {}, len(given))
+    believed = _no_end_before(model, len(given), pieces)
     for start in range(0, n, batch_size):
         indices = range(start, min(start + batch_size, n))
         canvas = _blank(model, length, given, label, seed, indices, pieces)
-        frames = model.denoise(canvas, chosen)
+        frames = model.denoise(canvas, chosen, believed)
         if model.block:
             frames = _until_end(model, frames, canvas)
         frame = last_of(frames, on_frame)
@@ -98,7 +100,8 @@ def _blank(
     """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
     edge, opening = 1 if model.record_lengths else 0, model.opening(label)
     usual = model.record_lengths if label is None else model.labels[label]
-    lengths = [_length(model, length, usual, len(given), seed, i) for i in indices]
+    least = max([len(given) + 1, *(place + len(ids) for place, ids in (fixed or {}).items())])
+    lengths = [_length(model, length, usual, len(given), least, seed, i) for i in indices]
     tokens = np.full((len(lengths), max(lengths) + 2 * edge), model.tokenizer.pad_id)
     frozen = np.ones_like(tokens, dtype=bool)
     for row, kept, size in zip(tokens, frozen, lengths, strict=True):
@@ -127,14 +130,50 @@ def _placed(model: Model, fixed: Mapping[int, str], start: int) -> dict[int, np.
                 f"the text fixed at {unit} {place} meets what stands before {end}; place it later"
             )
         placed[place] = model.tokenizer.encode(text)
+        if set(placed[place].tolist()) & set(model.tokenizer.special_ids):
+            raise DdcliError(f"the text fixed at {unit} {place} has a symbol that the vocabulary lacks")
         end = place + len(placed[place])
     return placed
 
 
+def _no_end_before(model: Model, start: int, pieces: Mapping[int, np.ndarray]) -> Denoiser | None:
+    """Beliefs given that no text ends before the last one that is fixed; None where nothing is."""
+    if not pieces:
+        return None
+    edge = 1 if model.record_lengths else 0
+    text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
+    text[model.tokenizer.eos_id] = False
+    return Among(model.denoiser, dict.fromkeys(range(edge + start, edge + max(pieces)), text))
+
+
+def explain(
+    model: Model,
+    *,
+    length: int | None = None,
+    prompt: str = "",
+    label: str | None = None,
+    fixed: Mapping[int, str] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> str:
+    """How the first sample of a seed is made, and what it costs, in a line for people. Options: `samples`."""
+    given = model.tokenizer.encode(prompt)
+    pieces = _placed(model, fixed or {}, len(given))
+    canvas = _blank(model, length, given, label, seed, range(1), pieces)
+    return model.explain(model.choose(**settings), ~canvas.frozen[0])
+
+
 def _length(
-    model: Model, asked: int | None, usual: Mapping[int, int] | None, given: int, seed: int, index: int
+    model: Model,
+    asked: int | None,
+    usual: Mapping[int, int] | None,
+    given: int,
+    least: int,
+    seed: int,
+    index: int,
 ) -> int:
-    """Tokens of a sample, its prompt included; of records, drawn by how many had a `usual` length.
+    """Tokens of a sample, its prompt included; of records, drawn by how many had a `usual` length, `least` of
+    them or more.
 
     Raises DdcliError for what the model cannot write.
     """
@@ -151,7 +190,7 @@ def _length(
         )
     if asked or not usual:
         return asked or longest
-    able = {size: count for size, count in usual.items() if size > given} or {longest: 1}
+    able = {size: count for size, count in usual.items() if size >= least} or {longest: 1}
     u = Streams([derive_seed(seed, "length", index)]).uniform().item()
     reached = np.cumsum(list(able.values()))
     return list(able)[int(np.searchsorted(reached, u * reached[-1], side="right"))]

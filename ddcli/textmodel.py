@@ -27,6 +27,10 @@ class TextModel(Model):
         """Draw n texts, a batch at a time. Options: those of `sampling.samples`."""
         return sampling.samples(self, n, **options)
 
+    def explanation(self, **options: Any) -> str:
+        """Which sampler writes the first sample, and what it costs. Options as in `sampling.samples`."""
+        return sampling.explain(self, **options)
+
     def frames(self, **options: Any) -> Iterator[Frame]:
         """Every state on the way to the first sample of a seed. Options as in `sampling.samples`."""
         return sampling.frames(self, **options)

@@ -209,7 +209,7 @@ def test_attention_by_tiles_sees_what_the_mask_sees(window, monkeypatch):
     xt, clean = torch.randint(0, 11, (2, 3, 16))
     clock = torch.rand(3, 4).repeat_interleave(4, 1)
     expected = net.trunk(xt, clock, clean=clean)
-    monkeypatch.setattr(transformer, "TILED", ("cpu",))
+    monkeypatch.setattr(transformer, "by_tiles", lambda device: True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow when not compiled
         found = net.trunk(xt, clock, clean=clean)

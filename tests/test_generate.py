@@ -1,6 +1,7 @@
 """Laws of sampling and infilling with trained networks."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,14 +157,14 @@ def test_a_model_without_blocks_writes_block_after_block_if_asked(absorbing_run)
             assert (clock[: i * 8] == 0).all()
             assert (clock[(i + 1) * 8 :] == 1).all()
     assert (frame.clock == 0).all()
-    assert frame.steps == 3 * 4  # its share of ten steps, for each
+    assert frame.steps == 3 * 3  # of ten steps each takes the share of 8 in 32 tokens
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "first-hitting", "threshold", "remask:loop", "corrector"])
 @pytest.mark.parametrize("block", [None, 8])
 def test_samples_do_not_depend_on_their_neighbours_whatever_the_sampler(absorbing_run, sampler, block):
     model = ddcli.load(absorbing_run)
-    how = {"length": 20, "seed": 5, "steps": 12, "sampler": sampler, "block": block}
+    how = {"length": 20, "seed": 5, "steps": 16, "sampler": sampler, "block": block}
     together = model.sample(5, **how)
     apart = model.sample(5, batch_size=2, **how)
     assert [one.text for one in together] == [one.text for one in apart]
@@ -188,14 +189,14 @@ def test_the_one_likeliest_token_is_what_top_1_temperature_0_and_a_greedy_tail_d
 def test_what_sampling_costs_is_foretold(absorbing_run, settings):
     model = ddcli.load(absorbing_run)
     chosen = model.choose(steps=10, **settings)
-    least, most = model.calls(chosen, 20)
+    least, most = model.calls(chosen, [True] * 20)
     nfe = [one.nfe for one in model.sample(40, length=20, seed=2, steps=10, **settings)]
     assert least == most
     assert sum(nfe) / 40 == pytest.approx(least, abs=0.6)
-    said = model.explain(chosen, 20)
+    said = model.explain(chosen, [True] * 20)
     assert f"NFE {least:.1f} expected for 20 characters" in said
     assert all(str(value) in said for value in settings.values())
-    assert "NFE 1 to 20, by the text" in model.explain(model.choose(sampler="threshold"), 20)
+    assert "NFE 1 to 20, by the text" in model.explain(model.choose(sampler="threshold"), [True] * 20)
 
 
 def test_the_prefix_cache_is_exact_until_a_second_block_and_says_that_it_is_not_then(absorbing_run):
@@ -210,7 +211,7 @@ def test_the_prefix_cache_is_exact_until_a_second_block_and_says_that_it_is_not_
     assert exact[-1].nfe.tolist() == cached[-1].nfe.tolist()
     together, apart = (model.sample(3, block=8, cache="prefix", batch_size=b, **how) for b in (3, 1))
     assert [one.text for one in together] == [one.text for one in apart]
-    assert "approximate" in model.explain(model.choose(block=8, cache="prefix"), 24)
+    assert "approximate" in model.explain(model.choose(block=8, cache="prefix"), [True] * 24)
 
 
 @torch.no_grad()
@@ -238,3 +239,67 @@ def test_the_prefix_cache_is_refused_where_it_has_no_use(absorbing_run):
             model.sample(1, **how)
     with pytest.raises(DdcliError, match="leave --cache out"):
         model.infill("the [MASK:3]", cache="prefix", block=8)
+
+
+# -- what a reader of the options would expect ------------------------------------------------------------
+
+
+def test_records_do_not_depend_on_their_neighbours_with_blocks_either(records_run):
+    model = ddcli.load(records_run)
+    how = {"seed": 3, "steps": 12, "block": 4}
+    together, apart = (model.sample(6, batch_size=size, **how) for size in (6, 1))
+    assert len({len(one.tokens) for one in together}) > 1
+    assert [one.text for one in together] == [one.text for one in apart]
+
+
+def test_a_record_is_long_enough_for_what_is_fixed_in_it(records_run):
+    for sample in ddcli.load(records_run).sample(12, fixed={5: "a"}, seed=1, steps=4):
+        assert sample.text[5] == "a"
+
+
+def test_what_is_fixed_must_be_writable(absorbing_run):
+    with pytest.raises(DdcliError, match="a symbol that the vocabulary lacks"):
+        ddcli.load(absorbing_run).sample(1, fixed={3: "é"})
+
+
+@torch.no_grad()
+def test_no_text_ends_before_what_is_fixed(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    eager = replace(model, denoiser=OnlyEnds(model))
+    (sample,) = eager.sample(1, fixed={8: "cat"}, length=20, seed=1)
+    assert sample.text[8:11] == "cat"
+    assert len(sample.tokens) == 11
+
+
+class OnlyEnds:
+    """Believes that every text is over."""
+
+    def __init__(self, model):
+        self.log_p = torch.full((model.tokenizer.vocab_size,), -1e5)
+        self.log_p[model.process.vocabulary.text_ids] = -50.0
+        self.log_p[model.tokenizer.eos_id] = 0.0
+
+    def __call__(self, xt, t, rows, valid=None, **told):
+        return self.log_p.expand(int(rows.sum()), -1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"sampler": "first-hitting", "greedy_tail": 2}, "greedy tail"),
+        ({"sampler": "threshold", "greedy_tail": 2}, "greedy tail"),
+        ({"sampler": "remask:loop", "steps": 8, "block": 4}, "at least 4 steps"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(absorbing_run, settings, problem):
+    with pytest.raises(DdcliError, match=problem):
+        ddcli.load(absorbing_run).sample(1, **settings)
+
+
+def test_the_cost_of_blocks_is_that_of_what_they_hold(absorbing_run):
+    """A prompt that fills blocks costs nothing."""
+    model = ddcli.load(absorbing_run)
+    how = {"steps": 16, "block": 8, "sampler": "confidence", "seed": 1, "prompt": "the cat sat "}
+    said = model.explanation(**how)
+    (sample,) = model.sample(1, **how)
+    assert f"NFE {sample.nfe:.1f} expected for 20 characters" in said

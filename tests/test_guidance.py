@@ -1,5 +1,7 @@
 """Laws of guidance, on a world whose conditionals are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -91,3 +93,40 @@ def test_a_prompt_is_kept_and_guidance_of_one_is_the_plain_model(guided_run):
 def test_guidance_without_a_prompt_is_refused(guided_run):
     with pytest.raises(DdcliError, match="give --prompt"):
         load_model(guided_run).sample(1, guidance=2)
+
+
+class Minds:
+    """Believes one law at masks while a prompt is given, and another where it is hidden."""
+
+    def __init__(self, told, blind):
+        self.laws = told, blind
+
+    def __call__(self, xt, t, rows, valid=None, **told):
+        law = self.laws[int(t[0, 0] > 0)]
+        log_p = torch.full((int(rows.sum()), len(self.size)), -1e5)
+        log_p[:, self.text] = torch.tensor(law).log()
+        return log_p
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"top_p": 0.95}])
+def test_it_is_the_mixture_that_is_sharpened_and_cut(absorbing_run, how):
+    """Told .5, .4, .1 and blind .8, .1, .1, at strength 2: the likeliest token is neither law's."""
+    model = load_model(absorbing_run)
+    minds = Minds((0.5, 0.4, 0.1), (0.8, 0.1, 0.1))
+    minds.size, minds.text = range(model.tokenizer.vocab_size), model.process.vocabulary.text_ids[:3]
+    asked = replace(model, denoiser=minds)
+    (sample,) = asked.sample(1, prompt="t", guidance=2, length=32, steps=1, seed=1, **how)
+    counts = torch.bincount(torch.tensor(sample.tokens), minlength=model.tokenizer.vocab_size)[minds.text]
+    mixed = torch.tensor([0.5**2 / 0.8, 0.4**2 / 0.1, 0.1])
+    if how == {"temperature": 0}:
+        assert counts.argmax() == mixed.argmax() == 1
+        assert counts[1] == 31
+    else:
+        assert counts[2] == 0  # the last tenth of the mixture, though not of either law
+        assert counts[1] > counts[0] > 0
+
+
+def test_laws_that_are_mixed_cannot_be_cut(guided_run):
+    for how in ({"top_p": 0.9}, {"top_k": 3}, {"temperature": 0}, {"greedy_tail": 1}):
+        with pytest.raises(DdcliError, match="cannot be cut to likely tokens"):
+            load_model(guided_run).sample(1, prompt="the", guidance=2, **how)

@@ -347,6 +347,15 @@ def test_hitting_times_are_those_of_a_position_that_opens_by_itself(schedule):
     assert lost.mean(1)[1:4].tolist() == pytest.approx([3 / 4, 2 / 4, 1 / 4], abs=0.006)
 
 
+def test_hits_that_a_schedule_cannot_tell_apart_open_one_mask_each():
+    """A geometric schedule jumps after 0, and the last of many hits may fall into the jump."""
+    process, n = make("absorbing", "geometric"), 300
+    unknown = torch.ones(n, 2000, dtype=torch.bool)
+    times = make_sampler("first-hitting").times(process, 1, unknown, OneStream(n, 5))
+    assert (process.schedule.lost(times[-2]) <= 1.1e-4).any()
+    assert (times[:-1] > times[1:]).all()
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_schedule_knows_when_as_much_was_lost(schedule):
     t = torch.linspace(0.01, 1, 50, dtype=F64)

@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from transformers.modeling_outputs import MaskedLMOutput
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
-TILED = ("cuda",)  # devices where attention by tiles (FlexAttention) pays, for masks that are mostly empty
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -210,7 +209,7 @@ class DiffusionTransformer(PreTrainedModel):
             input_ids = torch.cat([input_ids, clean], 1)
             clock = None if clock is None else torch.cat([clock, torch.zeros_like(clock)], 1)
             valid = None if valid is None else torch.cat([valid, valid], 1)
-            if valid is None and input_ids.device.type in TILED:
+            if valid is None and by_tiles(input_ids.device):
                 tiles = noisy_and_clean_tiles(n, self.config.block, self.config.window, input_ids.device)
             else:
                 own = position[:, None] // self.config.block == position // self.config.block
@@ -286,6 +285,11 @@ class DiffusionTransformer(PreTrainedModel):
     ) -> MaskedLMOutput:
         valid = None if attention_mask is None else attention_mask.bool()
         return MaskedLMOutput(logits=self.head(self.trunk(input_ids, clock, valid)))
+
+
+def by_tiles(device: torch.device) -> bool:
+    """Whether FlexAttention pays for masks that are mostly empty: on a GPU, and compiled."""
+    return device.type == "cuda" and torch.compiler.is_compiling()
 
 
 @torch.compiler.disable  # made once for each shape, outside of what is compiled

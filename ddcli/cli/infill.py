@@ -136,7 +136,7 @@ def infill(
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     if explain and document:
         widest = sum(gap.lengths[-1] for gap in document.measured(loaded.tokenizer).gaps if gap.lengths)
-        tell(loaded.explain(loaded.choose(**settings_of(context)), widest))
+        tell(loaded.explain(loaded.choose(**settings_of(context)), [True] * widest))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
     began = time.perf_counter()

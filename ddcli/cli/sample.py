@@ -80,15 +80,17 @@ def sample(
     from ..model import fresh_seed
 
     check_utf8("--prompt", prompt)
-    fixed = dict(_fixed(part) for part in fix or ())
+    fixed = dict(places := [_fixed(part) for part in fix or ()])
+    if len(fixed) < len(places):
+        raise DdcliError("--fix names a place twice; give each once")
     loaded = load(model, device=device, precision=precision)
     check_output(output)
+    seed = fresh_seed() if seed is None else seed
     how = loaded.choose(cache=cache, **settings_of(context))
     approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}
     if explain:
-        longest = (length or loaded.length) - len(loaded.tokenizer.encode(prompt))
-        tell(loaded.explain(how, max(1, longest)))
-    seed = fresh_seed() if seed is None else seed
+        asked = {"length": length, "prompt": prompt, "label": label, "fixed": fixed, "seed": seed}
+        tell(loaded.explanation(cache=cache, **asked, **settings_of(context)))
     began = time.perf_counter()
     drawn: list[Sample] = []
 

@@ -1,6 +1,7 @@
 """Samplers that follow the reverse chain: each position moves by itself, by the law of its own step."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +68,8 @@ class FirstHitting(EvenSteps):
     them together are the order statistics of one uniform number a position.
     """
 
+    even: ClassVar[bool] = False
+
     def check(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
             raise DdcliError(
@@ -80,6 +83,8 @@ class FirstHitting(EvenSteps):
         lost = u.sort(-1, descending=True).values[:, :most].T
         one = torch.ones(1, len(u), dtype=torch.float64)
         hits = process.schedule.when(lost * process.schedule.lost(one))
+        rank = torch.arange(most, 0, -1, dtype=torch.float64)[:, None]
+        hits = torch.where(lost > 0, hits.maximum(1e-12 * rank), 0.0)  # a schedule may jump after 0
         return torch.cat([one, hits, torch.zeros_like(one)])
 
     def rows(self, step: Step) -> Tensor:

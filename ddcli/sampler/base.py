@@ -8,7 +8,7 @@ whatever its neighbours do.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class Step:
 
 
 class Sampler(Protocol):
+    @property
+    def even(self) -> bool:
+        """Whether its clocks fall by equal steps."""
+
     def check(self, process: Process) -> None:
         """Raise DdcliError where the sampler cannot work with the process."""
 
@@ -81,6 +85,8 @@ class Sampler(Protocol):
 
 class EvenSteps:
     """A sampler whose clocks fall by equal steps, and which tells the network the time it is."""
+
+    even: ClassVar[bool] = True
 
     def check(self, process: Process) -> None:
         pass

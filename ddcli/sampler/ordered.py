@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -135,6 +136,8 @@ class Surest(Ordered):
 @dataclass(frozen=True)
 class Adaptive(Surest, ABC):
     """Opens as many masks as are sure enough, at least one, whatever the number of steps asked for."""
+
+    even: ClassVar[bool] = False
 
     def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
         return super().times(process, max(1, int(unknown.sum(-1).max())), unknown, rng)

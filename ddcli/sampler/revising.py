@@ -1,12 +1,13 @@
 """Samplers that take back what they wrote: a visible token may be noised again on the way down.
 
-With an exact belief each position keeps the marginals of the process, and errors of early steps can be mended
-later. Positions that are noised and drawn again in one step are drawn apart, so the strength should fall as
-steps grow in number, or the error of doing so stays.
+With an exact belief each position keeps the marginals of the process, save by `ConfidentRemask`, and errors
+of early steps can be mended later. Positions that are noised and drawn again in one step are drawn apart, so
+the strength should fall as steps grow in number, or the error of doing so stays.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -94,11 +95,15 @@ class LoopedRemask(Remask):
     (ReMDM-loop).
     """
 
+    even: ClassVar[bool] = False
+
     masked: float = 0.1
 
     def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
         if steps < 4:
-            raise DdcliError(f"remask:loop needs at least 4 steps, not {steps}; set --steps")
+            raise DdcliError(
+                f"remask:loop needs at least 4 steps (of each block), not {steps}; raise --steps"
+            )
         halt = process.schedule.when(torch.tensor(self.masked, dtype=torch.float64)).item()
         down, still = steps // 4, steps // 2
         fall = 1 - torch.linspace(0, 1 - halt, down + 1, dtype=torch.float64)
