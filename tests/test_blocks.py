@@ -214,3 +214,15 @@ def test_attention_by_tiles_sees_what_the_mask_sees(window, monkeypatch):
         warnings.simplefilter("ignore")  # that it is slow when not compiled
         found = net.trunk(xt, clock, clean=clean)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_blocks_train_and_sample_on_a_gpu(tmp_path, text_file):
+    """Compiled, with attention by tiles: the losses of a few steps are those of the mask on a CPU."""
+    losses = []
+    for device, compiled in (("cuda", True), ("cpu", False)):
+        run = tmp_path / device
+        train_tiny(run, text_file, model__block=8, train__device=device, train__compile=compiled)
+        losses.append([row["loss"] for row in metrics(run) if "loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert load_model(tmp_path / "cuda", device="cuda").sample(1, steps=8, seed=1)[0].text

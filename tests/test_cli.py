@@ -20,8 +20,10 @@ from typer.main import get_command
 
 import ddcli
 from ddcli import cli
+from ddcli.cli import options
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.infilling import MAX_GAP
+from ddcli.model import SamplerSettings
 from ddcli.textmodel import TextModel
 
 COMMANDS = ("train", "sample", "infill", "eval", "noise-viz")
@@ -999,3 +1001,7 @@ def test_what_is_approximate_says_so(run, absorbing_run):
     assert json.loads(out)["approximate"] == "prefix cache"
     assert "cache prefix, approximate; NFE" in err
     assert "approximate: sampled with the prefix cache" in err
+
+
+def test_every_setting_of_sampling_is_an_option():
+    assert {*options.SETTINGS, "cache"} == {*SamplerSettings.model_fields, "budget"}
