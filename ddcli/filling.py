@@ -1,6 +1,6 @@
 """Gaps filled with what stands on both sides of them; everything else stays byte for byte as it is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,10 +131,11 @@ def infill(
     parts = [line for line in document.lines() if line.gaps] if model.record_lengths else [document]
     opening = model.opening(label)
     edges = (opening, model.tokenizer.eos_id) if model.record_lengths else None
+    counts = model.record_lengths if label is None else model.labels[label]
     texts = [encode(part, model.tokenizer, model.length, edges, model.tokenizer.spelling) for part in parts]
     ways = [_Way(seed, i) for i in range(n)]
     for number, text in enumerate(texts):
-        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature):
+        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature, counts):
             _fill(model, layout, number, members, lengths, chosen, score, on_frame)
     return sorted((way.done(document, score) for way in ways), key=lambda way: -(way.score or 0.0))
 
@@ -143,7 +144,12 @@ Lengths = tuple[tuple[int, float], ...]  # of each gap: tokens, and ln p of so m
 
 
 def _laid_out(
-    model: Model, text: Encoded, number: int, ways: Iterable[_Way], temperature: float
+    model: Model,
+    text: Encoded,
+    number: int,
+    ways: Iterable[_Way],
+    temperature: float,
+    counts: Mapping[int, int] | None,
 ) -> list[tuple[list[_Way], Lengths, Layout]]:
     """The ways by the lengths they have drawn for the gaps of a text, one after the other."""
     asked: dict[tuple[int, ...], Posterior] = {}  # by the lengths of the gaps before
@@ -158,7 +164,7 @@ def _laid_out(
             before = tuple(tokens for tokens, _ in lengths)
             if before not in asked:
                 noise = derive_seed(way.seed, "unseen", number, gap)
-                asked[before] = posterior(model, _within_text(model), text, gap, before, noise)
+                asked[before] = posterior(model, _within_text(model), text, gap, before, noise, counts)
             u = Streams([way.draw("length", number, gap)]).uniform()[0]
             lengths.append(asked[before].draw(temperature, u))
             way.nfe += asked[before].nfe

@@ -50,7 +50,7 @@ def model_of(process, source, length, record_lengths=None):
 def ask(model, text, gap=0, chosen=()):
     edges = (BOS, EOS) if model.record_lengths else None
     encoded = encode(parse(text.encode()), TOKENIZER, model.length, edges)
-    return posterior(model, model.denoiser, encoded, gap, chosen, seed=1)
+    return posterior(model, model.denoiser, encoded, gap, chosen, 1, model.record_lengths)
 
 
 def law_of_chain(before, after, lengths):
