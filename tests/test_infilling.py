@@ -22,7 +22,7 @@ from ddcli.infilling import (
     parse,
     read_lengths,
 )
-from ddcli.infilling.document import exactly
+from ddcli.infilling.document import UpTo, exactly
 from ddcli.tokenizer import make_tokenizer
 
 MASK, UNK, BOS, EOS = range(4)
@@ -572,7 +572,7 @@ def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():
 def test_a_gap_between_two_texts_may_have_any_length():
     document = between(b"ab\n", b"[MASK]")
     assert document.assemble([b"#"]) == b"ab\n#[MASK]"
-    assert document.gaps == (Gap(range(1, MAX_GAP + 1), 3),)
+    assert document.gaps == (Gap(UpTo(MAX_GAP), 3),)
 
 
 # -- tokens that reach over an edge ------------------------------------------------------------------------
@@ -616,3 +616,11 @@ def test_a_gap_and_what_is_given_up_to_it_have_to_fit():
     with pytest.raises(GapError, match="at most 12, not 99"):
         encoded.layout()
     assert len(encoded.layout([12]).windows) == 1
+
+
+def test_a_range_of_lengths_ends_where_the_room_does():
+    for source, least in ((b"abcabcabc[MASK:3-99]abcabcabc", 3), (b"abcabcabc[MASK:13-99]abcabcabc", 13)):
+        encoded = encode(parse(source), PAIRS, 16, spelling=PAIRS.spelling)
+        assert list(encoded.candidates(0)) == list(range(least, max(12, least) + 1))
+    with pytest.raises(GapError, match="at most 12, not 13"):
+        encoded.layout([13])

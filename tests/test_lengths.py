@@ -131,10 +131,21 @@ def test_only_text_within_reach_is_asked_about():
     torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 6)))
 
 
-def test_a_gap_is_at_most_half_of_a_window_or_the_least_that_was_asked_for():
-    model = model_of(make("absorbing"), CHAIN, 16)
-    assert list(ask(model, "ab[MASK:3-99]ca").lengths) == list(range(3, 9))
-    assert list(ask(model, "ab[MASK:12-99]ca").lengths) == [12]
+@pytest.mark.parametrize(
+    ("said", "lengths"),
+    [("3-13", range(3, 14)), ("3-99", range(3, 15)), ("9-14", range(9, 15)), ("*", range(1, 9))],
+)
+def test_a_gap_has_the_lengths_asked_for_that_leave_context_and_any_half_of_a_window(said, lengths):
+    found = ask(model_of(make("absorbing"), CHAIN, 16), f"ab[MASK:{said}]ca")
+    assert list(found.lengths) == list(lengths)
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("ab", "ca", lengths))
+
+
+@pytest.mark.parametrize("said", ["1-8", "*"])
+def test_a_record_is_as_long_as_a_window_holds(said):
+    found = ask(model_of(make("absorbing"), CHAIN, 11, {9: 3, 3: 1, 10: 7}), f"a[MASK:{said}]")
+    assert list(found.lengths) == list(range(1, 9))
+    assert found.log_p[[1, 7]].exp().tolist() == pytest.approx([1 / 4, 3 / 4])
 
 
 def test_gaps_beyond_a_window_do_not_count():

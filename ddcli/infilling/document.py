@@ -3,7 +3,7 @@ r"""A document with gaps: what stands outside them reaches the output as the byt
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 from rich.cells import cell_len
@@ -14,6 +14,26 @@ EXCERPT = 72  # characters of the source line shown in an error
 LONGEST = 999_999  # tokens of a gap
 MAX_GAP = 32  # tokens of a gap whose length is anybody's guess
 COUNT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class UpTo(Sequence[int]):
+    """1 to `most` tokens, as `*` asks for: of running text no more of them than half of a window."""
+
+    most: int
+
+    def __len__(self) -> int:
+        return self.most
+
+    @overload
+    def __getitem__(self, i: int) -> int: ...
+    @overload
+    def __getitem__(self, i: slice) -> range: ...
+    def __getitem__(self, i: int | slice) -> int | range:
+        return range(1, self.most + 1)[i]
+
+
+Lengths = range | UpTo  # of a gap, tokens
 
 
 class Tokenizer(Protocol):
@@ -44,7 +64,7 @@ class GapError(DdcliError):
 class Gap:
     """A place to write to."""
 
-    lengths: range | None  # tokens it may have; None: as many as what it replaces
+    lengths: Lengths | None  # tokens it may have; None: as many as what it replaces
     offset: int  # of its marker, or of what it replaces, in the source, bytes
     replaces: bytes = b""  # text that is to go; a marker is none
 
@@ -110,10 +130,10 @@ def exactly(tokens: int) -> range:
     return range(tokens, tokens + 1)
 
 
-def read_lengths(text: str, max_gap: int = MAX_GAP) -> range | None:
+def read_lengths(text: str, max_gap: int = MAX_GAP) -> Lengths | None:
     """The lengths that `12`, `3-20` or `*` (1 to max_gap) allow; None where the text says none."""
     if text == "*":
-        return range(1, max_gap + 1)
+        return UpTo(max_gap)
     least, dash, most = text.partition("-")
     if not COUNT.fullmatch(least) or (dash and not COUNT.fullmatch(most)):
         return None

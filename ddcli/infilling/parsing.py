@@ -18,6 +18,8 @@ from .document import (
     Document,
     Gap,
     GapError,
+    Lengths,
+    UpTo,
     exactly,
     line_and_column,
     read_lengths,
@@ -29,7 +31,7 @@ SPAN = re.compile(r"(\d+):(\d+)-(\d+):(\d+)(?:=(.*))?", re.ASCII)
 
 
 def parse(
-    source: bytes, marker: str = "[MASK]", lengths: range | None = None, max_gap: int = MAX_GAP
+    source: bytes, marker: str = "[MASK]", lengths: Lengths | None = None, max_gap: int = MAX_GAP
 ) -> Document:
     r"""Find the markers in a document of any bytes.
 
@@ -56,7 +58,7 @@ def parse(
         if (len(before) - len(before.rstrip(b"\\"))) % 2:
             piece[-1:] = written
             continue
-        found: range | None = lengths or exactly(1)
+        found: Lengths | None = lengths or exactly(1)
         if written != plain:
             closed = written.endswith(plain[-1:])
             said = written[len(plain) : -1].decode(errors="surrogateescape")
@@ -79,7 +81,7 @@ def parse(
 
 
 def cut_spans(
-    source: bytes, spans: Sequence[str], lengths: range | None = None, max_gap: int = MAX_GAP
+    source: bytes, spans: Sequence[str], lengths: Lengths | None = None, max_gap: int = MAX_GAP
 ) -> Document:
     """Replace spans by gaps: `LINE:COLUMN-LINE:COLUMN`, from 1, in characters, the end not included.
 
@@ -111,7 +113,7 @@ def cut_spans(
     return _cut(source, places)
 
 
-def cut_matches(source: bytes, pattern: str, lengths: range | None = None) -> Document:
+def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> Document:
     r"""Replace what a regular expression matches by gaps; of one with groups, what the first group matches.
 
     `^` and `$` are the ends of lines. Raises `DdcliError` for a pattern that is none, or matches nothing.
@@ -135,12 +137,12 @@ def cut_matches(source: bytes, pattern: str, lengths: range | None = None) -> Do
     return _cut(source, places)
 
 
-def between(before: bytes, after: bytes, lengths: range | None = None) -> Document:
+def between(before: bytes, after: bytes, lengths: Lengths | None = None) -> Document:
     """One gap between two texts, either of which may be empty; by default of 1 to MAX_GAP tokens."""
-    return Document(before + after, (before, after), (Gap(lengths or range(1, MAX_GAP + 1), len(before)),))
+    return Document(before + after, (before, after), (Gap(lengths or UpTo(MAX_GAP), len(before)),))
 
 
-def _cut(source: bytes, places: Iterable[tuple[int, int, range | None]]) -> Document:
+def _cut(source: bytes, places: Iterable[tuple[int, int, Lengths | None]]) -> Document:
     pieces, gaps, at = [], [], 0
     for start, end, lengths in places:
         pieces.append(source[at:start])
