@@ -52,8 +52,8 @@ def posterior(
     """Of a gap of an encoded document, those before it having the lengths `chosen`.
 
     Every length is as likely beforehand; in a model of records, as likely as a record of the length it
-    makes. Evidence is the text behind the gap, of a record before it too. Text further than REACH behind a
-    gap is left out, as is what follows the next gap of unknown length.
+    makes. Evidence is the text behind the gap, of a record before it too. Text further than REACH from
+    it is left out, of a record unseen; so is what follows the next gap of unknown length.
     counts: how many records, of the label that is told, had each length; of a model of records.
     """
     candidates = encoded.candidates(gap)
@@ -123,17 +123,18 @@ def _record(
     counts: Mapping[int, int] | None,
 ) -> Question | None:
     """The same of a whole record, whose length the network sees; None where there is none, or no room."""
-    before, behind = encoded.before(gap, chosen), encoded.after(gap, to_the_end=True)
+    before, behind = encoded.before(gap, chosen).copy(), encoded.after(gap, to_the_end=True).copy()
     around = len(before) + len(behind)
     lengths = [n for n in candidates if around + n <= model.length]
     if not counts or not lengths:
         return None
+    text_before, text_behind = (np.flatnonzero(_is_text(model, ids)) for ids in (before, behind))
+    before[text_before[:-REACH]] = behind[text_behind[REACH:]] = encoded.mask_id
     ids = np.full((len(lengths), around + lengths[-1]), model.tokenizer.pad_id)
     masks = np.full(lengths[-1], encoded.mask_id)
     for row, n in zip(ids, lengths, strict=True):
         row[: around + n] = np.concatenate([before, masks[:n], behind])
-    near = np.flatnonzero(_is_text(model, before))[-REACH:]
-    far = len(before) + np.flatnonzero(_is_text(model, behind))[:REACH]
+    near, far = text_before[-REACH:], len(before) + text_behind[:REACH]
     order = [np.concatenate([near, far + n]) for n in lengths]
     valid = np.arange(ids.shape[1]) < around + np.array(lengths)[:, None]
     records = np.array([counts.get(around - 2 + n, 0) for n in lengths], float)

@@ -96,6 +96,13 @@ def test_a_record_is_as_likely_to_be_long_as_in_training():
     assert law.sum().item() == pytest.approx(1)
 
 
+def test_of_a_long_record_only_text_within_reach_is_asked_about_and_the_rest_unseen():
+    model = model_of(make("absorbing"), CHAIN, 64, {n: 1 for n in range(64)})
+    found = ask(model, "aab" * 8 + "[MASK:1-5]" + "cab" * 8)
+    assert found.nfe == 5 * 2 * REACH
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 6)))
+
+
 def test_lengths_of_records_that_never_were_are_as_likely_as_each_other():
     found = ask(model_of(make("absorbing"), CHAIN, 16, {3: 1}), "ab[MASK:2-4]c")
     torch.testing.assert_close(found.log_p.exp(), law_of_chain("ab", "c", range(2, 5)))
