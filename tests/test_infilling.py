@@ -560,6 +560,26 @@ def test_a_pattern_that_is_none_or_matches_nothing_is_refused():
         cut_matches(b"abc", "(")
     with pytest.raises(DdcliError, match="--regex z: matches nothing"):
         cut_matches(b"abc", "z")
+    with pytest.raises(DdcliError, match=r"--regex b\(x\)\?: matches nothing"):
+        cut_matches(b"abc", "b(x)?", exactly(3))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "filled"),
+    [
+        ("$", b"a bb#\n#"),
+        ("^", b"#a bb\n#"),
+        ("b*", b"#a# #\n#"),
+        (r"a()", b"a# bb\n"),
+        (r"(?=b)", b"a #b#b\n"),
+    ],
+)
+def test_a_match_of_no_text_inserts_where_a_length_is_given(pattern, filled):
+    document = cut_matches(b"a bb\n", pattern, exactly(3))
+    assert document.assemble([b"#"] * len(document.gaps)) == filled
+    if pattern != "b*":
+        with pytest.raises(DdcliError, match="matches only places where nothing stands; give --gap"):
+            cut_matches(b"a bb\n", pattern)
 
 
 def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():

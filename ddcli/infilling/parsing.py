@@ -116,23 +116,28 @@ def cut_spans(
 def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> Document:
     r"""Replace what a regular expression matches by gaps; of one with groups, what the first group matches.
 
-    `^` and `$` are the ends of lines. Raises `DdcliError` for a pattern that is none, or matches nothing.
+    `^` and `$` are the ends of lines. A match of no text inserts where `lengths` are given, but not right
+    behind another gap. Raises `DdcliError` for a pattern that is none, or one that makes no gap.
     """
     try:
         compiled = re.compile(pattern, re.MULTILINE)
     except re.error as error:
         raise DdcliError(f"--regex {pattern}: {error}") from None
     text = source.decode(errors="surrogateescape")
-    places, at, offset = [], 0, 0
+    places: list[tuple[int, int, Lengths | None]] = []
+    at, offset, empty = 0, 0, False
     for match in compiled.finditer(text):
         start, end = match.span(min(1, compiled.groups))
-        if start < at or start == end:
+        empty |= start == end >= 0
+        if start < at or (start == end and (lengths is None or (places and start == at))):
             continue  # the group took no part, or there is nothing to replace
         begins = offset + len(text[at:start].encode(errors="surrogateescape"))
         offset = begins + len(text[start:end].encode(errors="surrogateescape"))
         places.append((begins, offset, lengths))
         at = end
     if not places:
+        if empty:
+            raise DdcliError(f"--regex {pattern}: matches only places where nothing stands; give --gap")
         raise DdcliError(f"--regex {pattern}: matches nothing in the document, so there is no gap to fill")
     return _cut(source, places)
 
