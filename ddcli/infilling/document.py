@@ -1,6 +1,7 @@
 r"""A document with gaps: what stands outside them reaches the output as the bytes it was."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, overload
@@ -140,9 +141,18 @@ def read_lengths(text: str, max_gap: int = MAX_GAP) -> Lengths | None:
     return range(int(least), int(most or least) + 1) or None
 
 
-def line_and_column(text: bytes, offset: int) -> tuple[int, int]:
-    """Where an offset in bytes lies: both from 1, the column in characters, a byte that is none for one."""
-    return text.count(b"\n", 0, offset) + 1, len(_line_before(text, offset)) + 1
+def line_starts(text: bytes) -> list[int]:
+    """Where each line starts, bytes."""
+    return [0, *(match.end() for match in re.finditer(rb"\n", text))]
+
+
+def line_and_column(text: bytes, offset: int, starts: Sequence[int] | None = None) -> tuple[int, int]:
+    """Where an offset in bytes lies: both from 1, the column in characters, a byte that is none for one.
+
+    starts: the `line_starts` of the text, where many offsets are asked about.
+    """
+    line = bisect_right(starts, offset) if starts else text.count(b"\n", 0, offset) + 1
+    return line, len(_line_before(text, offset)) + 1
 
 
 def _line_before(text: bytes, offset: int) -> str:

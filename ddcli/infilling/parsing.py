@@ -22,6 +22,7 @@ from .document import (
     UpTo,
     exactly,
     line_and_column,
+    line_starts,
     read_lengths,
     shorten,
 )
@@ -88,7 +89,7 @@ def cut_spans(
     `10:4-12:9=3-20` says a length as well. The column after a line's last character is its end; an empty
     span inserts. Raises `DdcliError` for one that is no span, lies outside of the text or meets another.
     """
-    lines = _line_starts(source)
+    lines = line_starts(source)
     places = []
     for span in spans:
         match = SPAN.fullmatch(span)
@@ -154,10 +155,6 @@ def _cut(source: bytes, places: Iterable[tuple[int, int, Lengths | None]]) -> Do
         gaps.append(Gap(lengths, start, source[start:end]))
         at = end
     return Document(source, (*pieces, source[at:]), tuple(gaps))
-
-
-def _line_starts(source: bytes) -> list[int]:
-    return [0, *(match.end() for match in re.finditer(rb"\n", source))]
 
 
 def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: int) -> int:
