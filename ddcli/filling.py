@@ -86,6 +86,20 @@ class _Way:
         return Infilling(content, gaps, self.nfe, self.seed, self.index, score)
 
 
+def check(model: Model, label: str | None = None, **settings: Any) -> SamplerSettings:
+    """The settings that gaps are filled with. Raises DdcliError where they could fill no document at all."""
+    if model.block or isinstance(model.process, Autoregressive):
+        kind = "a block" if model.block else "an autoregressive"
+        raise DdcliError(
+            f"{kind} model sees only what stands before a gap, and cannot infill; "
+            "use a model of absorbing, uniform or hybrid noise without blocks"
+        )
+    model.opening(label)
+    chosen = model.choose(**settings)
+    model.sampler(chosen)
+    return chosen
+
+
 def infill(
     model: Model,
     document: str | bytes | Document,
@@ -113,13 +127,7 @@ def infill(
 
     >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
     """
-    if model.block or isinstance(model.process, Autoregressive):
-        kind = "a block" if model.block else "an autoregressive"
-        raise DdcliError(
-            f"{kind} model sees only what stands before a gap, and cannot infill; "
-            "use a model of absorbing, uniform or hybrid noise without blocks"
-        )
-    chosen = model.choose(**settings)
+    chosen = check(model, label, **settings)
     seed = fresh_seed() if seed is None else seed
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")

@@ -782,6 +782,7 @@ def test_lengths_may_be_left_to_the_model(run, absorbing_run):
         (["--suffix", "FILE", "--diff"], "--diff shows what changes in one FILE"),
         (["--suffix", "FILE", "--in-place"], "--in-place takes one FILE"),
         (["--suffix", "FILE", "--jsonl"], "--jsonl takes a FILE"),
+        (["FILE", "--jsonl", "--explain"], "--explain tells how one FILE is filled: no --jsonl"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(refused, absorbing_run, tmp_path, arguments, problem):
@@ -868,6 +869,37 @@ def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, a
     alone = ["--seed", str(found[7]["seed"]), "--steps", "4", "--json"]
     _, out, _ = run("infill", absorbing_run, "-", *alone, stdin="é☃ [MASK]".encode())
     assert json.loads(out) == found[7]
+
+
+def test_a_length_in_a_line_of_json_may_be_a_number_and_what_is_no_text_is_named(run, absorbing_run):
+    lines = [
+        b'{"prefix": "a", "gap": 3}',
+        b'{"prefix": "a", "gap": 0}',
+        b'{"prefix": "a", "gap": true}',
+        rb'{"prefix": "a", "suffix": "\ud800"}',
+    ]
+    _, out, _ = run("infill", absorbing_run, "-", "--jsonl", *FEW, stdin=b"\n".join(lines))
+    first, *others = map(json.loads, out.splitlines())
+    assert (first["gap"], len(first["fills"][0])) == (3, 3)
+    assert [record["error"].partition(":")[0] for record in others] == [
+        "--gap 0",
+        "`gap` is not a string",
+        "`suffix` is not UTF-8 text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--sampler", "nope"], "unknown sampler 'nope'"),
+        (["--sampler", "confidence"], "--sampler ancestral"),
+        (["--label", "A"], "trained without labels"),
+        (["--budget", "fast"], "holds no budgets"),
+    ],
+)
+def test_options_that_fill_no_line_are_refused_before_the_first(refused, uniform_run, options, problem):
+    lines = b'{"text": "the [MASK]"}\n' * 2
+    assert problem in refused("infill", uniform_run, "-", "--jsonl", *options, stdin=lines)
 
 
 def test_of_several_ways_to_fill_a_line_all_are_told(run, absorbing_run, tmp_path):
