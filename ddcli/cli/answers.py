@@ -45,12 +45,12 @@ def check_output(output: str | None) -> None:
         raise DdcliError("-o is empty; give a file, or a folder with a / at its end")
     if output is None:
         return
-    path = Path(output)
-    if not output.endswith(("/", os.sep)) and not path.parent.is_dir():
+    path, folder = Path(output), output.endswith(("/", os.sep))
+    if not folder and not path.parent.is_dir():
         raise DdcliError(f"{output} cannot be written: there is no folder {path.parent}")
-    found = next(one for one in (path, *path.parents) if os.path.exists(one))
-    if output.endswith(("/", os.sep)) and not found.is_dir():
-        raise DdcliError(f"{output} cannot be made: {found} is a file")
+    file = next(filter(os.path.isfile, (path, *path.parents)), None)
+    if folder and file:
+        raise DdcliError(f"{output} cannot be made: {file} is a file")
 
 
 def watched(answers: Callable[[Any], Iterator[Answer]], live: bool, model: "TextModel") -> Iterable[Answer]:
