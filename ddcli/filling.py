@@ -1,6 +1,6 @@
 """Gaps filled with what stands on both sides of them; everything else stays byte for byte as it is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,20 @@ class _Way:
         return Infilling(content, gaps, self.nfe, self.seed, self.index, score)
 
 
+def check(model: Model, label: str | None = None, **settings: Any) -> SamplerSettings:
+    """The settings that gaps are filled with. Raises DdcliError where they could fill no document at all."""
+    if model.block or isinstance(model.process, Autoregressive):
+        kind = "a block" if model.block else "an autoregressive"
+        raise DdcliError(
+            f"{kind} model sees only what stands before a gap, and cannot infill; "
+            "use a model of absorbing, uniform or hybrid noise without blocks"
+        )
+    model.opening(label)
+    chosen = model.choose(**settings)
+    model.sampler(chosen)
+    return chosen
+
+
 def infill(
     model: Model,
     document: str | bytes | Document,
@@ -113,13 +127,7 @@ def infill(
 
     >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
     """
-    if model.block or isinstance(model.process, Autoregressive):
-        kind = "a block" if model.block else "an autoregressive"
-        raise DdcliError(
-            f"{kind} model sees only what stands before a gap, and cannot infill; "
-            "use a model of absorbing, uniform or hybrid noise without blocks"
-        )
-    chosen = model.choose(**settings)
+    chosen = check(model, label, **settings)
     seed = fresh_seed() if seed is None else seed
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")
@@ -131,10 +139,11 @@ def infill(
     parts = [line for line in document.lines() if line.gaps] if model.record_lengths else [document]
     opening = model.opening(label)
     edges = (opening, model.tokenizer.eos_id) if model.record_lengths else None
+    counts = model.record_lengths if label is None else model.labels[label]
     texts = [encode(part, model.tokenizer, model.length, edges, model.tokenizer.spelling) for part in parts]
     ways = [_Way(seed, i) for i in range(n)]
     for number, text in enumerate(texts):
-        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature):
+        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature, counts):
             _fill(model, layout, number, members, lengths, chosen, score, on_frame)
     return sorted((way.done(document, score) for way in ways), key=lambda way: -(way.score or 0.0))
 
@@ -143,7 +152,12 @@ Lengths = tuple[tuple[int, float], ...]  # of each gap: tokens, and ln p of so m
 
 
 def _laid_out(
-    model: Model, text: Encoded, number: int, ways: Iterable[_Way], temperature: float
+    model: Model,
+    text: Encoded,
+    number: int,
+    ways: Iterable[_Way],
+    temperature: float,
+    counts: Mapping[int, int] | None,
 ) -> list[tuple[list[_Way], Lengths, Layout]]:
     """The ways by the lengths they have drawn for the gaps of a text, one after the other."""
     asked: dict[tuple[int, ...], Posterior] = {}  # by the lengths of the gaps before
@@ -158,7 +172,7 @@ def _laid_out(
             before = tuple(tokens for tokens, _ in lengths)
             if before not in asked:
                 noise = derive_seed(way.seed, "unseen", number, gap)
-                asked[before] = posterior(model, _within_text(model), text, gap, before, noise)
+                asked[before] = posterior(model, _within_text(model), text, gap, before, noise, counts)
             u = Streams([way.draw("length", number, gap)]).uniform()[0]
             lengths.append(asked[before].draw(temperature, u))
             way.nfe += asked[before].nfe

@@ -7,7 +7,7 @@ ranks lengths by how sure the network is of the gap itself instead, and has to t
 Legend: B candidate lengths, L positions of a canvas, K tokens of evidence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,16 +41,25 @@ class Posterior:
 
 
 def posterior(
-    model: Model, denoiser: Denoiser, encoded: Encoded, gap: int, chosen: Sequence[int], seed: int
+    model: Model,
+    denoiser: Denoiser,
+    encoded: Encoded,
+    gap: int,
+    chosen: Sequence[int],
+    seed: int,
+    counts: Mapping[int, int] | None = None,
 ) -> Posterior:
     """Of a gap of an encoded document, those before it having the lengths `chosen`.
 
     Every length is as likely beforehand; in a model of records, as likely as a record of the length it
-    makes. Evidence is the text behind the gap, of a record before it too. Text further than REACH behind a
-    gap is left out, as is what follows the next gap of unknown length.
+    makes. Evidence is the text behind the gap, of a record before it too. Text further than REACH from
+    it is left out, of a record unseen; so is what follows the next gap of unknown length.
+    counts: how many records, of the label that is told, had each length; of a model of records.
     """
     candidates = encoded.candidates(gap)
-    found = _record(model, encoded, gap, chosen, candidates) or _text(model, encoded, gap, chosen, candidates)
+    found = _record(model, encoded, gap, chosen, candidates, counts) or _text(
+        model, encoded, gap, chosen, candidates
+    )
     lengths, log_prior, ids, order, valid = found
     x0, where = torch.tensor(ids, device=model.device), torch.tensor(order, device=model.device)
     shown = None if valid is None else torch.tensor(valid, device=model.device)
@@ -106,25 +115,31 @@ def _text(model: Model, encoded: Encoded, gap: int, chosen: Sequence[int], candi
 
 
 def _record(
-    model: Model, encoded: Encoded, gap: int, chosen: Sequence[int], candidates: range
+    model: Model,
+    encoded: Encoded,
+    gap: int,
+    chosen: Sequence[int],
+    candidates: range,
+    counts: Mapping[int, int] | None,
 ) -> Question | None:
     """The same of a whole record, whose length the network sees; None where there is none, or no room."""
-    before, behind = encoded.before(gap, chosen), encoded.after(gap, to_the_end=True)
+    before, behind = encoded.before(gap, chosen).copy(), encoded.after(gap, to_the_end=True).copy()
     around = len(before) + len(behind)
     lengths = [n for n in candidates if around + n <= model.length]
-    if not model.record_lengths or not lengths:
+    if not counts or not lengths:
         return None
+    text_before, text_behind = (np.flatnonzero(_is_text(model, ids)) for ids in (before, behind))
+    before[text_before[:-REACH]] = behind[text_behind[REACH:]] = encoded.mask_id
     ids = np.full((len(lengths), around + lengths[-1]), model.tokenizer.pad_id)
     masks = np.full(lengths[-1], encoded.mask_id)
     for row, n in zip(ids, lengths, strict=True):
         row[: around + n] = np.concatenate([before, masks[:n], behind])
-    near = np.flatnonzero(_is_text(model, before))[-REACH:]
-    far = len(before) + np.flatnonzero(_is_text(model, behind))[:REACH]
+    near, far = text_before[-REACH:], len(before) + text_behind[:REACH]
     order = [np.concatenate([near, far + n]) for n in lengths]
     valid = np.arange(ids.shape[1]) < around + np.array(lengths)[:, None]
-    counts = np.array([model.record_lengths.get(around - 2 + n, 0) for n in lengths], float)
+    records = np.array([counts.get(around - 2 + n, 0) for n in lengths], float)
     with np.errstate(divide="ignore"):
-        log_prior = np.log(counts).clip(min=LOG_ZERO) if counts.any() else np.zeros(len(lengths))
+        log_prior = np.log(records).clip(min=LOG_ZERO) if records.any() else np.zeros(len(lengths))
     return lengths, log_prior, ids, np.stack(order), valid
 
 

@@ -1,6 +1,7 @@
 """Laws of block diffusion: each block given the clean ones before it."""
 
 import math
+import re
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from worlds import ExactDenoiser, OneStream, make, world
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from ddcli.checkpoint import load_model
+from ddcli.cli import main
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
@@ -166,9 +168,12 @@ def test_a_batch_of_blocks_is_the_same_as_one_after_the_other(block_run):
     assert [one.text for one in together] == [one.text for one in apart]
 
 
-def test_a_model_of_blocks_cannot_fill_gaps_and_says_so(block_run):
+def test_a_model_of_blocks_cannot_fill_gaps_and_says_so(block_run, tmp_path, capsys):
     with pytest.raises(DdcliError, match="a block model sees only what stands before"):
         load_model(block_run).infill("ab[MASK]b")
+    (tmp_path / "gaps.jsonl").write_text('{"text": "ab[MASK]"}\n' * 2)
+    assert main(["infill", str(block_run), str(tmp_path / "gaps.jsonl"), "--jsonl"]) == 2
+    assert re.fullmatch("ddcli: a block model sees only .*\n", capsys.readouterr().err)
 
 
 def test_writing_stops_with_the_block_that_ends_every_text(tmp_path):

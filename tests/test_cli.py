@@ -21,7 +21,9 @@ from typer.main import get_command
 import ddcli
 from ddcli import cli
 from ddcli.cli import options
+from ddcli.cli.answers import record_of
 from ddcli.errors import DdcliError, RunFailed
+from ddcli.filling import Fill, Infilling
 from ddcli.infilling import MAX_GAP
 from ddcli.model import SamplerSettings
 from ddcli.textmodel import TextModel
@@ -782,6 +784,7 @@ def test_lengths_may_be_left_to_the_model(run, absorbing_run):
         (["--suffix", "FILE", "--diff"], "--diff shows what changes in one FILE"),
         (["--suffix", "FILE", "--in-place"], "--in-place takes one FILE"),
         (["--suffix", "FILE", "--jsonl"], "--jsonl takes a FILE"),
+        (["FILE", "--jsonl", "--explain"], "--explain tells how one FILE is filled: no --jsonl"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(refused, absorbing_run, tmp_path, arguments, problem):
@@ -870,6 +873,37 @@ def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, a
     assert json.loads(out) == found[7]
 
 
+def test_a_length_in_a_line_of_json_may_be_a_number_and_what_is_no_text_is_named(run, absorbing_run):
+    lines = [
+        b'{"prefix": "a", "gap": 3}',
+        b'{"prefix": "a", "gap": 0}',
+        b'{"prefix": "a", "gap": true}',
+        rb'{"prefix": "a", "suffix": "\ud800"}',
+    ]
+    _, out, _ = run("infill", absorbing_run, "-", "--jsonl", *FEW, stdin=b"\n".join(lines))
+    first, *others = map(json.loads, out.splitlines())
+    assert (first["gap"], len(first["fills"][0])) == (3, 3)
+    assert [record["error"].partition(":")[0] for record in others] == [
+        "--gap 0",
+        "`gap` is not a string",
+        "`suffix` is not UTF-8 text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--sampler", "nope"], "unknown sampler 'nope'"),
+        (["--sampler", "confidence"], "--sampler ancestral"),
+        (["--label", "A"], "trained without labels"),
+        (["--budget", "fast"], "holds no budgets"),
+    ],
+)
+def test_options_that_fill_no_line_are_refused_before_the_first(refused, uniform_run, options, problem):
+    lines = b'{"text": "the [MASK]"}\n' * 2
+    assert problem in refused("infill", uniform_run, "-", "--jsonl", *options, stdin=lines)
+
+
 def test_of_several_ways_to_fill_a_line_all_are_told(run, absorbing_run, tmp_path):
     arguments = ["--jsonl", "-n", "3", *FEW, "-q", "-o", tmp_path / "out.jsonl"]
     line = b'{"text": "the [MASK:3] sat"}\n'
@@ -879,6 +913,32 @@ def test_of_several_ways_to_fill_a_line_all_are_told(run, absorbing_run, tmp_pat
         assert record == ways[0]
         assert [way["score"] for way in ways] == sorted((way["score"] for way in ways), reverse=True)
         assert sorted(way["index"] for way in ways) == [0, 1, 2]
+
+
+def test_a_folder_is_made_when_there_is_something_to_put_into_it(run, refused, absorbing_run, tmp_path):
+    folder = f"{tmp_path}/new/folder/"
+    infill = ["infill", absorbing_run, "-", "-q", *FEW, "-o", folder]
+    assert "at most 31, not 99" in refused(*infill, stdin=b"a [MASK:99]", lines=3)
+    assert "unknown sampler 'nope'" in refused(*infill, "--sampler", "nope", stdin=b"a [MASK]")
+    assert "unknown sampler 'nope'" in refused("sample", absorbing_run, "--sampler", "nope", "-o", folder)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    where = f"{tmp_path}/file/new/"
+    assert "file is a file" in refused("sample", absorbing_run, "--sampler", "nope", "-o", where)
+    (tmp_path / "file").unlink()
+    assert run(*infill, "-n", "2", stdin=b"a [MASK]") == (0, b"", "")
+    assert set(files(tmp_path)) == {"new/folder/0000.txt", "new/folder/0001.txt"}
+
+
+def test_places_of_many_gaps_in_a_big_text_are_found_in_a_moment():
+    content = "a line, é\n".encode() * 400_000
+    gaps = [Fill(b"\n", place, [1]) for place in range(10, len(content), 2200)]
+    began = time.perf_counter()
+    spans = record_of(Infilling(content, gaps, 1, 1, 0))["spans"]
+    assert time.perf_counter() - began < 1
+    assert len(spans) == 2000
+    assert spans[1]["start"] == {"byte": 2210, "line": 201, "column": 10}
+    assert spans[1]["end"] == {"byte": 2211, "line": 202, "column": 1}
 
 
 def test_an_infilling_can_be_watched(run, uniform_run, monkeypatch):

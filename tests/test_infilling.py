@@ -22,7 +22,7 @@ from ddcli.infilling import (
     parse,
     read_lengths,
 )
-from ddcli.infilling.document import exactly
+from ddcli.infilling.document import UpTo, exactly
 from ddcli.tokenizer import make_tokenizer
 
 MASK, UNK, BOS, EOS = range(4)
@@ -560,6 +560,26 @@ def test_a_pattern_that_is_none_or_matches_nothing_is_refused():
         cut_matches(b"abc", "(")
     with pytest.raises(DdcliError, match="--regex z: matches nothing"):
         cut_matches(b"abc", "z")
+    with pytest.raises(DdcliError, match=r"--regex b\(x\)\?: matches nothing"):
+        cut_matches(b"abc", "b(x)?", exactly(3))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "filled"),
+    [
+        ("$", b"a bb#\n#"),
+        ("^", b"#a bb\n#"),
+        ("b*", b"#a# #\n#"),
+        (r"a()", b"a# bb\n"),
+        (r"(?=b)", b"a #b#b\n"),
+    ],
+)
+def test_a_match_of_no_text_inserts_where_a_length_is_given(pattern, filled):
+    document = cut_matches(b"a bb\n", pattern, exactly(3))
+    assert document.assemble([b"#"] * len(document.gaps)) == filled
+    if pattern != "b*":
+        with pytest.raises(DdcliError, match="matches only places where nothing stands; give --gap"):
+            cut_matches(b"a bb\n", pattern)
 
 
 def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():
@@ -572,7 +592,7 @@ def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():
 def test_a_gap_between_two_texts_may_have_any_length():
     document = between(b"ab\n", b"[MASK]")
     assert document.assemble([b"#"]) == b"ab\n#[MASK]"
-    assert document.gaps == (Gap(range(1, MAX_GAP + 1), 3),)
+    assert document.gaps == (Gap(UpTo(MAX_GAP), 3),)
 
 
 # -- tokens that reach over an edge ------------------------------------------------------------------------
@@ -616,3 +636,11 @@ def test_a_gap_and_what_is_given_up_to_it_have_to_fit():
     with pytest.raises(GapError, match="at most 12, not 99"):
         encoded.layout()
     assert len(encoded.layout([12]).windows) == 1
+
+
+def test_a_range_of_lengths_ends_where_the_room_does():
+    for source, least in ((b"abcabcabc[MASK:3-99]abcabcabc", 3), (b"abcabcabc[MASK:13-99]abcabcabc", 13)):
+        encoded = encode(parse(source), PAIRS, 16, spelling=PAIRS.spelling)
+        assert list(encoded.candidates(0)) == list(range(least, max(12, least) + 1))
+    with pytest.raises(GapError, match="at most 12, not 13"):
+        encoded.layout([13])

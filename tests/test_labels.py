@@ -272,6 +272,12 @@ def test_a_label_decides_what_gaps_hold(model):
     assert ways["A"] > -0.5
 
 
+@pytest.mark.parametrize(("label", "lengths"), [("A", {2, 3, 4}), ("B", {4, 6, 8})])
+def test_a_label_decides_how_long_gaps_are(model, label, lengths):
+    ways = model.infill("[MASK:1-8]", 40, label=label, seed=1, steps=2)
+    assert {len(way.gaps[0].tokens) for way in ways} == lengths
+
+
 def test_a_label_makes_a_sample_depend_on_its_seed_and_number_alone(model):
     alone = model.sample(3, label="B", seed=4, guidance=2, steps=8)
     together = model.sample(5, label="B", seed=4, guidance=2, steps=8, batch_size=2)

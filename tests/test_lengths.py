@@ -50,7 +50,7 @@ def model_of(process, source, length, record_lengths=None):
 def ask(model, text, gap=0, chosen=()):
     edges = (BOS, EOS) if model.record_lengths else None
     encoded = encode(parse(text.encode()), TOKENIZER, model.length, edges)
-    return posterior(model, model.denoiser, encoded, gap, chosen, seed=1)
+    return posterior(model, model.denoiser, encoded, gap, chosen, 1, model.record_lengths)
 
 
 def law_of_chain(before, after, lengths):
@@ -96,6 +96,13 @@ def test_a_record_is_as_likely_to_be_long_as_in_training():
     assert law.sum().item() == pytest.approx(1)
 
 
+def test_of_a_long_record_only_text_within_reach_is_asked_about_and_the_rest_unseen():
+    model = model_of(make("absorbing"), CHAIN, 64, {n: 1 for n in range(64)})
+    found = ask(model, "aab" * 8 + "[MASK:1-5]" + "cab" * 8)
+    assert found.nfe == 5 * 2 * REACH
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 6)))
+
+
 def test_lengths_of_records_that_never_were_are_as_likely_as_each_other():
     found = ask(model_of(make("absorbing"), CHAIN, 16, {3: 1}), "ab[MASK:2-4]c")
     torch.testing.assert_close(found.log_p.exp(), law_of_chain("ab", "c", range(2, 5)))
@@ -131,10 +138,21 @@ def test_only_text_within_reach_is_asked_about():
     torch.testing.assert_close(found.log_p.exp(), law_of_chain("b", "c", range(1, 6)))
 
 
-def test_a_gap_is_at_most_half_of_a_window_or_the_least_that_was_asked_for():
-    model = model_of(make("absorbing"), CHAIN, 16)
-    assert list(ask(model, "ab[MASK:3-99]ca").lengths) == list(range(3, 9))
-    assert list(ask(model, "ab[MASK:12-99]ca").lengths) == [12]
+@pytest.mark.parametrize(
+    ("said", "lengths"),
+    [("3-13", range(3, 14)), ("3-99", range(3, 15)), ("9-14", range(9, 15)), ("*", range(1, 9))],
+)
+def test_a_gap_has_the_lengths_asked_for_that_leave_context_and_any_half_of_a_window(said, lengths):
+    found = ask(model_of(make("absorbing"), CHAIN, 16), f"ab[MASK:{said}]ca")
+    assert list(found.lengths) == list(lengths)
+    torch.testing.assert_close(found.log_p.exp(), law_of_chain("ab", "ca", lengths))
+
+
+@pytest.mark.parametrize("said", ["1-8", "*"])
+def test_a_record_is_as_long_as_a_window_holds(said):
+    found = ask(model_of(make("absorbing"), CHAIN, 11, {9: 3, 3: 1, 10: 7}), f"a[MASK:{said}]")
+    assert list(found.lengths) == list(range(1, 9))
+    assert found.log_p[[1, 7]].exp().tolist() == pytest.approx([1 / 4, 3 / 4])
 
 
 def test_gaps_beyond_a_window_do_not_count():

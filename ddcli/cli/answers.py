@@ -43,8 +43,14 @@ def check_output(output: str | None) -> None:
     """DdcliError, before any work is done, for an output that could not be written."""
     if output == "":
         raise DdcliError("-o is empty; give a file, or a folder with a / at its end")
-    if output is not None and not output.endswith(("/", os.sep)) and not Path(output).parent.is_dir():
-        raise DdcliError(f"{output} cannot be written: there is no folder {Path(output).parent}")
+    if output is None:
+        return
+    path, folder = Path(output), output.endswith(("/", os.sep))
+    if not folder and not path.parent.is_dir():
+        raise DdcliError(f"{output} cannot be written: there is no folder {path.parent}")
+    file = next(filter(os.path.isfile, (path, *path.parents)), None)
+    if folder and file:
+        raise DdcliError(f"{output} cannot be made: {file} is a file")
 
 
 def watched(answers: Callable[[Any], Iterator[Answer]], live: bool, model: "TextModel") -> Iterable[Answer]:
@@ -70,11 +76,11 @@ def deliver(
     between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
     if output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir()):
         folder, suffix = Path(output), ".json" if as_json else ".txt"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DdcliError(f"{output} cannot be made: {error.strerror}") from None
         for number, answer in enumerate(answers):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)  # not before there is something to put into it
+            except OSError as error:
+                raise DdcliError(f"{output} cannot be made: {error.strerror}") from None
             replace_whole(folder / f"{number:04}{suffix}", shown(*answer))
         return
     parts = (between * (number > 0) + shown(*answer) for number, answer in enumerate(answers))
@@ -127,13 +133,13 @@ def backed_up(file: Path, kept: Path | None) -> Iterator[None]:
 
 def record_of(way: "Infilling") -> dict[str, Any]:
     """What is known of an infilling, as JSON; places in the filled text, columns in characters."""
-    from ..infilling import line_and_column
+    from ..infilling import line_and_column, line_starts
 
-    spans = []
+    spans, lines = [], line_starts(way.content)
     for gap in way.gaps:
         ends = gap.start, gap.start + len(gap.content)
         start, end = (
-            dict(zip(("byte", "line", "column"), (at, *line_and_column(way.content, at)), strict=True))
+            dict(zip(("byte", "line", "column"), (at, *line_and_column(way.content, at, lines)), strict=True))
             for at in ends
         )
         measured = {"tokens": gap.tokens, "log_probs": gap.log_probs, "log_length": gap.log_length}

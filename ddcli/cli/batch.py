@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DdcliError
-from .answers import Answer, record_of, tell
+from .answers import Answer, check_utf8, record_of, tell
 from .gaps import Gaps
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ class Batch:
 
     def _document(self, record: dict[str, Any]) -> "Document":
         texts = {name: record[name] for name in ("text", "prefix", "suffix", "gap") if name in record}
+        if type(texts.get("gap")) is int:
+            texts["gap"] = str(texts["gap"])
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise DdcliError(f"`{name}` is not a string")
+            check_utf8(f"`{name}`", text)
         gap, found = texts.pop("gap", None), {name: text.encode() for name, text in texts.items()}
         if "text" in found and len(found) == 1:
             return self.gaps.of_text(found["text"], gap)

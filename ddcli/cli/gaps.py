@@ -8,7 +8,7 @@ from ..errors import DdcliError
 from .answers import read
 
 if TYPE_CHECKING:
-    from ..infilling import Document
+    from ..infilling import Document, Lengths
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Gaps:
             raise DdcliError("Missing argument 'FILE|-'; give one, or --prefix and --suffix")
         self.lengths(self.gap)
 
-    def lengths(self, gap: str | None) -> range | None:
+    def lengths(self, gap: str | None) -> "Lengths | None":
         """The lengths that `--gap` allows. DdcliError where it says none."""
         from ..infilling import read_lengths
 

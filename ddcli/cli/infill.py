@@ -114,6 +114,7 @@ def infill(
     echo "To be, or [MASK:6] be" | ddcli infill runs/novel -
     """
     from ..api import load
+    from ..filling import check
     from ..model import fresh_seed
 
     gaps = Gaps(mask_token, span or [], regex, prefix, suffix, gap, max_gap)
@@ -128,15 +129,18 @@ def infill(
         raise DdcliError("--diff shows what changes in one FILE: no --json, --jsonl, --prefix or --suffix")
     if jsonl and file is None:
         raise DdcliError("--jsonl takes a FILE whose lines may hold a prefix and a suffix")
+    if jsonl and explain:
+        raise DdcliError("--explain tells how one FILE is filled: no --jsonl")
     text = b"" if file is None else read(file)
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
     loaded = load(model, device=device, precision=precision)
+    settings = check(loaded, label, **settings_of(context))
     if document and not quiet:
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     if explain and document:
         widest = sum(gap.lengths[-1] for gap in document.measured(loaded.tokenizer).gaps if gap.lengths)
-        tell(loaded.explain(loaded.choose(**settings_of(context)), [True] * widest))
+        tell(loaded.explain(settings, [True] * widest))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
     began = time.perf_counter()

@@ -12,7 +12,17 @@ r"""Gaps in a document: where they are, windows over them, byte-exact assembly.
 `parsing` says where the gaps are, `document` holds them, `layout` shows them to a network.
 """
 
-from .document import MAX_GAP, Document, Gap, GapError, line_and_column, read_lengths
+from .document import (
+    MAX_GAP,
+    Document,
+    Gap,
+    GapError,
+    Lengths,
+    UpTo,
+    line_and_column,
+    line_starts,
+    read_lengths,
+)
 from .layout import Encoded, Layout, Window, encode
 from .parsing import between, cut_matches, cut_spans, parse
 
@@ -23,12 +33,15 @@ __all__ = [
     "Gap",
     "GapError",
     "Layout",
+    "Lengths",
+    "UpTo",
     "Window",
     "between",
     "cut_matches",
     "cut_spans",
     "encode",
     "line_and_column",
+    "line_starts",
     "parse",
     "read_lengths",
 ]

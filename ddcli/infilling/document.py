@@ -1,9 +1,10 @@
 r"""A document with gaps: what stands outside them reaches the output as the bytes it was."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 from rich.cells import cell_len
@@ -14,6 +15,26 @@ EXCERPT = 72  # characters of the source line shown in an error
 LONGEST = 999_999  # tokens of a gap
 MAX_GAP = 32  # tokens of a gap whose length is anybody's guess
 COUNT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class UpTo(Sequence[int]):
+    """1 to `most` tokens, as `*` asks for: of running text no more of them than half of a window."""
+
+    most: int
+
+    def __len__(self) -> int:
+        return self.most
+
+    @overload
+    def __getitem__(self, i: int) -> int: ...
+    @overload
+    def __getitem__(self, i: slice) -> range: ...
+    def __getitem__(self, i: int | slice) -> int | range:
+        return range(1, self.most + 1)[i]
+
+
+Lengths = range | UpTo  # of a gap, tokens
 
 
 class Tokenizer(Protocol):
@@ -44,7 +65,7 @@ class GapError(DdcliError):
 class Gap:
     """A place to write to."""
 
-    lengths: range | None  # tokens it may have; None: as many as what it replaces
+    lengths: Lengths | None  # tokens it may have; None: as many as what it replaces
     offset: int  # of its marker, or of what it replaces, in the source, bytes
     replaces: bytes = b""  # text that is to go; a marker is none
 
@@ -110,19 +131,28 @@ def exactly(tokens: int) -> range:
     return range(tokens, tokens + 1)
 
 
-def read_lengths(text: str, max_gap: int = MAX_GAP) -> range | None:
+def read_lengths(text: str, max_gap: int = MAX_GAP) -> Lengths | None:
     """The lengths that `12`, `3-20` or `*` (1 to max_gap) allow; None where the text says none."""
     if text == "*":
-        return range(1, max_gap + 1)
+        return UpTo(max_gap)
     least, dash, most = text.partition("-")
     if not COUNT.fullmatch(least) or (dash and not COUNT.fullmatch(most)):
         return None
     return range(int(least), int(most or least) + 1) or None
 
 
-def line_and_column(text: bytes, offset: int) -> tuple[int, int]:
-    """Where an offset in bytes lies: both from 1, the column in characters, a byte that is none for one."""
-    return text.count(b"\n", 0, offset) + 1, len(_line_before(text, offset)) + 1
+def line_starts(text: bytes) -> list[int]:
+    """Where each line starts, bytes."""
+    return [0, *(match.end() for match in re.finditer(rb"\n", text))]
+
+
+def line_and_column(text: bytes, offset: int, starts: Sequence[int] | None = None) -> tuple[int, int]:
+    """Where an offset in bytes lies: both from 1, the column in characters, a byte that is none for one.
+
+    starts: the `line_starts` of the text, where many offsets are asked about.
+    """
+    line = bisect_right(starts, offset) if starts else text.count(b"\n", 0, offset) + 1
+    return line, len(_line_before(text, offset)) + 1
 
 
 def _line_before(text: bytes, offset: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .document import Document, GapError, Tokenizer
+from .document import Document, GapError, Lengths, Tokenizer, UpTo
 
 SEAM = 16  # tokens distrusted where a text was cut: half a word, or a character in 9 byte tokens
 
@@ -72,12 +72,18 @@ class Encoded:
     mask_id: int
     length: int  # tokens the network reads at once
     spelling: Sequence[bytes] | None = None  # of each id, (V,), where tokens are runs of bytes
+    record: bool = False  # whole, for a network trained on records
     _fitting: dict[tuple[bytes, bool], np.ndarray] = field(default_factory=dict)
 
     def candidates(self, gap: int) -> range:
-        """The lengths to choose from: at most half of a window, or else the least that was asked for."""
+        """The lengths to choose from: those a window has room for, or else the least that was asked for.
+
+        Of `*` in running text at most half of a window.
+        """
         lengths = self._lengths(gap)
-        return range(lengths.start, min(lengths.stop, max(lengths.start, self.length // 2) + 1))
+        half = isinstance(lengths, UpTo) and not self.record
+        room = self.length // 2 if half else self._room(gap)
+        return range(lengths[0], max(lengths[0], min(lengths[-1], room)) + 1)
 
     def before(self, gap: int, lengths: Sequence[int]) -> np.ndarray:
         """The ids before a gap, the last `length` of them; of gaps before it, by their lengths, masks."""
@@ -118,10 +124,8 @@ class Encoded:
                 allowed[place.stop - 1] = self._fits(edge.after, at_start=False)
             places.append(place)
             total = place.stop + len(run)
-        for gap, size, place in zip(gaps, sizes, places, strict=True):
-            grown = place.stop - place.start - size
-            room = self.length - (place.start > 0) - (place.stop < total) - grown
-            if size > room:
+        for i, (gap, size) in enumerate(zip(gaps, sizes, strict=True)):
+            if size > (room := self._room(i)):
                 raise GapError(
                     f"the model reads {self.length} tokens at once, so a gap here has at most {room}, not "
                     f"{size}; write it as shorter gaps side by side, or use a model that reads more",
@@ -141,15 +145,26 @@ class Encoded:
         """The runs without the tokens beside the gaps that are given up to them, and what those spell."""
         runs, edges = list(self.runs), []
         for i in range(len(self.document.gaps)):
-            # The one token between two gaps is given up to the later of them alone.
-            lone = i + 1 < len(self.document.gaps) and len(runs[i + 1]) == 1
-            before, after = self._spelt(runs[i][-1:]), b"" if lone else self._spelt(runs[i + 1][:1])
-            if before:
+            edges.append(self._edges(i))
+            if edges[i].before:
                 runs[i] = runs[i][:-1]
-            if after:
+            if edges[i].after:
                 runs[i + 1] = runs[i + 1][1:]
-            edges.append(Edges(before, after))
         return runs, edges
+
+    def _edges(self, gap: int) -> Edges:
+        # The one token between two gaps is given up to the later of them alone.
+        lone = gap + 1 < len(self.document.gaps) and len(self.runs[gap + 1]) == 1
+        after = b"" if lone else self._spelt(self.runs[gap + 1][:1])
+        return Edges(self._spelt(self.runs[gap][-1:]), after)
+
+    def _room(self, gap: int) -> int:
+        """The most tokens a gap may have: a window then shows one of context on each side that has any."""
+        edges = self._edges(gap)
+        given = bool(edges.before), bool(edges.after)
+        before = gap > 0 or len(self.runs[0]) > given[0]
+        after = gap + 1 < len(self.document.gaps) or len(self.runs[-1]) > given[1]
+        return self.length - sum(given) - before - after
 
     def _spelt(self, ids: np.ndarray) -> bytes:
         return b"".join(self.spelling[i] for i in ids) if self.spelling else b""
@@ -162,7 +177,7 @@ class Encoded:
             self._fitting[key] = np.array([fits(spelt, given) for spelt in self.spelling or ()])
         return self._fitting[key]
 
-    def _lengths(self, gap: int) -> range:
+    def _lengths(self, gap: int) -> Lengths:
         lengths = self.document.gaps[gap].lengths
         assert lengths is not None, "the document is measured"
         return lengths
@@ -191,7 +206,9 @@ def encode(
     if edges:
         runs[0] = np.append(edges[0], runs[0])
         runs[-1] = np.append(runs[-1], edges[1])
-    return Encoded(document.measured(tokenizer), tuple(runs), tokenizer.mask_id, length, spelling)
+    return Encoded(
+        document.measured(tokenizer), tuple(runs), tokenizer.mask_id, length, spelling, edges is not None
+    )
 
 
 def _encode_ends(tokenizer: Tokenizer, piece: bytes, length: int) -> np.ndarray:

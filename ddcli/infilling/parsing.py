@@ -18,8 +18,11 @@ from .document import (
     Document,
     Gap,
     GapError,
+    Lengths,
+    UpTo,
     exactly,
     line_and_column,
+    line_starts,
     read_lengths,
     shorten,
 )
@@ -29,7 +32,7 @@ SPAN = re.compile(r"(\d+):(\d+)-(\d+):(\d+)(?:=(.*))?", re.ASCII)
 
 
 def parse(
-    source: bytes, marker: str = "[MASK]", lengths: range | None = None, max_gap: int = MAX_GAP
+    source: bytes, marker: str = "[MASK]", lengths: Lengths | None = None, max_gap: int = MAX_GAP
 ) -> Document:
     r"""Find the markers in a document of any bytes.
 
@@ -56,7 +59,7 @@ def parse(
         if (len(before) - len(before.rstrip(b"\\"))) % 2:
             piece[-1:] = written
             continue
-        found: range | None = lengths or exactly(1)
+        found: Lengths | None = lengths or exactly(1)
         if written != plain:
             closed = written.endswith(plain[-1:])
             said = written[len(plain) : -1].decode(errors="surrogateescape")
@@ -79,14 +82,14 @@ def parse(
 
 
 def cut_spans(
-    source: bytes, spans: Sequence[str], lengths: range | None = None, max_gap: int = MAX_GAP
+    source: bytes, spans: Sequence[str], lengths: Lengths | None = None, max_gap: int = MAX_GAP
 ) -> Document:
     """Replace spans by gaps: `LINE:COLUMN-LINE:COLUMN`, from 1, in characters, the end not included.
 
     `10:4-12:9=3-20` says a length as well. The column after a line's last character is its end; an empty
     span inserts. Raises `DdcliError` for one that is no span, lies outside of the text or meets another.
     """
-    lines = _line_starts(source)
+    lines = line_starts(source)
     places = []
     for span in spans:
         match = SPAN.fullmatch(span)
@@ -111,46 +114,47 @@ def cut_spans(
     return _cut(source, places)
 
 
-def cut_matches(source: bytes, pattern: str, lengths: range | None = None) -> Document:
+def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> Document:
     r"""Replace what a regular expression matches by gaps; of one with groups, what the first group matches.
 
-    `^` and `$` are the ends of lines. Raises `DdcliError` for a pattern that is none, or matches nothing.
+    `^` and `$` are the ends of lines. A match of no text inserts where `lengths` are given, but not right
+    behind another gap. Raises `DdcliError` for a pattern that is none, or one that makes no gap.
     """
     try:
         compiled = re.compile(pattern, re.MULTILINE)
     except re.error as error:
         raise DdcliError(f"--regex {pattern}: {error}") from None
     text = source.decode(errors="surrogateescape")
-    places, at, offset = [], 0, 0
+    places: list[tuple[int, int, Lengths | None]] = []
+    at, offset, empty = 0, 0, False
     for match in compiled.finditer(text):
         start, end = match.span(min(1, compiled.groups))
-        if start < at or start == end:
+        empty |= start == end >= 0
+        if start < at or (start == end and (lengths is None or (places and start == at))):
             continue  # the group took no part, or there is nothing to replace
         begins = offset + len(text[at:start].encode(errors="surrogateescape"))
         offset = begins + len(text[start:end].encode(errors="surrogateescape"))
         places.append((begins, offset, lengths))
         at = end
     if not places:
+        if empty:
+            raise DdcliError(f"--regex {pattern}: matches only places where nothing stands; give --gap")
         raise DdcliError(f"--regex {pattern}: matches nothing in the document, so there is no gap to fill")
     return _cut(source, places)
 
 
-def between(before: bytes, after: bytes, lengths: range | None = None) -> Document:
+def between(before: bytes, after: bytes, lengths: Lengths | None = None) -> Document:
     """One gap between two texts, either of which may be empty; by default of 1 to MAX_GAP tokens."""
-    return Document(before + after, (before, after), (Gap(lengths or range(1, MAX_GAP + 1), len(before)),))
+    return Document(before + after, (before, after), (Gap(lengths or UpTo(MAX_GAP), len(before)),))
 
 
-def _cut(source: bytes, places: Iterable[tuple[int, int, range | None]]) -> Document:
+def _cut(source: bytes, places: Iterable[tuple[int, int, Lengths | None]]) -> Document:
     pieces, gaps, at = [], [], 0
     for start, end, lengths in places:
         pieces.append(source[at:start])
         gaps.append(Gap(lengths, start, source[start:end]))
         at = end
     return Document(source, (*pieces, source[at:]), tuple(gaps))
-
-
-def _line_starts(source: bytes) -> list[int]:
-    return [0, *(match.end() for match in re.finditer(rb"\n", source))]
 
 
 def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: int) -> int:
