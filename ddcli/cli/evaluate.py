@@ -180,9 +180,9 @@ def _bound(found: "Evaluation") -> Iterator[str]:
     estimates, bound = found.estimates, found.bound
     scale = bound.bits_per_char / bound.nats_per_token
     yield f"likelihood: {LIKELIHOOD}" if estimates.exact else f"bound: {STRICT}"
-    yield f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, perplexity {bound.perplexity:.3f}"
+    yield f"  {_with_error(bound.nats_per_token, bound.stderr)} nats/token, perplexity {bound.perplexity:.3f}"
     yield (
-        f"  {bound.bits_per_char:.4f} ± {bound.stderr * scale:.4f} bits/character, "
+        f"  {_with_error(bound.bits_per_char, bound.stderr * scale)} bits/character, "
         f"{bound.bits_per_byte:.4f} bits/byte"
     )
     if not estimates.exact:
@@ -199,7 +199,10 @@ def _bound(found: "Evaluation") -> Iterator[str]:
 def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
     yield from _table(
         [of, unit, "share of the bound"],
-        [[f"{s.low:.1f} to {s.high:.1f}", _number(s.nats), f"{s.share:.1%}"] for s in shares],
+        [
+            [f"{s.low:.1f} to {s.high:.1f}", _number(s.nats), "-" if math.isnan(s.nats) else f"{s.share:.1%}"]
+            for s in shares
+        ],
     )
 
 
@@ -209,7 +212,7 @@ def _ordered(found: "Ordered") -> Iterator[str]:
     kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over drawn orders: an upper bound"
     yield f"order {settings.sampler}, {settings.steps} steps, {kind}"
     yield (
-        f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, {bound.bits_per_char:.4f} "
+        f"  {_with_error(bound.nats_per_token, bound.stderr)} nats/token, {bound.bits_per_char:.4f} "
         f"bits/character, perplexity {bound.perplexity:.3f}"
     )
     yield (
@@ -273,7 +276,8 @@ def _frontier(points: "list[Point]", blocks: int) -> Iterator[str]:
         settings, found = point.settings, point.quality
         row: list[Any] = [settings.sampler, settings.steps, f"{settings.temperature:g}", f"{point.nfe:.1f}"]
         row.append(f"{point.seconds:.3f}")
-        row += ["", "generative only"] if found is None else [_with_error(found.bound), found.kind]
+        nats = "" if found is None else _with_error(found.bound.nats_per_token, found.bound.stderr)
+        row += [nats, "generative only" if found is None else found.kind]
         if point.generative:
             row += [f"{point.generative.perplexity:.2f}", f"{point.generative.entropy:.3f}"]
         rows.append([str(value) for value in row])
@@ -285,9 +289,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
-def _with_error(bound: Any) -> str:
-    error = f" ± {bound.stderr:.4f}" if math.isfinite(bound.stderr) else ""
-    return f"{bound.nats_per_token:.4f}{error}"
+def _with_error(value: float, stderr: float, style: str = ".4f") -> str:
+    return f"{value:{style}}" + (f" ± {stderr:.4f}" if math.isfinite(stderr) else "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
