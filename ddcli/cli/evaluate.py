@@ -220,10 +220,15 @@ def _ordered(found: "Ordered") -> Iterator[str]:
         f"{likelihood.tokens_per_call:.2f} tokens a call"
     )
     if test := found.test:
-        verdict = "they agree" if test.passed else "NOT within two standard errors (chance: one time in 20)"
+        verdict = {
+            True: "they agree",
+            False: "NOT within two standard errors (chance: one time in 20)",
+            None: "too few to tell",
+        }
+        difference = _with_error(test.difference, test.stderr, "+.4f")
         yield (
-            f"  self-test: random order one token a call less the bound is {test.difference:+.4f} ± "
-            f"{test.stderr:.4f} nats/token, paired on {test.blocks} blocks: {verdict}"
+            f"  self-test: random order one token a call less the bound is {difference} nats/token, "
+            f"paired on {test.blocks} blocks: {verdict[test.passed]}"
         )
 
 
