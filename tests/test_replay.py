@@ -367,6 +367,15 @@ def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
     assert "self-test: random order" in out
 
 
+def test_the_self_test_is_announced_and_takes_no_more_blocks_than_asked_for(absorbing_run, capfd):
+    arguments = ["eval", absorbing_run, "--limit", 1, "--order", "entropy", "--tokens-per-call", 16]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out, err = capfd.readouterr()
+    assert "self-test: replaying 1 blocks in random order" in err
+    assert "paired on 1 blocks: too few to tell" in out
+    assert "nan" not in out
+
+
 def test_of_noise_without_masks_ancestral_steps_alone_have_a_figure(uniform_run, capfd):
     sweep = "steps=2,4 sampler=ancestral,corrector"
     found = ddcli.evaluate(uniform_run, limit=2, draws=1, sweep=sweep).record()

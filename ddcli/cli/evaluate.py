@@ -25,11 +25,13 @@ def evaluate(
         str | None,
         typer.Option(help="Text to judge by: whatever training takes. By default what the run validated on."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = "text",
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of .jsonl, .csv, .parquet; text by default.")
+    ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column of labels, for a model that was trained with them.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a dataset.")] = "train",
+    split: Annotated[str | None, typer.Option(help="Split of a dataset; train by default.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Blocks of the text at most; else all, but 16 for --order and --sweep."),
@@ -54,7 +56,7 @@ def evaluate(
         str | None,
         typer.Option(help="A GGUF file in the folder of the scorer; needs the packages gguf and accelerate."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples for the scorer.")] = 64,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples for the scorer; 64 by default.")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens of a sample.")] = None,
     temperatures: Annotated[
         str | None, typer.Option(help="Temperatures for the scorer, such as 0.7,0.8,0.9,1.0.")
