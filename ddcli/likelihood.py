@@ -136,16 +136,17 @@ def _(process: Absorbing, asked: Question) -> Nats:
     order = chance.masked_fill(~running, 2.0).argsort(-1).argsort(-1)
     hidden = (running & (order < count[..., None])).view(x0.shape)
     masked = hidden if asked.unseen is None else hidden | asked.unseen
-    clock = asked.clock(count.double() / total.clamp(min=1))
+    share = count.double() / total.clamp(min=1)
+    clock = asked.clock(share)
     log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
-    cost = asked.spread(-at(log_p0, x0[hidden]), hidden, total / count)
+    cost = asked.spread(-at(log_p0, x0[hidden]), hidden, 1 / share)
     edges = torch.tensor([*(i / BINS for i in range(BINS + 1)), PUBLISHED_FROM], dtype=torch.float64)
     *before, early = (_at_least(count, total, p) for p in process.schedule.lost(edges).tolist())
     every = before[-1]
     when = torch.stack(before, -1).diff() / every[..., None].clamp(min=torch.finfo(every.dtype).tiny)
-    strict, published = (cost * asked.everywhere(share) for share in (every, every - early))
+    strict, published = (cost * asked.everywhere(part) for part in (every, every - early))
     prior = _prior(process, asked)
-    return Nats(strict + prior, published, prior, when, count / total.clamp(min=1))
+    return Nats(strict + prior, published, prior, when, share)
 
 
 @in_continuous_time.register
