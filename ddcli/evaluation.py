@@ -18,13 +18,16 @@ from .process import Absorbing, Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .schedule import stratified
 
+AT_ONCE = 2**25  # log-probabilities of a batch, in float64, if more than one block
+
 
 @dataclass(frozen=True)
 class Bound:
     """Minus the strict ELBO of a text: an upper bound on its negative log-likelihood.
 
     Strict: prior and reconstruction are in it. `literature_nats_per_token` is what papers on continuous time
-    report in its place, the integral over [0.001, 1] alone.
+    report in its place, the integral over [0.001, 1] alone. Bits are of the whole text's characters and bytes
+    a token, even where a part of its blocks was measured.
     """
 
     nats_per_token: float
@@ -48,7 +51,7 @@ class Share:
     low: float
     high: float
     nats: float  # by time: per token and unit of time; by masks: per masked token; NaN where no draw fell
-    share: float  # of the bound
+    share: float  # of the bound; 0 where no draw fell
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Estimates:
     draws: int  # noisings of each block
     exact: bool  # the likelihood itself, in which chance has no part
     prior: float  # nats of all positions: what is paid at t = 1
-    time: np.ndarray | None  # (BINS,) nats of all positions by time; None where there is none
+    time: np.ndarray | None  # (BINS,) nats of all positions by time, NaN where no draw fell; None: no times
     masks: np.ndarray | None  # (BINS, 3) by share masked: nats, nats of masked tokens, masked tokens
 
     def bound(self) -> Bound:
@@ -73,8 +76,11 @@ class Estimates:
         """The bound in equal ranges of time; with `prior` they make up all of it."""
         total = self.strict.sum()
         nats = np.array([]) if self.time is None else self.time
-        tokens = int(_predicted(self.blocks, self.chosen).sum())
-        return [Share(*_range(i), float(n * BINS / tokens), float(n / total)) for i, n in enumerate(nats)]
+        tokens = int(predicted_in(self.blocks, self.chosen).sum())
+        return [
+            Share(*_range(i), float(n * BINS / tokens), float(np.nan_to_num(n) / total))
+            for i, n in enumerate(nats)
+        ]
 
     def by_masks(self) -> list[Share]:
         """What a masked token costs, in equal ranges of the share of masked tokens; [] if not counted."""
@@ -112,6 +118,7 @@ def estimates(
     is divided by a network of blocks, each of which is asked about given the clean ones before it.
     """
     length = blocks.tokens.shape[1]
+    batch_size = min(batch_size, max(1, AT_ONCE // (length * process.vocabulary.size)))
     exact = isinstance(process, Autoregressive) or (isinstance(process, Absorbing) and parts == length)
     exact = exact and not timesteps
     draws = 1 if exact else draws
@@ -123,7 +130,7 @@ def estimates(
     u = stratified(u.flatten())[spread].view(u.shape)
     strict, literature = np.zeros((2, len(chosen), length))
     time, masks = np.zeros((len(asked), BINS)), np.zeros((len(asked), BINS, 3))
-    prior, timed, counted = np.zeros(len(asked)), False, False
+    prior, drawn, counted = np.zeros(len(asked)), np.zeros(BINS), False
     place = {block: i for i, block in enumerate(chosen)}
     for start in range(0, len(asked), batch_size):
         part = asked[start : start + batch_size]
@@ -149,8 +156,9 @@ def estimates(
         prior[here] = cost.prior.sum(-1).cpu().numpy()
         nats = (cost.strict - cost.prior).view(len(part), parts, -1).sum(-1).cpu().numpy()  # (B, G)
         if cost.when is not None:
-            timed = True
-            time[here] = (nats[..., None] * cost.when.cpu().numpy()).sum(1)
+            when = cost.when.cpu().numpy()
+            time[here] = (nats[..., None] * when).sum(1)
+            drawn += when.sum((0, 1))
         if cost.masked is not None:
             counted = True
             share = cost.masked.cpu().numpy()
@@ -166,7 +174,7 @@ def estimates(
         draws,
         exact,
         float(prior.sum() / draws),
-        time.sum(0) / draws if timed else None,
+        np.where(drawn > 0, time.sum(0) / draws, np.nan) if drawn.any() else None,
         masks.sum(0) / draws if counted else None,
     )
 
@@ -192,7 +200,7 @@ def spread_evenly(count: int, most: int | None) -> np.ndarray:
 
 def summarised(strict: np.ndarray, literature: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Bound:
     """Mean cost per predicted token of costs (N, L), nats, and its error as a ratio of sums over clusters."""
-    predicted = _predicted(blocks, chosen)
+    predicted = predicted_in(blocks, chosen)
     owner = blocks.document[chosen]
     if len(np.unique(owner[predicted])) == 1:
         owner = np.broadcast_to(np.arange(len(chosen))[:, None], predicted.shape)
@@ -219,7 +227,8 @@ def ratio(costs: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     return float(mean), float(math.sqrt(spread) / total) if n > 1 else math.nan
 
 
-def _predicted(blocks: Blocks, chosen: np.ndarray) -> np.ndarray:
+def predicted_in(blocks: Blocks, chosen: np.ndarray) -> np.ndarray:
+    """Which positions of the blocks numbered `chosen` (N,) are predicted, (N, L) bool."""
     batch = blocks.take(chosen)
     return batch.valid & ~batch.given
 

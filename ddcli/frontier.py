@@ -20,7 +20,7 @@ from .generative import Scorer, TextFigures, generation
 from .model import Model, SamplerSettings
 from .replay import keeps_belief, no_likelihood, replayed
 from .sampler import Ancestral
-from .sampling import samples
+from .sampling import frames, samples
 
 TIMED = 4  # samples that are drawn to measure evaluations and seconds, where no scorer asks for more
 # by how much of the best figure a budget may miss it, for fewer evaluations
@@ -59,10 +59,12 @@ class Point:
         }
 
 
-def read_sweep(sweep: str, model: Model, settings: SamplerSettings) -> list[SamplerSettings]:
+def read_sweep(
+    sweep: str, model: Model, settings: SamplerSettings, *, length: int | None = None
+) -> list[SamplerSettings]:
     """`steps=8,16 sampler=ancestral,confidence`: settings with every combination of the values named.
 
-    Raises DdcliError for what is no setting of a sampler, no value of it, or no sampler for the model.
+    Raises DdcliError for what is no setting of a sampler, no value of it, or cannot draw samples of a length.
     """
     axes: dict[str, list[str]] = {}
     for part in sweep.split():
@@ -79,8 +81,19 @@ def read_sweep(sweep: str, model: Model, settings: SamplerSettings) -> list[Samp
     combinations = itertools.product(*axes.values())
     points = [settings.but(**dict(zip(axes, values, strict=True))) for values in combinations]
     for point in points:
-        model.sampler(point)
+        check_drawing(model, point, length)
     return points
+
+
+def check_drawing(model: Model, settings: SamplerSettings, length: int | None) -> None:
+    """Raise DdcliError, by the name of the sampler, where no sample of a length can be drawn by settings.
+
+    The loop is made ready and not begun, so the network is not asked.
+    """
+    try:
+        frames(model, length=length, **settings.model_dump())
+    except DdcliError as error:
+        raise DdcliError(f"samples by {settings.sampler}, {settings.steps} steps: {error}") from None
 
 
 def point_at(

@@ -124,9 +124,9 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
 def _(process: Absorbing, asked: Question) -> Nats:
     """The per-count form: n of a block's N running positions masked, n even on 1..N, cost times N / n.
 
-    Equal to the continuous bound in the mean whatever the schedule, with less variance, and nothing left out
-    at t = 0 (the bound of any-order autoregression, ARDM, arXiv:2110.02037). The literature's bound leaves
-    out the share of its integral below t = 0.001: P(Binomial(N, 0.001) >= n) of a draw with n masks.
+    Equal to the continuous bound in the mean, with less variance, and nothing left out at t = 0 (the bound of
+    any-order autoregression, ARDM, arXiv:2110.02037). P(Binomial(N, 1 - alpha_t) >= n) of a draw with n masks
+    belongs to times before t: all of it before t = 1, unless the schedule ends above 0.
     """
     x0, blocks = asked.x0, (*asked.u.shape, -1)
     running = asked.running.view(blocks)
@@ -136,14 +136,17 @@ def _(process: Absorbing, asked: Question) -> Nats:
     order = chance.masked_fill(~running, 2.0).argsort(-1).argsort(-1)
     hidden = (running & (order < count[..., None])).view(x0.shape)
     masked = hidden if asked.unseen is None else hidden | asked.unseen
-    clock = asked.clock(count.double() / total.clamp(min=1))
+    share = count.double() / total.clamp(min=1)
+    clock = asked.clock(share)
     log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
-    cost = asked.spread(-at(log_p0, x0[hidden]), hidden, total / count)
-    left_out = asked.everywhere(_at_least(count, total, PUBLISHED_FROM))
-    edges = process.schedule.lost(torch.linspace(0, 1, BINS + 1, dtype=torch.float64))[:-1].tolist()
-    when = torch.stack([_at_least(count, total, p) for p in (*edges, 1.0)], -1).diff()
+    cost = asked.spread(-at(log_p0, x0[hidden]), hidden, 1 / share)
+    edges = torch.tensor([*(i / BINS for i in range(BINS + 1)), PUBLISHED_FROM], dtype=torch.float64)
+    *before, early = (_at_least(count, total, p) for p in process.schedule.lost(edges).tolist())
+    every = before[-1]
+    when = torch.stack(before, -1).diff() / every[..., None].clamp(min=torch.finfo(every.dtype).tiny)
+    strict, published = (cost * asked.everywhere(part) for part in (every, every - early))
     prior = _prior(process, asked)
-    return Nats(cost + prior, cost * (1 - left_out), prior, when, count / total.clamp(min=1))
+    return Nats(strict + prior, published, prior, when, share)
 
 
 @in_continuous_time.register

@@ -10,7 +10,7 @@ from .checkpoint import save_budgets
 from .errors import DdcliError
 from .evaluation import Bound, Estimates, measure
 from .files import sha256
-from .frontier import Point, as_defaults, budgets, has_quality, point_at, read_sweep
+from .frontier import Point, as_defaults, budgets, check_drawing, has_quality, point_at, read_sweep
 from .generative import (
     Generation,
     Matched,
@@ -28,7 +28,8 @@ from .process import Absorbing
 from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
-TESTED = 16  # blocks on which random order has to meet the bound; of fewer, the error is hardly known
+SAMPLES = 64  # for a scorer, likewise
+TESTED = 16  # blocks at most on which random order has to meet the bound; of fewer, the error is hardly known
 STRICT = "strict: an upper bound on -ln p(text), prior and reconstruction included"
 LIKELIHOOD = "the likelihood itself: -ln p(text), no bound"
 LITERATURE = "as papers on continuous time report it: the integral over t in [0.001, 1] alone"
@@ -125,9 +126,9 @@ def evaluation(
     model: Model,
     data: str | None = None,
     *,
-    text_column: str = "text",
+    text_column: str | None = None,
     label_column: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     limit: int | None = None,
     draws: int = 4,
     seed: int = 0,
@@ -136,7 +137,7 @@ def evaluation(
     tokens_per_call: int | None = None,
     generative: str | None = None,
     gguf: str | None = None,
-    samples: int = 64,
+    samples: int | None = None,
     length: int | None = None,
     temperatures: Sequence[float] | None = None,
     sweep: str | None = None,
@@ -147,11 +148,21 @@ def evaluation(
     """Measure a model; the options are those of `api.evaluate`."""
     say = (reporter or Silent()).say
     chosen = model.choose(**settings)
-    if order is None and tokens_per_call is not None:
-        raise DdcliError("--tokens-per-call is the pace of an order; give --order")
-    if generative is None and temperatures is not None:
-        raise DdcliError("--temperatures are of samples for a scorer; give --generative")
-    points = read_sweep(sweep, model, chosen) if sweep is not None else []
+    judge, source = {"--generative": generative}, {"--data": data}
+    for option, value, needed in (
+        ("--tokens-per-call", tokens_per_call, {"--order": order}),
+        ("--generative-gguf", gguf, judge),
+        ("--samples", samples, judge),
+        ("--temperatures", temperatures, judge),
+        ("--length", length, judge | {"--sweep": sweep}),
+        ("--text-column", text_column, source),
+        ("--label-column", label_column, source),
+        ("--split", split, source),
+    ):
+        if value is not None and all(other is None for other in needed.values()):
+            raise DdcliError(f"{option} says nothing alone; give {' or '.join(needed)}, or leave it out")
+    count = SAMPLES if samples is None else samples
+    points = read_sweep(sweep, model, chosen, length=length) if sweep is not None else []
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
     if save and not any(has_quality(model, point) for point in points):
@@ -164,11 +175,15 @@ def evaluation(
         tokens_per_call = _pace(
             model, in_order, tokens_per_call, steps_given=settings.get("steps") is not None
         )
+    at = [chosen.but(temperature=t) for t in sorted(set(temperatures or [chosen.temperature]))]
+    for each in at if generative is not None else []:
+        check_drawing(model, each, length)
     scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
+    columns = {"text_column": text_column, "label_column": label_column, "split": split}
     text = (
         validation_text(model, say)
         if data is None
-        else text_from(model, data, text_column=text_column, label_column=label_column, split=split)
+        else text_from(model, data, **{name: value for name, value in columns.items() if value is not None})
     )
     blocks = text.blocks
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
@@ -178,13 +193,15 @@ def evaluation(
     if order is not None:
         say(f"replaying {few} blocks")
         found = replayed(model, blocks, in_order, tokens_per_call=tokens_per_call, sequences=few, **options)
-        test = self_test(model, blocks, sequences=TESTED, **options) if _testable(model) else None
+        test = None
+        if _testable(model):
+            say(f"self-test: replaying {min(few, TESTED)} blocks in random order, one token a call")
+            test = self_test(model, blocks, sequences=min(few, TESTED), **options)
         ordered = Ordered(found, test)
     if scorer is not None:
-        at = [chosen.but(temperature=t) for t in sorted(set(temperatures or [chosen.temperature]))]
-        say(f"drawing {samples} samples at {len(at)} temperatures")
-        made = [generation(model, scorer, each, count=samples, length=length, seed=seed) for each in at]
-        real = figures(scorer, real_texts(model, blocks, count=samples, length=length))
+        say(f"drawing {count} samples at {len(at)} temperatures")
+        made = [generation(model, scorer, each, count=count, length=length, seed=seed) for each in at]
+        real = figures(scorer, real_texts(model, blocks, count=count, length=length))
         judged = Generative(scorer.protocol, made, real, matched(made, real.entropy))
     frontier = []
     for number, point in enumerate(points, 1):
@@ -198,7 +215,7 @@ def evaluation(
                 draws=draws,
                 length=length,
                 scorer=scorer,
-                count=samples,
+                count=count,
                 **options,
             )
         )
@@ -213,7 +230,7 @@ def evaluation(
         "order": order,
         "tokens_per_call": tokens_per_call,
         "generative": generative,
-        "samples": samples,
+        "samples": count,
         "length": length,
         "temperatures": temperatures,
         "sweep": sweep,

@@ -51,6 +51,21 @@ def test_a_bound_and_its_curves_do_not_depend_on_the_size_of_a_batch(model, bloc
         assert other.masks == pytest.approx(found[0].masks, rel=1e-12)
 
 
+def test_a_batch_of_a_large_vocabulary_is_as_small_as_memory_asks(monkeypatch):
+    asked = []
+
+    def heard(xt, t, rows, valid=None):
+        asked.append(len(xt))
+        return flat(xt, t, rows)
+
+    process, some = make("absorbing"), blocks_of_zeros(4, 6)
+    monkeypatch.setattr("ddcli.evaluation.AT_ONCE", 3 * 6 * VOCABULARY.size)
+    estimates(heard, process, some, draws=1)
+    monkeypatch.setattr("ddcli.evaluation.AT_ONCE", 1)
+    estimates(heard, process, some, draws=1)
+    assert asked == [3, 1, 1, 1, 1, 1]
+
+
 def test_a_bound_does_not_depend_on_the_number_of_cores(model, blocks):
     before = torch.get_num_threads()
     try:
@@ -97,6 +112,12 @@ def test_the_parts_of_a_bound_make_up_the_whole(name):
     assert sum(share.share for share in found.by_time()) + found.prior / total == pytest.approx(1)
     per_token = sum(share.nats / 10 for share in found.by_time()) + found.prior / 48
     assert per_token == pytest.approx(found.bound().nats_per_token)
+
+
+def test_a_time_at_which_nothing_was_drawn_has_no_figure():
+    shares = estimates(flat, make("uniform"), blocks_of_zeros(1, 6), draws=1).by_time()
+    assert sum(math.isfinite(share.nats) for share in shares) == 1
+    assert sum(share.share for share in shares) == pytest.approx(1)
 
 
 def test_bits_are_of_a_character_or_of_a_byte(tmp_path):
@@ -231,6 +252,13 @@ def test_the_answer_is_a_table_of_figures_that_name_their_text_and_convention(ru
     assert "0.9 to 1.0" in out
 
 
+def test_what_is_not_known_is_not_printed(run, uniform_run):
+    code, out, err = run(uniform_run, "--limit", 1, "--draws", 1)
+    assert (code, err) == (0, "")
+    assert sum(line.split()[3:] == ["-", "-"] for line in out.splitlines()) == 9
+    assert "nan" not in out
+
+
 def test_json_tells_what_it_takes_to_measure_again(run, absorbing_run):
     code, out, err = run(absorbing_run, "--limit", 3, "--draws", 2, "--seed", 5, "--json")
     assert (code, err) == (0, "")
@@ -262,6 +290,25 @@ REFUSED = {
     "no numbers": (["--temperatures", "hot"], "--temperatures takes numbers"),
     "a pace of nothing": (["--tokens-per-call", "2"], "give --order"),
     "temperatures of nothing": (["--temperatures", "0.5"], "give --generative"),
+    "a scorer's file of nothing": (["--generative-gguf", "x.gguf"], "--generative-gguf says nothing alone"),
+    "samples of nothing": (["--samples", "3"], "--samples says nothing alone; give --generative"),
+    "a length of nothing": (["--length", "3"], "give --generative or --sweep, or leave it out"),
+    "a column of nothing": (["--text-column", "x"], "--text-column says nothing alone; give --data"),
+    "a label of nothing": (["--label-column", "x"], "--label-column says nothing alone; give --data"),
+    "a split of nothing": (["--split", "x"], "--split says nothing alone; give --data"),
+    "a sweep without a prompt": (
+        ["--sweep", "steps=2 guidance=1,2"],
+        "samples by ancestral, 2 steps: guidance",
+    ),
+    "a sweep of too few steps": (
+        ["--sweep", "steps=5,3 sampler=remask:loop"],
+        "needs at least 4 steps, not 3",
+    ),
+    "a sweep too long": (
+        ["--sweep", "steps=2", "--length", "99"],
+        f"writes 1 to {LENGTH} characters at once",
+    ),
+    "samples too long": (["--generative", "empty", "--length", "99"], f"writes 1 to {LENGTH} characters"),
     "no labels": (["--data", "strange.txt", "--label-column", "x"], "trained without labels"),
     "no scorer": (["--generative", "empty"], "empty is no causal language model"),
     "no folder": (["--generative", "./missing"], "./missing is no folder"),

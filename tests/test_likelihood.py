@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from worlds import VOCABULARY, ExactDenoiser, OneStream, processes, world
+from worlds import VOCABULARY, ExactDenoiser, OneStream, forward_states, processes, world
 
 from ddcli.likelihood import nelbo
-from ddcli.process import Absorbing, Uniform
-from ddcli.schedule import Linear, stratified
+from ddcli.process import Absorbing, Uniform, prior
+from ddcli.schedule import SCHEDULES, Linear, make_schedule, stratified
 
 F64 = torch.float64
 
@@ -49,13 +49,41 @@ def test_given_positions_cost_nothing_and_inform_the_others(process):
     assert nats.sum(-1).mean().item() == pytest.approx(conditional_entropy.item(), abs=4 * error)
 
 
+def flat(xt, t, rows, valid=None):
+    return torch.full((int(rows.sum()), VOCABULARY.size), -math.log(3), dtype=F64)
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "geometric:1", "geometric:0.001"])
+def test_a_flat_belief_costs_the_logarithm_of_the_alphabet_on_every_schedule(schedule):
+    """Stratified counts fall on each number of masks equally often: of each, what lies before t = 1."""
+    process, n = Absorbing.over(VOCABULARY, make_schedule(schedule)), 12
+    x0, running = torch.zeros(n, n, dtype=torch.long), torch.ones(n, n, dtype=torch.bool)
+    nats = nelbo(process, flat, x0, running, (torch.arange(n) + 0.5) / n, OneStream(n))
+    assert nats.strict.mean().item() == pytest.approx(math.log(3), rel=1e-12)
+    lost = process.schedule.lost(torch.tensor([1e-3, 1.0], dtype=F64)).diff().item()
+    assert nats.literature.mean().item() == pytest.approx(lost * math.log(3))
+    paid = (nats.strict - nats.prior).sum(-1, keepdim=True)
+    torch.testing.assert_close(paid * nats.when.sum(-1), paid)
+
+
+def test_on_a_schedule_that_ends_above_0_an_exact_belief_costs_the_entropy_and_the_prior():
+    """By enumeration: what is visible at t = 1 was taken to be flat, and is not."""
+    process = Absorbing.over(VOCABULARY, make_schedule("geometric:1"))
+    strings, log_p = world(2)
+    states, joint = forward_states(process, strings, log_p, 1)
+    seen = joint.sum(0)
+    missed = (seen * (seen.log() - prior(process)[states].sum(-1))).sum()
+    nats, entropy = estimates(process)
+    total = nats.sum(-1)
+    error = total.std().item() / math.sqrt(len(total))
+    assert 0.05 < missed < 0.5
+    assert error < 0.01
+    assert total.mean().item() == pytest.approx((entropy + missed).item(), abs=4 * error)
+
+
 def test_a_flat_belief_costs_the_logarithm_of_the_alphabet_in_every_single_draw():
     """So a fresh network's bound is ln V to the last digit: the per-count form wastes no variance."""
     process = Absorbing.over(VOCABULARY, Linear())
-
-    def flat(xt, t, rows, valid=None):
-        return torch.full((int(rows.sum()), VOCABULARY.size), -math.log(3), dtype=F64)
-
     rng = OneStream(50, 4)
     x0 = torch.zeros(50, 6, dtype=torch.long)
     nats = nelbo(process, flat, x0, torch.ones(50, 6, dtype=torch.bool), rng.uniform(), rng).strict

@@ -21,7 +21,7 @@ from ddcli.model import Model, SamplerSettings
 from ddcli.process import Absorbing, Uniform
 from ddcli.replay import no_likelihood, replayed, self_test
 from ddcli.sampler import SAMPLERS, make_sampler
-from ddcli.schedule import Cosine, Linear, Polynomial
+from ddcli.schedule import Cosine, Geometric, Linear, Polynomial
 
 F64 = torch.float64
 ABSORBING = Absorbing.over(VOCABULARY, Linear())
@@ -177,6 +177,23 @@ def test_random_order_and_the_bound_agree_on_the_same_blocks(model, blocks):
     assert found.stderr < 0.1
 
 
+def test_of_a_single_block_nobody_knows_whether_they_agree(model, blocks):
+    found = self_test(model, blocks, sequences=1)
+    assert math.isnan(found.stderr)
+    assert found.passed is None
+
+
+def test_positions_that_cost_nothing_count_as_well():
+    def sure(xt, t, rows, valid=None):
+        belief = torch.full((*xt.shape, VOCABULARY.size), -1e5, dtype=F64)
+        belief[..., 0] = 0.0
+        return belief[rows]
+
+    zeros = Blocks(np.zeros((2, LENGTH), np.uint16), EVERY.document[:2], None, 2 * LENGTH, 2 * LENGTH)
+    found = self_test(model_of(sure), zeros, sequences=2)
+    assert (found.difference, found.passed) == (0, True)
+
+
 def test_a_likelihood_does_not_depend_on_the_size_of_a_batch(model, blocks):
     for order in ("entropy", "random"):
         settings = SamplerSettings(sampler=order, steps=8)
@@ -246,6 +263,11 @@ def test_one_token_a_call_is_one_whatever_the_schedule(schedule):
 def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
     uniform = model_of(someone, process=UNIFORM)
     refused = [
+        (
+            model_of(someone, Geometric(1.0)),
+            {"sampler": "entropy"},
+            "some positions are visible from the start",
+        ),
         (uniform, {"sampler": "ancestral"}, "under absorbing noise alone.* this model's is uniform"),
         (uniform, {"sampler": "entropy"}, "sampler entropy: it chooses which masks to open"),
         (
@@ -263,6 +285,13 @@ def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
     for sampler in ("threshold", "ancestral"):
         with pytest.raises(DdcliError, match=f"{sampler} goes at a pace of its own"):
             replayed(model, blocks, SamplerSettings(sampler=sampler), tokens_per_call=2)
+
+
+def test_where_positions_start_visible_ancestral_steps_have_the_bound_of_their_chain():
+    model = model_of(someone, Geometric(1.0))
+    for sampler, kind in (("ancestral", "bound"), ("entropy", None)):
+        found = quality_of(model, EVERY, SamplerSettings(sampler=sampler, steps=4), draws=1, sequences=None)
+        assert (found and found.kind) == kind
 
 
 def test_drawn_orders_have_the_bound_of_a_chain_as_their_mean():
@@ -336,6 +365,15 @@ def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
     assert "order entropy, 8 steps, exact" in out
     assert "tokens a call" in out
     assert "self-test: random order" in out
+
+
+def test_the_self_test_is_announced_and_takes_no_more_blocks_than_asked_for(absorbing_run, capfd):
+    arguments = ["eval", absorbing_run, "--limit", 1, "--order", "entropy", "--tokens-per-call", 16]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out, err = capfd.readouterr()
+    assert "self-test: replaying 1 blocks in random order" in err
+    assert "paired on 1 blocks: too few to tell" in out
+    assert "nan" not in out
 
 
 def test_of_noise_without_masks_ancestral_steps_alone_have_a_figure(uniform_run, capfd):

@@ -25,11 +25,13 @@ def evaluate(
         str | None,
         typer.Option(help="Text to judge by: whatever training takes. By default what the run validated on."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = "text",
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of .jsonl, .csv, .parquet; text by default.")
+    ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column of labels, for a model that was trained with them.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a dataset.")] = "train",
+    split: Annotated[str | None, typer.Option(help="Split of a dataset; train by default.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Blocks of the text at most; else all, but 16 for --order and --sweep."),
@@ -54,7 +56,7 @@ def evaluate(
         str | None,
         typer.Option(help="A GGUF file in the folder of the scorer; needs the packages gguf and accelerate."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples for the scorer.")] = 64,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples for the scorer; 64 by default.")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens of a sample.")] = None,
     temperatures: Annotated[
         str | None, typer.Option(help="Temperatures for the scorer, such as 0.7,0.8,0.9,1.0.")
@@ -180,9 +182,9 @@ def _bound(found: "Evaluation") -> Iterator[str]:
     estimates, bound = found.estimates, found.bound
     scale = bound.bits_per_char / bound.nats_per_token
     yield f"likelihood: {LIKELIHOOD}" if estimates.exact else f"bound: {STRICT}"
-    yield f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, perplexity {bound.perplexity:.3f}"
+    yield f"  {_with_error(bound.nats_per_token, bound.stderr)} nats/token, perplexity {bound.perplexity:.3f}"
     yield (
-        f"  {bound.bits_per_char:.4f} ± {bound.stderr * scale:.4f} bits/character, "
+        f"  {_with_error(bound.bits_per_char, bound.stderr * scale)} bits/character, "
         f"{bound.bits_per_byte:.4f} bits/byte"
     )
     if not estimates.exact:
@@ -199,7 +201,10 @@ def _bound(found: "Evaluation") -> Iterator[str]:
 def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
     yield from _table(
         [of, unit, "share of the bound"],
-        [[f"{s.low:.1f} to {s.high:.1f}", _number(s.nats), f"{s.share:.1%}"] for s in shares],
+        [
+            [f"{s.low:.1f} to {s.high:.1f}", _number(s.nats), "-" if math.isnan(s.nats) else f"{s.share:.1%}"]
+            for s in shares
+        ],
     )
 
 
@@ -209,7 +214,7 @@ def _ordered(found: "Ordered") -> Iterator[str]:
     kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over drawn orders: an upper bound"
     yield f"order {settings.sampler}, {settings.steps} steps, {kind}"
     yield (
-        f"  {bound.nats_per_token:.4f} ± {bound.stderr:.4f} nats/token, {bound.bits_per_char:.4f} "
+        f"  {_with_error(bound.nats_per_token, bound.stderr)} nats/token, {bound.bits_per_char:.4f} "
         f"bits/character, perplexity {bound.perplexity:.3f}"
     )
     yield (
@@ -217,10 +222,15 @@ def _ordered(found: "Ordered") -> Iterator[str]:
         f"{likelihood.tokens_per_call:.2f} tokens a call"
     )
     if test := found.test:
-        verdict = "they agree" if test.passed else "NOT within two standard errors (chance: one time in 20)"
+        verdict = {
+            True: "they agree",
+            False: "NOT within two standard errors (chance: one time in 20)",
+            None: "too few to tell",
+        }
+        difference = _with_error(test.difference, test.stderr, "+.4f")
         yield (
-            f"  self-test: random order one token a call less the bound is {test.difference:+.4f} ± "
-            f"{test.stderr:.4f} nats/token, paired on {test.blocks} blocks: {verdict}"
+            f"  self-test: random order one token a call less the bound is {difference} nats/token, "
+            f"paired on {test.blocks} blocks: {verdict[test.passed]}"
         )
 
 
@@ -273,7 +283,8 @@ def _frontier(points: "list[Point]", blocks: int) -> Iterator[str]:
         settings, found = point.settings, point.quality
         row: list[Any] = [settings.sampler, settings.steps, f"{settings.temperature:g}", f"{point.nfe:.1f}"]
         row.append(f"{point.seconds:.3f}")
-        row += ["", "generative only"] if found is None else [_with_error(found.bound), found.kind]
+        nats = "" if found is None else _with_error(found.bound.nats_per_token, found.bound.stderr)
+        row += [nats, "generative only" if found is None else found.kind]
         if point.generative:
             row += [f"{point.generative.perplexity:.2f}", f"{point.generative.entropy:.3f}"]
         rows.append([str(value) for value in row])
@@ -285,9 +296,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
-def _with_error(bound: Any) -> str:
-    error = f" ± {bound.stderr:.4f}" if math.isfinite(bound.stderr) else ""
-    return f"{bound.nats_per_token:.4f}{error}"
+def _with_error(value: float, stderr: float, style: str = ".4f") -> str:
+    return f"{value:{style}}" + (f" ± {stderr:.4f}" if math.isfinite(stderr) else "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
