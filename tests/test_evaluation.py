@@ -302,7 +302,7 @@ REFUSED = {
     ),
     "a sweep of too few steps": (
         ["--sweep", "steps=5,3 sampler=remask:loop"],
-        "needs at least 4 steps, not 3",
+        "needs at least 4 steps (of each block), not 3",
     ),
     "a sweep too long": (
         ["--sweep", "steps=2", "--length", "99"],
