@@ -50,7 +50,7 @@ def rows(source: Source, samples: int, length: int, seed: int) -> Iterator[tuple
                 sampler.check(process)
             except DdcliError:
                 continue
-            for steps in doublings(length):
+            for steps in doublings(length) if sampler.even else [length]:
                 x, nfe = sample(process, sampler, Oracle(process, source), (samples, length), steps, seed)
                 yield noise, name, str(steps), f"{nfe.double().mean().item():.1f}", *measured(source, x)
 
