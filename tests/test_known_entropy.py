@@ -101,15 +101,15 @@ SOURCES = {
     ),
     "brackets": (bracket_records, bracket_entropy(PAIRS) / (2 * PAIRS) / BITS, {"data__lines": True}),
 }
-# layers, steps, sequences of a step, and the largest norm of a gradient: brackets are matched by counting, which
-# takes more depth than a chain; and of a bound with a heavy tail, clipped gradients are biased
+# layers, steps, sequences of a step, and the largest norm of a gradient: brackets are matched by counting,
+# which takes more depth than a chain; and of a bound with a heavy tail, clipped gradients are biased
 SHAPES = {
     ("chain", "absorbing"): (2, 1800, 64, 1.0),
     ("chain", "uniform"): (2, 7000, 128, 50.0),
     ("chain", "hybrid:0.1"): (2, 7000, 128, 50.0),
     ("brackets", "absorbing"): (4, 4000, 128, 1.0),
     ("brackets", "uniform"): (4, 8000, 128, 1.0),
-    ("brackets", "hybrid:0.1"): (4, 8000, 128, 1.0),
+    ("brackets", "hybrid:0.1"): (4, 8000, 128, 50.0),
 }
 VALID = {"chain": 20_480, "brackets": 32_768}  # blocks or records to measure on
 # noisings of each validation block: where a draw is of one time, not of one count, bounds vary more
