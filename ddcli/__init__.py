@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import evaluate, infill, load, noise_viz, sample
+    from .api import infill, load, noise_viz, sample
     from .backbones.transformer import DiffusionTransformer
     from .config import Config, load_config
     from .errors import DdcliError
     from .filling import Infilling
     from .generate import Frame
     from .plan import dry_run
-    from .report import Evaluation
+    from .report import Evaluation, evaluate
     from .sampling import Sample
     from .textmodel import TextModel
     from .training import train
@@ -43,7 +43,7 @@ _HOMES = {
     "Sample": "sampling",
     "TextModel": "textmodel",
     "dry_run": "plan",
-    "evaluate": "api",
+    "evaluate": "report",
     "infill": "api",
     "load": "api",
     "load_config": "config",

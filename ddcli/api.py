@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 import numpy as np
 
 from .errors import DdcliError
-from .filling import Infilling
+from .filling import Infilling, OfGaps
 from .infilling import Document
 from .process import PROCESSES, Vocabulary, make_process
-from .sampling import Sample
+from .sampling import OfMany, Sample
 from .textmodel import TextModel
 from .tokenizer import make_tokenizer
 from .viz import Story, check_drawable, default_times, tell
-
-if TYPE_CHECKING:
-    from .report import Evaluation
 
 
 def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
@@ -31,7 +28,7 @@ def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> T
     return load_model(run, device=device, precision=precision)
 
 
-def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sample]:
+def sample(model: str | Path | TextModel, n: int = 1, **options: Unpack[OfMany]) -> list[Sample]:
     """Draw n texts from a run folder or a loaded model. Options: those of `sampling.samples`.
 
     >>> ddcli.sample("runs/x", n=2, seed=1)[0].text
@@ -40,35 +37,13 @@ def sample(model: str | Path | TextModel, n: int = 1, **options: Any) -> list[Sa
 
 
 def infill(
-    model: str | Path | TextModel, document: str | bytes | Document, n: int = 1, **options: Any
+    model: str | Path | TextModel, document: str | bytes | Document, n: int = 1, **options: Unpack[OfGaps]
 ) -> list[Infilling]:
     """Fill the gaps of a document. Options: those of `filling.infill`.
 
     >>> ddcli.infill("runs/x", "def add(a, b):\\n    return [MASK:5]\\n")[0].text
     """
     return _model(model).infill(document, n, **options)
-
-
-def evaluate(model: str | Path | TextModel, data: str | None = None, **options: Any) -> "Evaluation":
-    """How good a model is: the bound on -ln p of a text, and what else is asked for.
-
-    data: any source that training takes; None is what the run was validated on. Options:
-    text_column, label_column, split: where `data` has such. limit: blocks, evenly spread; None is all.
-    draws: noisings of each block. seed: of noise, orders and samples. batch_size: changes the speed alone.
-    order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose
-    likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`
-    samples of `length` tokens at each of the `temperatures`; gguf: a GGUF file in its folder.
-    sweep: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep
-    the best in the run folder, as the budgets quality, balanced and fast. reporter: who is told how it goes.
-    sampler, steps, top_p, temperature, budget: in place of the model's own settings.
-
-    Raises DdcliError for what cannot be read, or cannot be known of such a model.
-
-    >>> ddcli.evaluate("runs/x").bound.bits_per_char
-    """
-    from .report import evaluation
-
-    return evaluation(_model(model), data, **options)
 
 
 def noise_viz(

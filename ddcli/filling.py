@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -13,12 +13,23 @@ from .errors import DdcliError
 from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, parse
 from .lengths import Posterior, posterior
 from .likelihood import nelbo
-from .model import Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
+from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Autoregressive
 from .randomness import Streams, derive_seed
 from .schedule import stratified
 
 DRAWS = 16  # noisings that a score is the mean of
+
+
+class OfGaps(Asked, total=False):
+    """Keyword arguments of `infill`."""
+
+    mask_token: str
+    max_gap: int
+    score: bool
+    label: str | None
+    seed: int | None
+    on_frame: OnFrame | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class _Way:
         return Infilling(content, gaps, self.nfe, self.seed, self.index, score)
 
 
-def check(model: Model, label: str | None = None, **settings: Any) -> SamplerSettings:
+def check(model: Model, label: str | None = None, **settings: Unpack[Asked]) -> SamplerSettings:
     """The settings that gaps are filled with. Raises DdcliError where they could fill no document at all."""
     if model.block or isinstance(model.process, Autoregressive):
         kind = "a block" if model.block else "an autoregressive"
@@ -111,7 +122,7 @@ def infill(
     label: str | None = None,
     seed: int | None = None,
     on_frame: OnFrame | None = None,
-    **settings: Any,
+    **settings: Unpack[Asked],
 ) -> list[Infilling]:
     """Fill the gaps of a document in n ways; everything else stays byte for byte as it is.
 

@@ -16,7 +16,7 @@ from typing import Any
 from .data import Blocks
 from .errors import DdcliError, unknown
 from .evaluation import Bound, estimates
-from .generative import Scorer, TextFigures, generation
+from .generative import Scorer, TextFigures, generation, real_texts
 from .model import Model, SamplerSettings
 from .replay import keeps_belief, no_likelihood, replayed
 from .sampler import Ancestral
@@ -118,7 +118,8 @@ def point_at(
     )
     if scorer is None:
         return Point(settings, *_cost(model, settings, length, seed), quality, None)
-    made = generation(model, scorer, settings, count=count, length=length, seed=seed)
+    like = real_texts(model, blocks, count=count, length=length)
+    made = generation(model, scorer, settings, like, count=count, length=length, seed=seed)
     return Point(settings, made.nfe, made.seconds, quality, made.figures)
 
 

@@ -32,6 +32,7 @@ class Text:
 
     tokens: list[int]
     content: str
+    label: str | None = None  # of a record
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,21 @@ class Generation:
 
 
 def generation(
-    model: Model, scorer: Scorer, settings: SamplerSettings, *, count: int, length: int | None, seed: int
+    model: Model,
+    scorer: Scorer,
+    settings: SamplerSettings,
+    like: Sequence[Text],
+    *,
+    count: int,
+    length: int | None,
+    seed: int,
 ) -> Generation:
-    """`count` samples, scored. Raises DdcliError for a length or a sampler the model cannot do."""
-    began = time.perf_counter()
-    drawn = list(samples(model, count, length=length, seed=seed, **settings.model_dump()))
+    """`count` samples, scored; they take the labels of the real texts they are `like` in turn.
+
+    Raises DdcliError for a length or a sampler the model cannot do.
+    """
+    began, labels = time.perf_counter(), [text.label for text in like]
+    drawn = list(samples(model, count, length=length, label=labels, seed=seed, **settings.model_dump()))
     seconds = (time.perf_counter() - began) / count
     texts = [Text(sample.tokens, sample.text) for sample in drawn]
     nfe = sum(sample.nfe for sample in drawn) / count
@@ -189,13 +200,14 @@ def real_texts(model: Model, blocks: Blocks, *, count: int, length: int | None) 
     able = np.flatnonzero(sizes >= least)
     batch = blocks.take(able[spread_evenly(len(able), count)])
     tokenizer = model.tokenizer
-    texts = []
+    names, texts = {id: name for name, id in tokenizer.label_ids.items()}, []
     for row, valid in zip(batch.tokens, batch.valid, strict=True):
         tokens = row[valid][1:-1] if model.record_lengths else row[valid]  # without the ends of a record
         drawn = tokens[:length].tolist()
         if tokenizer.eos_id in drawn:
             drawn = drawn[: drawn.index(tokenizer.eos_id)]
-        texts.append(Text(drawn, tokenizer.continuation([], drawn).decode(errors="replace")))
+        content = tokenizer.continuation([], drawn).decode(errors="replace")
+        texts.append(Text(drawn, content, names.get(int(row[0]))))
     return texts
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -64,6 +64,21 @@ class SamplerSettings(BaseModel):
             raise DdcliError(f"{first['loc'][0]} {first['input']!r}: {first['msg'].lower()}") from None
         make_sampler(settings.sampler)
         return settings
+
+
+class Asked(TypedDict, total=False):
+    """Settings that somebody asks for: None and what is missing are the model's own, or those of `budget`."""
+
+    budget: str | None
+    sampler: str | None
+    steps: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    guidance: float | None
+    greedy_tail: int | None
+    block: int | None
+    cache: str | None
 
 
 @dataclass(frozen=True)
@@ -123,11 +138,12 @@ class Model:
         """T of the chain whose bound it was trained on; None in continuous time."""
         return None if self.network is None else self.network.config.diffusion.get("timesteps")
 
-    def choose(self, *, budget: str | None = None, **changes: Any) -> SamplerSettings:
-        """Its own settings, or those of a budget, with those of `changes` that are not None.
+    def choose(self, **asked: Unpack[Asked]) -> SamplerSettings:
+        """Its own settings, or those of a budget, with those of `asked` that are not None.
 
         Raises DdcliError for a bad value, and a budget that was never measured.
         """
+        budget, changes = asked.get("budget"), {k: v for k, v in asked.items() if k != "budget"}
         if budget is None:
             return self.settings.but(**changes)
         if budget not in BUDGETS:

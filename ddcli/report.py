@@ -4,9 +4,10 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
-from .checkpoint import save_budgets
+from .checkpoint import load_model, save_budgets
 from .errors import DdcliError
 from .evaluation import Bound, Estimates, measure
 from .files import sha256
@@ -22,10 +23,11 @@ from .generative import (
     real_texts,
 )
 from .heldout import HeldOut, text_from, validation_text
-from .model import Model, SamplerSettings
+from .model import Asked, Model, SamplerSettings
 from .plan import Silent
 from .process import Absorbing
 from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
+from .textmodel import TextModel
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
 SAMPLES = 64  # for a scorer, likewise
@@ -122,8 +124,8 @@ class Evaluation:
         }
 
 
-def evaluation(
-    model: Model,
+def evaluate(
+    model: str | Path | TextModel,
     data: str | None = None,
     *,
     text_column: str | None = None,
@@ -143,10 +145,26 @@ def evaluation(
     sweep: str | None = None,
     save: bool = False,
     reporter: Silent | None = None,
-    **settings: Any,
+    **settings: Unpack[Asked],
 ) -> Evaluation:
-    """Measure a model; the options are those of `api.evaluate`."""
+    """How good a model is: the bound on -ln p of a text, and what else is asked for.
+
+    model: a run folder, or a loaded one. data: any source that training takes; None is what the run
+    validated on. text_column, label_column, split: where `data` has such. limit: blocks, evenly spread; None
+    is all. draws: noisings of each block. seed: of noise, orders and samples. batch_size: changes the speed
+    alone. order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose
+    likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`
+    samples of `length` tokens at each of the `temperatures`; gguf: a GGUF file in its folder.
+    sweep: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep
+    the best in the run folder, as the budgets quality, balanced and fast. reporter: who is told how it goes.
+    settings: in place of the model's own.
+
+    Raises DdcliError for what cannot be read, or cannot be known of such a model.
+
+    >>> ddcli.evaluate("runs/x").bound.bits_per_char
+    """
     say = (reporter or Silent()).say
+    model = model if isinstance(model, TextModel) else load_model(model)
     chosen = model.choose(**settings)
     judge, source = {"--generative": generative}, {"--data": data}
     for option, value, needed in (
@@ -200,8 +218,11 @@ def evaluation(
         ordered = Ordered(found, test)
     if scorer is not None:
         say(f"drawing {count} samples at {len(at)} temperatures")
-        made = [generation(model, scorer, each, count=count, length=length, seed=seed) for each in at]
-        real = figures(scorer, real_texts(model, blocks, count=count, length=length))
+        yardstick = real_texts(model, blocks, count=count, length=length)
+        made = [
+            generation(model, scorer, each, yardstick, count=count, length=length, seed=seed) for each in at
+        ]
+        real = figures(scorer, yardstick)
         judged = Generative(scorer.protocol, made, real, matched(made, real.entropy))
     frontier = []
     for number, point in enumerate(points, 1):

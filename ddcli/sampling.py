@@ -1,8 +1,8 @@
 """New text: a prompt, then canvases that hold nothing else, filled from noise."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -10,8 +10,33 @@ import torch
 from .denoiser import Among, Denoiser
 from .errors import DdcliError
 from .generate import Frame
-from .model import Canvas, Model, OnFrame, fresh_seed, last_of
+from .model import Asked, Canvas, Model, OnFrame, fresh_seed, last_of
 from .randomness import Streams, derive_seed
+
+Label = str | Sequence[str | None] | None  # of all samples; or a list, whose members they take in turn
+
+
+class Wanted(Asked, total=False):
+    """What a text is to be, and how it is made."""
+
+    length: int | None
+    prompt: str
+    label: Label
+    fixed: Mapping[int, str] | None
+
+
+class OfOne(Wanted, total=False):
+    """Keyword arguments of `frames` and `explain`."""
+
+    seed: int
+
+
+class OfMany(Wanted, total=False):
+    """Keyword arguments of `samples`."""
+
+    seed: int | None
+    batch_size: int
+    on_frame: OnFrame | None
 
 
 @dataclass(frozen=True)
@@ -23,6 +48,7 @@ class Sample:
     nfe: int  # network evaluations it took
     seed: int
     index: int  # with `seed`, its random stream
+    label: str | None = None  # that it was asked for
 
     @property
     def text(self) -> str:
@@ -35,19 +61,19 @@ def samples(
     *,
     length: int | None = None,
     prompt: str = "",
-    label: str | None = None,
+    label: Label = None,
     fixed: Mapping[int, str] | None = None,
     seed: int | None = None,
     batch_size: int = 16,
     on_frame: OnFrame | None = None,
-    **settings: Any,
+    **settings: Unpack[Asked],
 ) -> Iterator[Sample]:
     """Draw n texts, a batch at a time. Sample i depends on (seed, i) alone.
 
     length: tokens, the prompt included; of records the default is drawn as often as in training, among those
-    of the `label` where one is given. fixed: text that stands at a token's place, 0 the first of the prompt.
-    settings: sampler, steps, temperature, top_p, guidance; None means the model's own, or those of `budget`,
-    which is quality, balanced or fast.
+    of the `label` where one is given. label: of all texts, or a list whose labels they take in turn. fixed:
+    text that stands at a token's place, 0 the first of the prompt. settings: those of `SamplerSettings`; None
+    means the model's own, or those of `budget`, which is quality, balanced or fast.
     Raises DdcliError for a prompt, label or length the model cannot take, or a sampler it cannot use.
     """
     chosen = model.choose(**settings)
@@ -71,7 +97,7 @@ def samples(
             if model.tokenizer.eos_id in drawn:
                 drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
             content = prompt.encode() + model.tokenizer.continuation(given, drawn)
-            yield Sample(content, drawn, nfe, seed, i)
+            yield Sample(content, drawn, nfe, seed, i, _label_of(label, i))
 
 
 def frames(
@@ -79,32 +105,40 @@ def frames(
     *,
     length: int | None = None,
     prompt: str = "",
-    label: str | None = None,
+    label: Label = None,
+    fixed: Mapping[int, str] | None = None,
     seed: int = 0,
-    **settings: Any,
+    **settings: Unpack[Asked],
 ) -> Iterator[Frame]:
     """Every state on the way to the first sample of a seed. Options as in `samples`."""
-    canvas = _blank(model, length, model.tokenizer.encode(prompt), label, seed, range(1))
-    return model.denoise(canvas, model.choose(**settings))
+    given = model.tokenizer.encode(prompt)
+    pieces = _placed(model, fixed or {}, len(given))
+    canvas = _blank(model, length, given, label, seed, range(1), pieces)
+    return model.denoise(canvas, model.choose(**settings), _no_end_before(model, len(given), pieces))
 
 
 def _blank(
     model: Model,
     length: int | None,
     given: np.ndarray,
-    label: str | None,
+    label: Label,
     seed: int,
     indices: range,
     fixed: Mapping[int, np.ndarray] | None = None,
 ) -> Canvas:
     """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
-    edge, opening = 1 if model.record_lengths else 0, model.opening(label)
-    usual = model.record_lengths if label is None else model.labels[label]
+    edge = 1 if model.record_lengths else 0
+    labels = [_label_of(label, i) for i in indices]
+    openings = [model.opening(own) for own in labels]
+    usual = [model.record_lengths if own is None else model.labels[own] for own in labels]
     least = max([len(given) + 1, *(place + len(ids) for place, ids in (fixed or {}).items())])
-    lengths = [_length(model, length, usual, len(given), least, seed, i) for i in indices]
+    lengths = [
+        _length(model, length, counts, len(given), least, seed, i)
+        for counts, i in zip(usual, indices, strict=True)
+    ]
     tokens = np.full((len(lengths), max(lengths) + 2 * edge), model.tokenizer.pad_id)
     frozen = np.ones_like(tokens, dtype=bool)
-    for row, kept, size in zip(tokens, frozen, lengths, strict=True):
+    for row, kept, size, opening in zip(tokens, frozen, lengths, openings, strict=True):
         row[edge : edge + len(given)] = given
         kept[edge + len(given) : edge + size] = False
         if edge:
@@ -119,6 +153,10 @@ def _blank(
             kept[edge + place : edge + place + len(ids)] = True
     seeds = [derive_seed(seed, "sample", i) for i in indices]
     return Canvas(tokens, frozen, [size + 2 * edge for size in lengths], seeds)
+
+
+def _label_of(label: Label, index: int) -> str | None:
+    return label if isinstance(label, str | None) else label[index % len(label)]
 
 
 def _placed(model: Model, fixed: Mapping[int, str], start: int) -> dict[int, np.ndarray]:
@@ -151,10 +189,10 @@ def explain(
     *,
     length: int | None = None,
     prompt: str = "",
-    label: str | None = None,
+    label: Label = None,
     fixed: Mapping[int, str] | None = None,
     seed: int = 0,
-    **settings: Any,
+    **settings: Unpack[Asked],
 ) -> str:
     """How the first sample of a seed is made, and what it costs, in a line for people. Options: `samples`."""
     given = model.tokenizer.encode(prompt)

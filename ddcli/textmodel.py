@@ -1,37 +1,37 @@
 """A text model as people use it: `ddcli.load` makes one from a run folder."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Unpack
 
 from . import filling, sampling
 from .evaluation import Bound, measure
-from .filling import Infilling
+from .filling import Infilling, OfGaps
 from .generate import Frame
 from .heldout import blocks_of
 from .infilling import Document
 from .model import Model
-from .sampling import Sample
+from .sampling import OfMany, OfOne, Sample
 
 
 class TextModel(Model):
     """A denoiser with all it needs to read and write text, and to fill gaps in one."""
 
-    def sample(self, n: int = 1, **options: Any) -> list[Sample]:
+    def sample(self, n: int = 1, **options: Unpack[OfMany]) -> list[Sample]:
         """Draw n texts. Options: those of `sampling.samples`.
 
         >>> model.sample(n=2, steps=64, prompt="ROMEO:", seed=1)[0].text
         """
         return list(self.samples(n, **options))
 
-    def samples(self, n: int = 1, **options: Any) -> Iterator[Sample]:
+    def samples(self, n: int = 1, **options: Unpack[OfMany]) -> Iterator[Sample]:
         """Draw n texts, a batch at a time. Options: those of `sampling.samples`."""
         return sampling.samples(self, n, **options)
 
-    def explanation(self, **options: Any) -> str:
+    def explanation(self, **options: Unpack[OfOne]) -> str:
         """Which sampler writes the first sample, and what it costs. Options as in `sampling.samples`."""
         return sampling.explain(self, **options)
 
-    def frames(self, **options: Any) -> Iterator[Frame]:
+    def frames(self, **options: Unpack[OfOne]) -> Iterator[Frame]:
         """Every state on the way to the first sample of a seed. Options as in `sampling.samples`."""
         return sampling.frames(self, **options)
 
@@ -45,7 +45,9 @@ class TextModel(Model):
         """
         return measure(self, blocks_of(self, [text], "the text"), draws=draws, seed=seed).bound()
 
-    def infill(self, document: str | bytes | Document, n: int = 1, **options: Any) -> list[Infilling]:
+    def infill(
+        self, document: str | bytes | Document, n: int = 1, **options: Unpack[OfGaps]
+    ) -> list[Infilling]:
         """Fill the gaps of a document in n ways. Options: those of `filling.infill`.
 
         >>> model.infill("To be [MASK:5] the question", seed=1)[0].text

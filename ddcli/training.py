@@ -315,11 +315,13 @@ class _Run:
             data.length,
             self.plan.device,
             data.record_lengths or None,
+            data.labels,
             settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
             network=self.plan.network,
         )
         with self.state.averaged():
-            return [sample.text for sample in model.sample(samples.count, seed=seed)]
+            drawn = model.sample(samples.count, label=list(data.labels) or None, seed=seed)
+            return [f"{s.label}: {s.text}" if s.label else s.text for s in drawn]
 
     def _sample(self, step: int) -> None:
         texts = self._texts(step)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from typing import get_type_hints
 
 import pytest
 from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metrics, words
@@ -20,12 +21,12 @@ from typer.main import get_command
 
 import ddcli
 from ddcli import cli
-from ddcli.cli import options
 from ddcli.cli.answers import record_of
 from ddcli.errors import DdcliError, RunFailed
-from ddcli.filling import Fill, Infilling
+from ddcli.filling import Fill, Infilling, OfGaps, infill
 from ddcli.infilling import MAX_GAP
-from ddcli.model import SamplerSettings
+from ddcli.model import Asked, SamplerSettings
+from ddcli.sampling import OfMany, OfOne, explain, frames, samples
 from ddcli.textmodel import TextModel
 
 COMMANDS = ("train", "sample", "infill", "eval", "noise-viz")
@@ -1064,4 +1065,19 @@ def test_what_is_approximate_says_so(run, absorbing_run):
 
 
 def test_every_setting_of_sampling_is_an_option():
-    assert {*options.SETTINGS, "cache"} == {*SamplerSettings.model_fields, "budget"}
+    wanted = {*SamplerSettings.model_fields, "budget"}
+    assert set(Asked.__annotations__) == wanted
+    for command, lacks in {"sample": set(), "infill": {"cache"}}.items():
+        taken = {parameter.name for parameter in get_command(cli.app).commands[command].params}
+        assert wanted - taken == lacks
+
+
+@pytest.mark.parametrize(
+    ("options", "function"),
+    [(OfMany, samples), (OfOne, frames), (OfOne, explain), (OfGaps, infill)],
+)
+def test_methods_are_typed_by_the_keywords_of_the_functions_behind_them(options, function):
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert get_type_hints(options) == get_type_hints(Asked) | {
+        p.name: get_type_hints(function)[p.name] for p in keywords
+    }

@@ -530,6 +530,12 @@ def test_what_is_no_span_is_refused(spans, problem):
         cut_spans(b"abcd\nef", spans)
 
 
+@pytest.mark.parametrize(("source", "last"), [(b"", 1), (b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"a\n\n", 2)])
+def test_a_text_has_as_many_lines_as_an_editor_says(source, last):
+    with pytest.raises(DdcliError, match=f"the text has lines 1 to {last}$"):
+        cut_spans(source, ["9:1-9:1"])
+
+
 @given(nasty, st.sampled_from([r"[a-z]", r"\s+", r".", r"\W+", "x*", r"a(b?)", "."]), st.binary(max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_what_a_pattern_matches_is_replaced_and_nothing_else(source, pattern, fill):

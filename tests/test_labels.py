@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 from tiny import Heard, copy_of, edit_json, tiny_config, train_tiny
 from worlds import OneStream, make
 
+from ddcli import generative
 from ddcli.checkpoint import load_model
 from ddcli.cli import main
 from ddcli.config import Data
@@ -21,7 +22,10 @@ from ddcli.data import pack_records
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
+from ddcli.generative import real_texts
 from ddcli.guidance import guided, without_label
+from ddcli.heldout import text_from
+from ddcli.model import SamplerSettings
 from ddcli.plan import Silent, make_plan
 from ddcli.sampler import Ancestral
 from ddcli.schedule import time_grid
@@ -278,6 +282,37 @@ def test_a_label_decides_how_long_gaps_are(model, label, lengths):
     assert {len(way.gaps[0].tokens) for way in ways} == lengths
 
 
+def test_samples_take_a_list_of_labels_in_turn(model):
+    drawn = model.sample(5, label=["A", "B", None], seed=1, steps=16, batch_size=2)
+    assert [one.label for one in drawn] == ["A", "B", None, "A", "B"]
+    alone = {label: model.sample(5, label=label, seed=1, steps=16) for label in ("A", "B", None)}
+    assert drawn == [alone[one.label][one.index] for one in drawn]
+
+
+def test_samples_before_a_scorer_have_the_labels_of_the_real_text_beside_them(
+    model, letters_file, monkeypatch
+):
+    text = text_from(model, str(letters_file), label_column="kind")
+    real = real_texts(model, text.blocks, count=12, length=None)
+    assert {text.label for text in real} == {"A", "B", None}
+    assert all(text.label in {None, text.content[0].upper()} for text in real)
+    monkeypatch.setattr(generative, "figures", lambda scorer, texts: texts)
+    made = generative.generation(
+        model, None, SamplerSettings(steps=16), real, count=12, length=None, seed=1
+    ).figures
+    asked = model.sample(12, label=[text.label for text in real], seed=1, steps=16)
+    assert [text.content for text in made] == [one.text for one in asked]
+    unlabelled = text_from(model, str(letters_file))
+    assert {text.label for text in real_texts(model, unlabelled.blocks, count=12, length=None)} == {None}
+
+
+def test_samples_of_a_run_say_of_which_label_they_are(tmp_path, letters_file):
+    settings = {"data__lines": True, "data__label_column": "kind", "data__length": None}
+    train_tiny(tmp_path / "run", letters_file, **settings, train__steps=2, samples__every=2)
+    (written,) = (tmp_path / "run" / "samples").iterdir()
+    assert [part[:3] for part in written.read_text().split("\n---\n")] == ["A: ", "B: "]
+
+
 def test_a_label_makes_a_sample_depend_on_its_seed_and_number_alone(model):
     alone = model.sample(3, label="B", seed=4, guidance=2, steps=8)
     together = model.sample(5, label="B", seed=4, guidance=2, steps=8, batch_size=2)
@@ -366,6 +401,10 @@ def test_the_commands_take_labels(letters_run, letters_file, tmp_path, capsys):
         == 0
     )
     assert capsys.readouterr().out == "aaaa"
+    assert main(["sample", str(letters_run), "--label", "B", "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "B"
+    assert main(["sample", str(letters_run), "--json", "-q"]) == 0
+    assert "label" not in json.loads(capsys.readouterr().out)
     assert main(["sample", str(letters_run), "--label", "C"]) == 2
     assert capsys.readouterr().err == "ddcli: unknown label 'C' (known: A, B)\n"
     asked = ["train", "--data", str(letters_file), "--lines", "--label-column", "kind", "--dry-run", "-q"]

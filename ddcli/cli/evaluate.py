@@ -10,7 +10,7 @@ import typer
 
 from ..errors import DdcliError
 from .answers import tell
-from .options import Budget, Device, Model, Precision, Quiet, Sampler, Steps, TopP
+from .options import Budget, Device, Model, Precision, Quiet, Sampler, Steps, TopP, settings_of
 
 if TYPE_CHECKING:
     from ..evaluation import Share
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    context: typer.Context,
     model: Model,
     data: Annotated[
         str | None,
@@ -89,7 +90,8 @@ def evaluate(
 
     ddcli eval runs/novel --data another.txt --limit 64
     """
-    from .. import api
+    from .. import report
+    from ..api import load
     from ..plan import Silent
     from ..viz.tradeoff import check_picture, draw_frontier
 
@@ -100,8 +102,8 @@ def evaluate(
     reporter = Silent()
     if not quiet:
         reporter.say = tell  # type: ignore[method-assign]
-    found = api.evaluate(
-        api.load(model, device=device, precision=precision),
+    found = report.evaluate(
+        load(model, device=device, precision=precision),
         data,
         text_column=text_column,
         label_column=label_column,
@@ -120,10 +122,7 @@ def evaluate(
         sweep=sweep,
         save=save,
         reporter=reporter,
-        sampler=sampler,
-        steps=steps,
-        top_p=top_p,
-        budget=budget,
+        **settings_of(context),
     )
     if output is not None:
         draw_frontier(found.frontier, output)

@@ -44,19 +44,9 @@ Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL 
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 
-SETTINGS = (
-    "sampler",
-    "steps",
-    "temperature",
-    "top_k",
-    "top_p",
-    "greedy_tail",
-    "block",
-    "guidance",
-    "budget",
-)
-
 
 def settings_of(context: typer.Context) -> dict[str, Any]:
     """How to sample, as far as a command was told."""
-    return {name: context.params[name] for name in SETTINGS}
+    from ..model import Asked
+
+    return {name: context.params[name] for name in Asked.__annotations__ if name in context.params}

@@ -86,11 +86,13 @@ def sample(
     loaded = load(model, device=device, precision=precision)
     check_output(output)
     seed = fresh_seed() if seed is None else seed
-    how = loaded.choose(cache=cache, **settings_of(context))
+    how = loaded.choose(**settings_of(context))
     approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}
     if explain:
-        asked = {"length": length, "prompt": prompt, "label": label, "fixed": fixed, "seed": seed}
-        tell(loaded.explanation(cache=cache, **asked, **settings_of(context)))
+        told = loaded.explanation(
+            length=length, prompt=prompt, label=label, fixed=fixed, seed=seed, **settings_of(context)
+        )
+        tell(told)
     began = time.perf_counter()
     drawn: list[Sample] = []
 
@@ -104,12 +106,12 @@ def sample(
             on_frame=on_frame,
             label=label,
             fixed=fixed,
-            cache=cache,
             **settings_of(context),
         ):
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
-            yield one.content, record | {"seed": one.seed, "index": one.index} | approximate
+            named = {} if one.label is None else {"label": one.label}
+            yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate
 
     deliver(watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
     tokens = sum(len(one.tokens) for one in drawn)

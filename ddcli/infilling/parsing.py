@@ -160,7 +160,8 @@ def _cut(source: bytes, places: Iterable[tuple[int, int, Lengths | None]]) -> Do
 def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: int) -> int:
     """In bytes. Raises DdcliError where there is no such place."""
     if not 1 <= line <= len(starts):
-        raise DdcliError(f"--span {span}: there is no line {line}; the text has lines 1 to {len(starts)}")
+        last = len(starts) - (len(starts) > 1 and starts[-1] == len(source))  # nobody calls its end a line
+        raise DdcliError(f"--span {span}: there is no line {line}; the text has lines 1 to {last}")
     end = starts[line] - 1 if line < len(starts) else len(source)
     text = source[starts[line - 1] : end].decode(errors="surrogateescape")
     if not 1 <= column <= len(text) + 1:
