@@ -9,11 +9,13 @@ runs/x/
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,7 +26,7 @@ from .backbones.transformer import DiffusionTransformer, DiffusionTransformerCon
 from .config import Config, build_config, read_toml
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, RunFailed, unknown
-from .files import MANIFEST, sha256, whole_file, whole_folder, write_text
+from .files import MANIFEST, clear_partial, sha256, whole_file, whole_folder, write_text
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
 from .textmodel import TextModel
@@ -33,6 +35,8 @@ from .tokenizer import Tokenizer
 TABLES = "process.safetensors"
 BUDGETS = "budgets"  # the key in generation_config.json
 STEP = re.compile(r"step-(\d+)$")
+STATE = "state.json"  # of a checkpoint
+LOCK = ".lock"  # held by the process that trains in a run folder
 
 
 # -- the model, as Hugging Face knows it ------------------------------------------------------------------
@@ -58,11 +62,16 @@ def save_model(
 
 
 def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
-    """A text model from a run folder, on its averaged weights.
+    """A text model from a run folder, or from one of its checkpoints, on averaged weights.
 
     Raises DdcliError where the folder is no run, or its parts do not fit together.
     """
     run = Path(run)
+    weights = run / "model.safetensors"
+    if STEP.match(run.resolve().name) and (run / MANIFEST).is_file():
+        if not verified(run):
+            raise DdcliError(f"the checkpoint {run} is damaged; take another, or the run itself")
+        run, weights = run.resolve().parents[1], run / "ema.safetensors"
     if not run.is_dir():
         raise DdcliError(
             f"{run} is no run folder: there is no such folder; train one with `ddcli train -o {run}`"
@@ -89,7 +98,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     sampling = _read_json(run / "generation_config.json")
     where = pick_device(device)
     network = DiffusionTransformer(network_config)
-    load_weights(network, run / "model.safetensors")
+    load_weights(network, weights)
     torch.nn.Module.to(network, where)
     network.eval()
     dtype = pick_precision(precision, where, for_training=False)
@@ -115,6 +124,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         settings=_settings(sampling, run / "generation_config.json"),
         budgets=_budgets(sampling, run / "generation_config.json"),
         folder=run,
+        weights=weights,
     )
 
 
@@ -276,19 +286,32 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
 ) -> None:
-    """Write checkpoints/step-N, a safetensors file for each group, then drop all but the newest `keep`."""
+    """Write checkpoints/step-N, a safetensors file for each group, then drop all but the newest `keep`.
+
+    The one with the lowest bound is kept as well: `state["bound"]`, nats per token, None where there is none.
+    """
     folder = run / "checkpoints"
     folder.mkdir(exist_ok=True)
-    for unfinished in folder.glob(".step-*"):  # of a process that was killed while it wrote
-        shutil.rmtree(unfinished)
     with whole_folder(folder / f"step-{step:08}") as beside:
         for name, group in groups.items():
             save_file(dict(group), beside / f"{name}.safetensors")
-        (beside / "state.json").write_text(json.dumps(dict(state), indent=1))
-    kept = [path for at, path in checkpoints(run) if at <= step][-keep:]
+        (beside / STATE).write_text(json.dumps(dict(state), indent=1))
+    known = [path for at, path in checkpoints(run) if at <= step]
+    kept = {*known[-keep:], best_checkpoint(known)}
     for _, path in checkpoints(run):
         if path not in kept:  # old, or of a later step: damaged, and passed over when the run went on
             shutil.rmtree(path)
+
+
+def best_checkpoint(folders: Sequence[Path]) -> Path | None:
+    """Of some checkpoints, oldest first, the newest with the lowest bound; None where none was measured."""
+    bounds = {}
+    for folder in folders:
+        try:
+            bounds[folder] = float(json.loads((folder / STATE).read_text())["bound"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not measured, or damaged
+    return min(reversed(bounds), key=bounds.__getitem__, default=None)
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
@@ -298,11 +321,12 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def verified(folder: Path) -> bool:
-    """Whether every file of a checkpoint is as it was written."""
+    """Whether the files of a checkpoint are those that were written, and every one as it was."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text())
-        return all(sha256(folder / Path(name).name) == digest for name, digest in sums.items())
-    except (OSError, ValueError, AttributeError):
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        there = {path.name for path in folder.iterdir()} - {MANIFEST}
+        return sums.keys() == there and all(sha256(folder / name) == sums[name] for name in there)
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -313,7 +337,7 @@ def load_checkpoint(
     for step, folder in reversed(checkpoints(run)):
         if verified(folder):
             groups = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
-            return groups, _read_json(folder / "state.json")
+            return groups, _read_json(folder / STATE)
         log(f"checkpoint {step} is damaged and is passed over")
     return None
 
@@ -332,9 +356,33 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
         return build_config(read_toml(run / "config.toml"), {}, str(run / "config.toml"))
     if files := [place for place in (run, *run.parents) if place.exists() and not place.is_dir()]:
         raise DdcliError(f"{files[0]} is a file; -o takes a folder")
-    if run.is_dir() and any(run.iterdir()):
+    if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
         raise DdcliError(f"{run} is not empty and holds no run; choose another -o")
     return None
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """The run folder, made if it is not there, for this process alone; what was left half written is cleared.
+
+    The lock is the operating system's: it ends with the process, however that ends. Raises DdcliError where
+    another process trains there.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DdcliError(f"another process is training in {run}; wait for it, or choose another -o") from None
+    try:
+        for folder in (run, run / "checkpoints", run / "samples"):
+            clear_partial(folder)
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is gone, or cannot be written
+            (run / LOCK).unlink(missing_ok=True)  # while it is held, so that nobody else's is taken away
+            run.rmdir()  # where nothing was written
+        lock.release()
 
 
 def failed_write(run: Path, error: OSError | SafetensorError) -> RunFailed:

@@ -56,9 +56,16 @@ class Blocks:
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """Batch number `step` of `size` blocks, in a new order each epoch; a pure function."""
+        return self.take(self._rows(step, size, seed))
+
+    def where(self, step: int, size: int, seed: int) -> str:
+        """Which blocks those are, for people."""
+        return numbered("block", self._rows(step, size, seed).tolist())
+
+    def _rows(self, step: int, size: int, seed: int) -> np.ndarray:
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(self))
         rows = [permutation(len(self), seed, int(e))[p] for e, p in zip(epochs, places, strict=True)]
-        return self.take(np.array(rows))
+        return np.array(rows)
 
 
 def pack(
@@ -156,6 +163,13 @@ class StreamBlocks:
         tokens = np.stack(rows).astype(np.int64)
         return Batch(tokens, np.isin(tokens, self.tokenizer.special_ids), np.ones(tokens.shape, bool))
 
+    def where(self, step: int, size: int, seed: int) -> str:
+        """Which blocks of the stream those are, for people."""
+        windows, places = np.divmod(np.arange(step * size, (step + 1) * size), self.window)
+        orders = [permutation(self.window, seed, int(w)) for w in windows]
+        blocks = [int(w * self.window + o[p]) for w, o, p in zip(windows, orders, places, strict=True)]
+        return numbered("block", blocks)
+
     def counts(self, vocab_size: int) -> np.ndarray:
         """How often each id occurs in the first window, (V,)."""
         return np.bincount(self._window(0).ravel(), minlength=vocab_size)
@@ -191,6 +205,14 @@ class StreamBlocks:
                     f"the stream has no more than the {self.held_out} documents held out for validation; "
                     "give a larger dataset, or read it without streaming"
                 )
+
+
+def numbered(what: str, numbers: Sequence[int], most: int = 8) -> str:
+    """Things by their numbers, for people: `blocks 3, 5 and 7`."""
+    told = [f"{n:,}" for n in numbers[:most]]
+    rest = len(numbers) - len(told)
+    *others, last = [*told, f"{rest:,} more"] if rest else told
+    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(others)}{' and ' * bool(others)}{last}"
 
 
 @lru_cache(maxsize=4)

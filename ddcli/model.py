@@ -111,7 +111,8 @@ class Model:
     plain: NetworkDenoiser | None = None  # the network asked about all sequences at once
     settings: SamplerSettings = field(default_factory=SamplerSettings)
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
-    folder: Path | None = None  # it was read from
+    folder: Path | None = None  # of the run it was read from
+    weights: Path | None = None  # the file they were read from
 
     @property
     def block(self) -> int:

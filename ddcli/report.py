@@ -287,10 +287,11 @@ def _identity(model: Model) -> dict[str, Any]:
         about = model.network.config.diffusion
         found |= {"process": about["process"], "schedule": about["schedule"]}
         found["parameters"] = sum(weight.numel() for weight in model.network.parameters())
-    if model.folder is None:
+    if model.folder is None or model.weights is None:
         return found
-    sums = {"config_sha256": "config.json", "weights_sha256": "model.safetensors"}
-    return found | {"folder": str(model.folder)} | {k: sha256(model.folder / f) for k, f in sums.items()}
+    sums = {"config_sha256": model.folder / "config.json", "weights_sha256": model.weights}
+    files = {"folder": str(model.folder), "weights": str(model.weights)}
+    return found | files | {name: sha256(file) for name, file in sums.items()}
 
 
 def _ordered(found: Ordered) -> dict[str, Any]:

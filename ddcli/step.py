@@ -16,7 +16,6 @@ from .backbones.transformer import DiffusionTransformer
 from .config import Config
 from .data import Batch
 from .denoiser import NetworkDenoiser, guess_of
-from .errors import RunFailed
 from .objective import Objective
 from .process import Process
 from .randomness import Streams, derive_seed
@@ -212,19 +211,21 @@ class State:
         return cls(network, make_optimizer(network, config), ema)
 
     def update(self, loss_parts: Iterator[Tensor], config: Config) -> tuple[float, float]:
-        """One update from the parts of a loss, which are summed. Returns the loss and the gradient's norm."""
+        """One update from the parts of a loss, which are summed. Returns the loss and the gradient's norm.
+
+        Where one of them is no number, the weights stay as they are, and so does all that follows them.
+        """
         total = 0.0
         for part in loss_parts:
             part.backward()
             total += part.item()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip).item()
-        if not math.isfinite(total) or not math.isfinite(norm):
-            raise RunFailed(f"the loss is {total} (gradient {norm}) at step {self.step}; lower train.lr")
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.train.lr * learning_rate(self.step, config)
-        self.optimizer.step()
+        if math.isfinite(total) and math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.train.lr * learning_rate(self.step, config)
+            self.optimizer.step()
+            self._average(config)
         self.optimizer.zero_grad(set_to_none=True)
-        self._average(config)
         self.step += 1
         return total, norm
 

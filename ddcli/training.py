@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,12 @@ import torch
 from safetensors import SafetensorError
 
 from .checkpoint import (
+    STATE,
+    best_checkpoint,
     checkpoints,
     failed_write,
     find_run,
+    held,
     load_checkpoint,
     load_tables,
     save_checkpoint,
@@ -32,7 +36,7 @@ from .checkpoint import (
 )
 from .config import Config
 from .denoiser import Batched, NetworkDenoiser
-from .errors import DdcliError
+from .errors import DdcliError, RunFailed
 from .evaluation import Bound, bound
 from .files import write_text
 from .model import SamplerSettings
@@ -45,26 +49,44 @@ from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
 GRADIENTS = 8  # batches over which their noise is measured
+PATIENCE = 10  # steps in a row whose loss or gradient may be no number
+RECENT = 100  # steps that a loss is compared with
+SPIKE = 6.0  # standard deviations above their mean
+OUT_OF_TIME = 75  # exit code: "try again later", as mail systems have it
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
+]
 
 
 class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
-    """Training was asked to stop; it left a checkpoint if it had begun. Exit code 128 + the signal."""
+    """Training was asked to stop; it left a checkpoint if it had begun.
 
-    def __init__(self, run: Path, step: int, number: int) -> None:
+    Exit code 128 + the signal, or 75 where its time was up.
+    """
+
+    def __init__(self, run: Path, step: int, exit_code: int) -> None:
         go_on = f"stopped at step {step}; go on with: ddcli train --resume -o {run}"
         super().__init__(go_on if step else "stopped before the first step; nothing is written")
-        self.exit_code = 128 + number
+        self.exit_code = exit_code
 
 
 # -- the run ----------------------------------------------------------------------------------------------
 
 
-def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Silent | None = None) -> Path:
+def train(
+    config: Config,
+    run: str | Path,
+    *,
+    resume: bool = False,
+    stop_after: float | None = None,
+    reporter: Silent | None = None,
+) -> Path:
     """Train a model into the run folder, and return the folder.
 
     With `resume`, go on from the newest checkpoint that verifies; settings that would change what is computed
-    must be those of the run. Raises DdcliError before anything is written for settings or data that cannot
-    work, RunFailed for a run that broke down, Stopped after a signal.
+    must be those of the run. stop_after: minutes, after which the run stops with a checkpoint and its plan
+    unchanged. Raises DdcliError before anything is written for settings or data that cannot work, RunFailed
+    for a run that broke down, Stopped after a signal or when the time is up.
 
     >>> ddcli.train(ddcli.load_config("names", ["train.minutes=2"]), "runs/names")
     """
@@ -82,13 +104,33 @@ def train(config: Config, run: str | Path, *, resume: bool = False, reporter: Si
     plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
     if saved and begun:
         refuse_changes(saved, resolved(plan, config.train.steps), run)
-    with deterministic(plan.device), stop_signals(reporter) as stop:
+    brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
+    with deterministic(plan.device), stop_signals(reporter, brake):
         try:
-            return _Run(plan, run, reporter, stop, started).go(resume=saved is not None)
+            with held(run):
+                if find_run(run, resume=resume) != saved:
+                    raise DdcliError(f"{run} was changed by another process; try again")
+                return _Run(plan, run, reporter, brake, started).go(resume=saved is not None)
         except (OSError, SafetensorError) as error:
             raise failed_write(run, error) from error
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise RunFailed(_too_large(plan)) from error
         finally:
             reporter.end()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine itself, had no more memory to give."""
+    told = ("can't allocate memory", "not enough memory")  # the allocator of the CPU
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in told)
+
+
+def _too_large(plan: Plan) -> str:
+    train = plan.config.train
+    at_once = f"{train.batch_size // train.accumulate} x {plan.data.length} tokens"
+    return f"out of memory: {at_once} at once do not fit; lower --length, or take a smaller --size"
 
 
 @contextmanager
@@ -105,24 +147,38 @@ def deterministic(device: torch.device) -> Iterator[None]:
         memory.fill_uninitialized_memory = before[1]
 
 
+@dataclass
+class Brake:
+    """Whether a run is to stop: after a signal, or when its time is up."""
+
+    at: float = math.inf  # by time.monotonic()
+    received: list[int] = field(default_factory=list)  # signals
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while the run is to go on."""
+        if self.received:
+            return 128 + self.received[0]
+        return OUT_OF_TIME if time.monotonic() >= self.at else None
+
+
 @contextmanager
-def stop_signals(reporter: Silent) -> Iterator[list[int]]:
-    """A list that receives the first SIGINT or SIGTERM; a second one acts at once, as it always does."""
-    received: list[int] = []
+def stop_signals(reporter: Silent, brake: Brake) -> Iterator[None]:
+    """The first of the `SIGNALS` pulls the brake; a second one acts at once, as it always does."""
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def receive(number: int, _frame: Any) -> None:
-        received.append(number)
+        brake.received.append(number)
         reporter.say("stopping after this step; once more stops at once")
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, receive)
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -141,12 +197,14 @@ class _Run:
     plan: Plan
     folder: Path
     reporter: Silent
-    stop: list[int]
+    brake: Brake
     started: float
     state: State = field(init=False)
     bounds: list[Bound] = field(default_factory=list)
     clip: int | None = None  # which of `CLIPS`, once one is chosen
     window: "_Window" = field(default_factory=lambda: _Window())
+    recent: list[float] = field(default_factory=list)  # losses, that a spike is known by
+    lost: list[int] = field(default_factory=list)  # steps in a row, the last ones, that came to no number
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -180,6 +238,7 @@ class _Run:
             self.started -= found[1]["seconds"]  # so that `seconds` counts on
             self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
             self.window = _Window(**found[1]["window"])
+            self.recent, self.lost = found[1]["recent"], found[1]["lost"]
             if found[1]["clip"] is not None:
                 self._clip(found[1]["clip"])
         if first >= self.config.train.steps:
@@ -200,6 +259,7 @@ class _Run:
             step, begun = self.state.step, time.perf_counter()
             loss, norm, tokens = self._step(step)
             self.window.add(loss, norm, tokens, time.perf_counter() - begun)
+            self._watch(step, loss, norm)
             step += 1
             self.reporter.progress(step)
             last = step == steps
@@ -215,22 +275,84 @@ class _Run:
                 self._sample(step)
             if validates and not last and config.train.times == CHOSEN_TIMES:
                 self._choose_times(step)
-            stop = bool(self.stop) and not last
+            stop = None if last else self.brake.exit_code
             if last or stop or step % config.checkpoint.every == 0:
-                self._save(step)
+                self._save(step, measured=bool(validates))
             if stop:
-                raise Stopped(self.folder, step, self.stop[0])
+                raise Stopped(self.folder, step, stop)
+        self._point_out_the_best()
         return self.folder
 
     def _step(self, step: int) -> tuple[float, float, int]:
-        """One update: the loss in nats per token, the gradient's norm, the number of tokens read."""
+        """One update: the loss in nats per token, the gradient's norm, the number of tokens read.
+
+        Where memory is too small for it, the batch is read in smaller parts from then on.
+        """
+        while True:
+            train = self.config.train
+            try:
+                batch = self.plan.data.train.batch(step, train.batch_size, train.seed)
+                noised = self.task.noised(batch, step, self.plan.device)
+                count = max(1, int(noised.running.sum()))
+                parts = (
+                    self.task.loss(self.denoiser, part) / count for part in noised.split(train.accumulate)
+                )
+                loss, norm = self.state.update(parts, self.config)
+                return loss, norm, int(batch.valid.sum())
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or train.accumulate == train.batch_size:
+                    raise
+            self._read_in_smaller_parts()
+
+    def _read_in_smaller_parts(self) -> None:
+        train, config = self.config.train, self.config
+        parts = range(train.accumulate + 1, train.batch_size + 1)
+        more = next(n for n in parts if n >= 2 * train.accumulate and train.batch_size % n == 0)
+        self.reporter.say(f"out of memory: {train.batch_size // more} sequences at a time from here on")
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        changed = {"train": train.model_copy(update={"accumulate": more})}
+        self.config = config.model_copy(update=changed)
+        self.plan.config = self.plan.config.model_copy(update=changed)
+        if (self.folder / "config.toml").exists():
+            write_text(self.folder / "config.toml", self.config.to_toml())
+
+    def _watch(self, step: int, loss: float, norm: float) -> None:
+        """Say what looks wrong with a step. Raises RunFailed after `PATIENCE` in a row that are no number."""
         train = self.config.train
-        batch = self.plan.data.train.batch(step, train.batch_size, train.seed)
-        noised = self.task.noised(batch, step, self.plan.device)
-        count = max(1, int(noised.running.sum()))
-        parts = (self.task.loss(self.denoiser, part) / count for part in noised.split(train.accumulate))
-        loss, norm = self.state.update(parts, self.config)
-        return loss, norm, int(batch.valid.sum())
+        if math.isfinite(loss) and math.isfinite(norm):
+            if len(self.recent) == RECENT:
+                mean, deviation = statistics.fmean(self.recent), statistics.pstdev(self.recent)
+                if loss > mean + SPIKE * deviation:
+                    usual = f"{mean:.3f} ± {deviation:.3f} in the {RECENT} steps before"
+                    self.reporter.say(f"step {step:,}: a loss of {loss:.3f}, against {usual}")
+            self.recent, self.lost = [*self.recent, loss][-RECENT:], []
+            return
+        self.lost.append(step)
+        which = self.plan.data.train.where(step, train.batch_size, train.seed)
+        what = f"the loss is {loss:g} and the norm of its gradient {norm:g} at step {step:,} ({which})"
+        if len(self.lost) < PATIENCE:
+            self.reporter.say(f"{what}: the step is left out")
+            return
+        good = checkpoints(self.folder)
+        kept = (
+            f"the checkpoint of step {good[-1][0]:,} is untouched"
+            if good
+            else "no checkpoint was written yet"
+        )
+        raise RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
+
+    def _point_out_the_best(self) -> None:
+        """Say so where an earlier checkpoint is better than the last by more than the error of its bound."""
+        found = checkpoints(self.folder)
+        best = best_checkpoint([folder for _, folder in found])
+        if best is None or best == found[-1][1] or not self.bounds:
+            return
+        bounds = [json.loads((folder / STATE).read_text())["bound"] for folder in (best, found[-1][1])]
+        if bounds[1] is not None and bounds[1] - bounds[0] > self.bounds[-1].stderr:
+            told = f"{bounds[0]:.3f} nats/token against {bounds[1]:.3f}"
+            self.reporter.say(f"an earlier checkpoint has a lower bound, {told}: ddcli sample {best}")
 
     def _number_of_steps(self, first: int) -> int:
         """What was asked for, or what fits in the minutes given, measured on steps that leave no trace."""
@@ -241,8 +363,8 @@ class _Run:
         steps = []
         for step in range(12):
             steps.append(_seconds(partial(self._step, step)))
-            if self.stop:
-                raise Stopped(self.folder, first, self.stop[0])
+            if stop := self.brake.exit_code:
+                raise Stopped(self.folder, first, stop)
         self.plan.network.load_state_dict(before)
         a_step = sorted(steps[4:])[len(steps[4:]) // 2]
         config, left, between = self.config, 60 * train.minutes, 0.0
@@ -337,15 +459,23 @@ class _Run:
             file.write(json.dumps(known) + "\n")
         self.reporter.metrics(line)
 
-    def _save(self, step: int) -> None:
-        """The checkpoint first: it is what a run goes on from. Then the model people use."""
+    def _save(self, step: int, *, measured: bool) -> None:
+        """The checkpoint first: it is what a run goes on from. Then the model people use.
+
+        Amid steps that come to no number there is none, but at the end: it would take a good one's place.
+        """
+        if self.lost and step < self.config.train.steps:
+            return
         state = {
             "step": step,
             "fingerprint": self.plan.data.fingerprint,
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,
+            "recent": self.recent,
+            "lost": self.lost,
             "bounds": [asdict(found) for found in self.bounds[-1:]],
+            "bound": self.bounds[-1].nats_per_token if measured else None,
         }
         save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
         process, network = self.plan.process, self.plan.network
@@ -370,19 +500,25 @@ class _Window:
     tokens: int = 0
     seconds: float = 0.0
 
+    skipped: int = 0  # steps that came to no number
+
     def add(self, loss: float, norm: float, tokens: int, seconds: float) -> None:
-        self.losses.append(loss)
-        self.norms.append(norm)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.losses.append(loss)
+            self.norms.append(norm)
+        else:
+            self.skipped += 1
         self.tokens += tokens
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
-        """Of its steps; tokens per second of training time alone."""
-        return {
-            "loss": sum(self.losses) / len(self.losses),
-            "gradient_norm": sum(self.norms) / len(self.norms),
+        """Of its steps that were taken; tokens per second of training time alone."""
+        means = {
+            "loss": sum(self.losses) / len(self.losses) if self.losses else math.nan,
+            "gradient_norm": sum(self.norms) / len(self.norms) if self.norms else math.nan,
             "tokens_per_second": round(self.tokens / self.seconds, 1),
         }
+        return means | ({"skipped_steps": self.skipped} if self.skipped else {})
 
 
 def _lines_up_to(metrics: Path, step: int) -> str:

@@ -16,6 +16,7 @@ import ddcli
 from ddcli.checkpoint import (
     checkpoints,
     find_run,
+    held,
     load_checkpoint,
     load_model,
     pick_device,
@@ -113,12 +114,14 @@ def test_a_checkpoint_is_not_dropped_for_a_later_one_that_was_passed_over(tmp_pa
 
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
-    half = tmp_path / "checkpoints" / ".step-00000005.x7"
+    half = tmp_path / "checkpoints" / ".step-00000005.x7.partial"
     half.mkdir(parents=True)
     (half / "weights.safetensors").write_bytes(b"half")
+    (tmp_path / ".model.safetensors.y8.partial").write_bytes(b"half")
+    (tmp_path / "checkpoints" / ".mine").write_text("not ours")
     assert load_checkpoint(tmp_path, pytest.fail) is None
-    save_checkpoint(tmp_path, 10, tensors(10), {}, keep=1)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
+    with held(tmp_path):
+        assert files(tmp_path).keys() == {".lock", "checkpoints/.mine"}
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path):

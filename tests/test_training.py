@@ -19,11 +19,15 @@ from safetensors.torch import load_file
 from tiny import (
     LENGTH,
     Heard,
+    StopAt,
+    assert_same_run,
     copy_of,
     edit_json,
     files,
     metrics,
     names,
+    stop_at,
+    timeless,
     tiny_config,
     train_tiny,
     words,
@@ -43,45 +47,10 @@ from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate, 
 from ddcli.training import Stopped, can_compile, train
 
 CPU = torch.device("cpu")
-TIMED = ("seconds", "tokens_per_second")
-
-
-class StopAt(Heard):
-    """Sends this process a signal, or two, after a step."""
-
-    def __init__(self, step: int, *signals: int) -> None:
-        super().__init__()
-        self.at, self.signals = step, signals or (signal.SIGINT,)
-
-    def progress(self, step: int) -> None:
-        if step == self.at:
-            for number in self.signals:
-                os.kill(os.getpid(), number)
-
-
-def stop_at(step, run, config, *signals, resume=False):
-    with pytest.raises(Stopped) as stopped:
-        train(config, run, resume=resume, reporter=StopAt(step, *signals))
-    return stopped.value
-
-
-def timeless(run):
-    return [{k: v for k, v in line.items() if k not in TIMED} for line in metrics(run)]
 
 
 def load_ema(run):
     return load_file(checkpoints(run)[-1][1] / "ema.safetensors")
-
-
-def assert_same_run(run, other):
-    """To the last bit, but for the time it took."""
-    assert timeless(run) == timeless(other)
-    (_, mine), (_, theirs) = checkpoints(run)[-1], checkpoints(other)[-1]
-    assert mine.name == theirs.name
-    for name in ("weights", "ema", "optimizer"):
-        assert (mine / f"{name}.safetensors").read_bytes() == (theirs / f"{name}.safetensors").read_bytes()
-    for name in ("model.safetensors", "config.json", "config.toml", "tokenizer.json", "README.md"):
-        assert (run / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def task_of(plan, **changes):
@@ -748,30 +717,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, name):
     assert refusal.value.exit_code == 2
     assert files(tmp_path) == before
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoints(text_file, tmp_path, monkeypatch):
-    whole = Task.loss
-
-    def loss(self, denoiser, noised):
-        return whole(self, denoiser, noised) * (math.nan if checkpoints(tmp_path / "run") else 1)
-
-    monkeypatch.setattr(Task, "loss", loss)
-    with pytest.raises(RunFailed, match=r"the loss is nan .* at step 10; lower train\.lr") as failure:
-        train_tiny(tmp_path / "run", text_file)
-    assert failure.value.exit_code == 1
-    (step, folder) = checkpoints(tmp_path / "run")[-1]
-    assert step == 10
-    assert all(weight.isfinite().all() for weight in load_file(folder / "weights.safetensors").values())
-    monkeypatch.undo()
-    train_tiny(tmp_path / "run", text_file, resume=True)
-    train_tiny(tmp_path / "whole", text_file)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_learning_rate_that_is_far_too_high_fails_in_words(text_file, tmp_path):
-    with pytest.raises(RunFailed, match=r"lower train\.lr"):
-        train_tiny(tmp_path / "run", text_file, train__lr=1e38, train__warmup=0)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
 """Runs small enough to train within a test, and short ways to make, damage and read them."""
 
 import json
+import os
 import random
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ddcli.checkpoint import checkpoints
 from ddcli.config import Config, load_config
 from ddcli.plan import Silent
-from ddcli.training import train
+from ddcli.training import Stopped, train
 
 LENGTH = 32
+TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
 SETTINGS: dict[str, Any] = {
     "data.tokenizer": "char",
     "data.length": LENGTH,
@@ -81,6 +87,31 @@ def train_tiny(run: Path, source: str | Path, *, resume: bool = False, **changes
     return heard
 
 
+class StopAt(Heard):
+    """Sends this process a signal, or two, after a step."""
+
+    def __init__(self, step: int, *signals: int) -> None:
+        super().__init__()
+        self.at, self.signals = step, signals or (signal.SIGINT,)
+
+    def progress(self, step: int) -> None:
+        if step == self.at:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+
+
+def stop_at(step: int, run: Path, config: Config, *signals: int, resume: bool = False) -> Stopped:
+    """Train until a signal after a step."""
+    with pytest.raises(Stopped) as stopped:
+        train(config, run, resume=resume, reporter=StopAt(step, *signals))
+    return stopped.value
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    """What a run wrote of itself, but for the time it took."""
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in metrics(run)]
+
+
 def copy_of(run: Path, folder: Path) -> Path:
     """A run of one's own, to damage."""
     return Path(shutil.copytree(run, folder / run.name))
@@ -108,3 +139,14 @@ def edit_json(path: Path, **changes: Any) -> None:
 def files(folder: Path) -> dict[str, bytes]:
     """Everything below a folder, to compare before and after."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """To the last bit, but for the time it took."""
+    assert timeless(run) == timeless(other)
+    (_, mine), (_, theirs) = checkpoints(run)[-1], checkpoints(other)[-1]
+    assert mine.name == theirs.name
+    for name in ("weights", "ema", "optimizer"):
+        assert (mine / f"{name}.safetensors").read_bytes() == (theirs / f"{name}.safetensors").read_bytes()
+    for name in ("model.safetensors", "config.json", "config.toml", "tokenizer.json", "README.md"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name

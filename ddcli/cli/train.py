@@ -71,9 +71,19 @@ def train(
     block: Annotated[
         int | None, typer.Option(help="Block diffusion: so many tokens at once, after those before them.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences per update, in all.")] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Sequences per update, in all. However many, memory decides how many at once.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Measure the speed once, and do what fits.")] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(min=0, help="Minutes; then stop with a checkpoint, to go on as if nothing had been."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
     valid_data: Annotated[str | None, typer.Option(help="Data to validate on.")] = None,
     valid_fraction: Annotated[
@@ -107,6 +117,7 @@ def train(
     if output is None and not dry_run:
         raise DdcliError("where to? give the run folder with -o")
     flags = {key: context.params[flag] for flag, key in TRAIN_FLAGS.items()}
+    flags["train.batch_size"] = _batch_size(batch_size)
     base, overrides, where = read_settings(recipe, set_ or (), flags)
     if resume and output is not None and (output / "config.toml").is_file():
         base.pop("train.minutes", None)  # has become a number of steps
@@ -123,9 +134,17 @@ def train(
         print(f"# {amount}, about {plan.memory / 1e9:.1f} GB of memory")
         return
     assert output is not None
-    train_run(config, output, resume=resume, reporter=reporter)
+    train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)
     if not quiet:
         tell(f"{output} is trained; try: ddcli sample {output}")
+
+
+def _batch_size(text: str | None) -> int | None:
+    if text in (None, "auto"):
+        return None
+    if not text.isdecimal() or not int(text):
+        raise DdcliError(f"--batch-size takes a whole number of sequences, or auto, not {text!r}")
+    return int(text)
 
 
 def _reporter(quiet: bool) -> Any:
