@@ -239,6 +239,7 @@ class _Run:
             self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
             self.window = _Window(**found[1]["window"])
             self.recent, self.lost = found[1]["recent"], found[1]["lost"]
+            self.plan.data.train.go_to(found[1]["place"])
             if found[1]["clip"] is not None:
                 self._clip(found[1]["clip"])
         if first >= self.config.train.steps:
@@ -472,6 +473,7 @@ class _Run:
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,
+            "place": self.plan.data.train.place(),
             "recent": self.recent,
             "lost": self.lost,
             "bounds": [asdict(found) for found in self.bounds[-1:]],

@@ -230,6 +230,7 @@ FLAGS = {
     "--valid-fraction": (0.25, "data.valid_fraction"),
     "--text-column": ("body", "data.text_column"),
     "--split": ("test", "data.split"),
+    "--bad-rows": ("skip", "data.bad_rows"),
     "--device": ("cpu", "train.device"),
     "--precision": ("bf16", "train.precision"),
     "--threads": (1, "train.threads"),
