@@ -118,6 +118,7 @@ def read_sweep(
         axes[key] = values.split(",")
     if not axes:
         raise DdcliError('--sweep is empty; name settings such as "steps=8,16,32,64"')
+    axes = dict(sorted(axes.items(), key=lambda axis: axis[0] == "steps"))  # those of a curve stand together
     combinations = itertools.product(*axes.values())
     points: dict[SamplerSettings, SamplerSettings] = {}
     for combination in combinations:
@@ -226,28 +227,47 @@ def budgets(points: Sequence[Point], within: float | None = None) -> dict[str, P
     """By the name of a budget, the fewest evaluations whose figure is near enough to the best one, of the
     points that take `within` so many seconds a sample (None: of all).
 
-    Figures of a sweep are of the same text under the same noise. So a point whose paired difference from the
-    best is within two standard errors is as good as it. Points without a figure of their own are passed over
-    (one has to have one): a scorer's perplexity can be had by repetition.
+    Near enough is what is not worse by more than a share, or by more than two standard errors of the
+    difference. Points without a figure of their own are passed over (one has to have one): a scorer's
+    perplexity can be had by repetition.
     """
-    known = [
-        (point, point.quality)
+    able = [
+        point
         for point in points
         if point.quality is not None and (within is None or point.cost.seconds <= within)
     ]
-    _, best = min(known, key=lambda each: each[1].bound.nats_per_token)
-
-    def is_near(found: Quality, tolerance: float) -> bool:
-        more, stderr = found.clusters.less(best.clusters)
-        return more <= max(tolerance * best.bound.nats_per_token, 2 * np.nan_to_num(stderr))
-
+    known = list(zip(able, above_the_best(able), strict=True))
+    lowest = min(_nats(point) for point in able)
     return {
         name: min(
-            (each for each in known if is_near(each[1], tolerance)),
-            key=lambda each: (each[0].cost.nfe, each[1].bound.nats_per_token),
-        )[0]
+            (
+                point
+                for point, more in known
+                if more is not None and more[0] <= max(tolerance * lowest, 2 * np.nan_to_num(more[1]))
+            ),
+            key=lambda point: (point.cost.nfe, _nats(point)),
+        )
         for name, tolerance in TOLERANCE.items()
     }
+
+
+def above_the_best(points: Sequence[Point]) -> list[tuple[float, float] | None]:
+    """How much worse each point is than the best, nats per token, and the standard error of that; None
+    where no figure is known.
+
+    Figures of a sweep are of the same text under the same noise: the errors are those of paired differences.
+    """
+    best = min(points, key=_nats, default=None)
+    return [
+        point.quality.clusters.less(best.quality.clusters)
+        if point.quality and best and best.quality
+        else None
+        for point in points
+    ]
+
+
+def _nats(point: Point) -> float:
+    return math.inf if point.quality is None else point.quality.bound.nats_per_token
 
 
 def as_defaults(chosen: Mapping[str, Point]) -> dict[str, dict[str, Any]]:

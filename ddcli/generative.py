@@ -108,7 +108,8 @@ def _unreachable(name: str) -> str | None:
     from huggingface_hub import HfApi
 
     try:
-        HfApi().model_info(name, timeout=PATIENCE)
+        with _quiet_hub():
+            HfApi().model_info(name, timeout=PATIENCE)
     except Exception as error:  # of the network, of the hub, or of a name that is none
         return _first_line(error)
     return None

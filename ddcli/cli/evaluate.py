@@ -167,7 +167,8 @@ def evaluate(
     print("\n".join(_lines(found, curve)) if told is None else json.dumps(told, ensure_ascii=False, indent=2))
     if save and not quiet:
         best = found.budgets[report.BEST].name
-        tell(f"{model / 'generation_config.json'}: {best}, if nobody says; or --budget balanced, fast")
+        tell(f"{model / 'generation_config.json'} now says {best}, and holds the budgets;")
+        tell(f"try: ddcli sample {model}, or ddcli sample {model} --budget fast")
 
 
 def _numbers(text: str) -> list[float]:
@@ -203,7 +204,8 @@ def _lines(found: "Evaluation", curve: bool) -> Iterator[str]:
 def _text(found: "Evaluation") -> Iterator[str]:
     text, blocks, unit = found.text, found.text.blocks, found.model.tokenizer.unit
     measured = len(found.estimates.chosen)
-    yield f"text: {text.name} (sha256 of the source {text.sha256})"
+    yield f"text: {text.name}"
+    yield f"  sha256 of the source {text.sha256}"
     yield (
         f"  {counted(blocks.characters, 'character')}, {counted(blocks.predicted, unit)} to predict; "
         f"{measured:,} of {counted(len(blocks), found.unit)} of up to {found.model.length} {unit}s measured"
@@ -336,31 +338,35 @@ def _figures(found: "TextFigures") -> list[str]:
 
 
 def _frontier(whole: "Evaluation") -> Iterator[str]:
-    from ..frontier import shown, told
+    from ..frontier import above_the_best, shown, told
+    from ..generative import TIMED
 
     points, few = whole.frontier, counted(whole.settings["replayed_blocks"], whole.unit)
     yield f"sweep: {few} of the text under each sampler's own law, at its own number of steps"
     judged = any(point.generative for point in points)
-    known = any(point.quality for point in points)
     names = told(point.settings for point in points)
     rows = []
-    for point in points:
+    for point, more in zip(points, above_the_best(points), strict=True):
         row = [shown(getattr(point.settings, name)) for name in names]
         row[names.index("steps")] = str(point.settings.steps) if point.paced else "-"
         row += [f"{point.cost.nfe:.1f}", f"{point.cost.seconds:.3f}"]
         found = point.quality
         row.append("-" if found is None else _with_error(found.bound.nats_per_token, found.bound.stderr))
+        row.append("-" if more is None else _with_error(*more) if more[0] > 0 else "best")
         row.append("not known" if found is None else found.kind)
         if point.generative:
             row += [f"{point.generative.perplexity:.2f}", f"{point.generative.entropy:.3f}"]
         rows.append(row)
-    head = [name.replace("_", " ") for name in names] + ["NFE", "s a sample", "nats/token", "figure"]
+    head = [name.replace("_", " ") for name in names]
+    head += ["NFE", "s a sample", "nats/token", "above the best", "figure"]
     yield from _table([*head, *(["perplexity of samples", "their entropy"] if judged else [])], rows)
-    if known:
+    if any(point.quality for point in points):
         yield "  exact: -ln p(text) itself; bound: an upper bound, by how much is not known"
+        yield f"  above the best: paired, on the same {whole.unit}s and noise"
     if any(point.quality is None for point in points):
         yield "  not known: no likelihood of its own; samples before a scorer tell (--generative)"
-    yield "  NFE and seconds: the mean over 4 samples, each drawn alone; steps -: at a pace of its own"
+    own = "" if all(point.paced for point in points) else "; steps -: at a pace of its own"
+    yield f"  NFE and seconds: the mean of {TIMED} samples, each drawn alone{own}"
 
 
 def _budgets(budgets: "dict[str, Point]") -> Iterator[str]:

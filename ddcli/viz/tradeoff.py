@@ -1,7 +1,7 @@
 """Quality against evaluations and seconds as a still picture (PNG, SVG)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
@@ -16,38 +16,44 @@ from matplotlib.lines import Line2D
 
 from ..errors import DdcliError, unknown
 from ..files import whole_file
-from ..frontier import Point
+from ..frontier import Point, above_the_best
 from .figure import COLOURS, STYLE
 
 FORMATS = (".png", ".svg")
 MARKERS = "osD^vP*X"
 COSTS = {"nfe": "network evaluations of a sample", "seconds": "seconds of a sample"}
-APART = 0.07  # of the axis, between two labels of it, at least
+APART = 0.09  # of the axis, between two labels of it, at least
 BESIDE = (
     0.012  # of the axis, from a curve to the next one at the same place, so that errors can be told apart
 )
 
 
+Figures = list[tuple[float, float] | None]  # of each point a figure and its error, where it has one
+
+
 @dataclass(frozen=True)
 class Row:
-    """A figure of points, with its error, as a row of the picture."""
+    """A row of the picture."""
 
     meaning: str
-    figure: Callable[[Point], tuple[float, float] | None]
+    figures: Callable[[Sequence[Point]], Figures]
 
 
-def _own(point: Point) -> tuple[float, float] | None:
-    found = point.quality and point.quality.bound
-    return (found.nats_per_token, found.stderr) if found else None
+def _own(points: Sequence[Point]) -> Figures:
+    """The errors are of differences: what all figures of a sweep have in common does not tell them apart."""
+    return [
+        None if point.quality is None or more is None else (point.quality.bound.nats_per_token, more[1])
+        for point, more in zip(points, above_the_best(points), strict=True)
+    ]
 
 
-def _judged(point: Point) -> tuple[float, float] | None:
-    found = point.generative
-    return (found.nats_per_token, found.stderr) if found else None
+def _judged(points: Sequence[Point]) -> Figures:
+    found = [point.generative for point in points]
+    return [None if texts is None else (texts.nats_per_token, texts.stderr) for texts in found]
 
 
 ROWS = (
-    Row("held-out text under the sampler, nats/token", _own),
+    Row("held-out text under the sampler, nats/token\n(bars: error of the difference from the lowest)", _own),
     Row("samples by the scorer, nats/token\n(mind their entropy)", _judged),
 )
 
@@ -87,24 +93,28 @@ def draw_frontier(points: Sequence[Point], path: Path) -> None:
     """Draw a sweep to a file, whole or not at all, in the format of its suffix. Raises DdcliError."""
     check_picture(path)
     curves = _curves(points)
-    rows = [row for row in ROWS if any(row.figure(point) for point in points)]
+    rows = [(row, found) for row in ROWS if any(found := row.figures(points))]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 0.5 + 3.6 * max(1, len(rows))), layout="constrained")
+        figure = Figure(figsize=(12, 0.8 + 3.6 * max(1, len(rows))), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(max(1, len(rows)), 2, sharey="row", sharex="col", squeeze=False)
-        for line, row in zip(axes, rows, strict=False):
+        for line, (row, found) in zip(axes, rows, strict=False):
+            figures = dict(zip(map(id, points), found, strict=True))
             for axis, cost in zip(line, COSTS, strict=True):
-                _draw(axis, row, cost, curves)
+                _draw(axis, figures, cost, curves)
             line[0].set_ylabel(row.meaning)
         for axis, (cost, meaning) in zip(axes[-1], COSTS.items(), strict=True):
             _scale(axis, [getattr(point.cost, cost) for point in points])
             axis.set_xlabel(meaning)
         if not rows:
+            for axis in axes[0]:
+                axis.axis("off")
             note = (
-                "no sampler of this sweep has a likelihood of its own:\nonly a scorer can tell (--generative)"
+                "no sampler of this sweep has a likelihood of its own: only a scorer can tell (--generative)"
             )
-            axes[0, 0].text(0.5, 0.5, note, ha="center", transform=axes[0, 0].transAxes)
-        figure.legend(handles=[curve.key for curve in curves], loc="outside right upper", frameon=False)
+            figure.text(0.5, 0.4, note, ha="center")
+        keys = [curve.key for curve in curves]
+        figure.legend(handles=keys, loc="outside upper left", ncols=min(3, len(keys)), frameon=False)
         content = BytesIO()
         figure.savefig(content, format=path.suffix[1:].lower(), dpi=120)
     try:
@@ -122,13 +132,15 @@ def _curves(points: Sequence[Point]) -> list[Curve]:
     return [Curve(name, mine, *look) for (name, mine), look in zip(named.items(), looks, strict=False)]
 
 
-def _draw(axis: Axes, row: Row, cost: str, curves: Sequence[Curve]) -> None:
-    """Each curve a little beside the last one, on an axis that is not yet scaled."""
+def _draw(
+    axis: Axes, figures: Mapping[int, tuple[float, float] | None], cost: str, curves: Sequence[Curve]
+) -> None:
+    """Curves by the figures of their points (by id), each a little beside the last one."""
     every = [getattr(point.cost, cost) for curve in curves for point in curve.points]
     reach = max(math.log2(max(every) / min(every)), 1.0)
     for number, curve in enumerate(curves):
         shift = 2 ** ((number - (len(curves) - 1) / 2) * BESIDE * reach)
-        found = [(getattr(p.cost, cost), *figure) for p in curve.points if (figure := row.figure(p))]
+        found = [(getattr(p.cost, cost), *figure) for p in curve.points if (figure := figures[id(p)])]
         if found:
             x, y, error = zip(*sorted(found), strict=True)
             look = curve.style | {"markersize": 4.5, "linewidth": 1.3, "elinewidth": 0.8, "capsize": 2}
@@ -147,5 +159,5 @@ def _scale(axis: Axes, values: Sequence[float]) -> None:
             ticks.append(value)
     axis.set_xscale("log", base=2)
     axis.set_xlim(2 ** (low - 0.06 * room), 2 ** (high + 0.06 * room))
-    axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axis.set_xticks(ticks, [f"{tick:.2g}" if tick < 10 else f"{tick:.0f}" for tick in ticks])
     axis.minorticks_off()
