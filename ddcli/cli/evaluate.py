@@ -290,13 +290,15 @@ def _ordered(whole: "Evaluation", found: "Ordered") -> Iterator[str]:
 def _generative(found: "Generative") -> Iterator[str]:
     from ..frontier import named
 
-    yield f"generative: {found.protocol}"
+    first, *more = found.protocol.split("; ")
+    yield f"generative: {first}"
+    yield f"  {'; '.join(more)}"
     rows = [
         [f"temperature {each.settings.temperature:g}", *_figures(each.figures), f"{each.cost.nfe:.0f}"]
         for each in found.samples
     ]
     rows.append(["real text", *_figures(found.real), ""])
-    first = found.samples[0].settings.but(temperature=1)
+    plain = found.samples[0].settings.but(temperature=1)
     names = [
         "perplexity",
         "nats/scorer token",
@@ -306,7 +308,7 @@ def _generative(found: "Generative") -> Iterator[str]:
         "repeated 4-grams",
         "NFE",
     ]
-    yield from _table([named(first), *names], rows)
+    yield from _table([named(plain), *names], rows)
     samples = counted(found.samples[0].figures.texts, "sample")
     yield f"  {counted(found.real.texts, 'real text')}, {samples} at each temperature"
     if found.matched:
@@ -364,7 +366,8 @@ def _frontier(whole: "Evaluation") -> Iterator[str]:
         yield "  exact: -ln p(text) itself; bound: an upper bound, by how much is not known"
         yield f"  above the best: paired, on the same {whole.unit}s and noise"
     if any(point.quality is None for point in points):
-        yield "  not known: no likelihood of its own; samples before a scorer tell (--generative)"
+        hint = "" if judged else "; samples before a scorer tell (--generative)"
+        yield f"  not known: no likelihood of its own{hint}"
     own = "" if all(point.paced for point in points) else "; steps -: at a pace of its own"
     yield f"  NFE and seconds: the mean of {TIMED} samples, each drawn alone{own}"
 
