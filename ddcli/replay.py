@@ -18,7 +18,16 @@ from torch import Tensor
 
 from .data import Blocks
 from .errors import DdcliError
-from .evaluation import Bound, measure, predicted_in, ratio, spread_evenly, summarised
+from .evaluation import (
+    Bound,
+    Clusters,
+    clustered,
+    measure,
+    predicted_in,
+    ratio,
+    spread_evenly,
+    summarised,
+)
 from .model import Canvas, Model, SamplerSettings, last_of
 from .process import Absorbing, Autoregressive, Process, at
 from .randomness import Streams, derive_seed
@@ -88,6 +97,10 @@ class Replayed:
     def bound(self) -> Bound:
         """The figures, with their error."""
         return summarised(self.nats, self.nats, self.blocks, self.chosen)
+
+    def clusters(self) -> Clusters:
+        """What its clusters cost."""
+        return clustered(self.nats, self.blocks, self.chosen)
 
     @property
     def tokens_per_call(self) -> float:

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import DdcliError
+from .files import sha256
 
 Document = str | bytes
 
+STDLIB_SOURCE = "python-stdlib"
 # Modules and packages of the standard library that make up the source `python-stdlib`: several MB of real
 # code that every interpreter carries. Tables, tests and the modules some versions have removed stay out.
 STDLIB = """
@@ -64,7 +66,7 @@ class Corpus:
 
     documents: list[Document]  # bytes only where asked for, and only those that are not UTF-8
     name: str  # the source, as given
-    sha256: str  # of documents, then labels, a NUL byte between them: of one file, what sha256sum says
+    sha256: str  # of a single file what sha256sum says; else of documents, then labels, a NUL byte between
     skipped: int  # null or empty rows, empty files and, in folders, binary ones
     problems: list[str] = field(default_factory=list)  # of bad rows that were left out: where, and what
     labels: list[str] = field(default_factory=list)  # of each document, empty: none
@@ -112,7 +114,7 @@ def read_corpus(
     reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
     path = Path(source)
     found: Iterable[Row]
-    if source == "python-stdlib":
+    if source == STDLIB_SOURCE:
         found = chain.from_iterable(_read_text(file, reading) for file in _stdlib_files())
     elif path.is_dir():
         found = chain.from_iterable(_read_member(file, reading) for file in _files_below(path))
@@ -127,10 +129,11 @@ def read_corpus(
     if not documents:
         raise DdcliError(f"{source} holds no text; give a source that does")
     labels = [row.label for row in rows if row.text]
-    sha256 = sha256_of([*documents, *labels] if label_column else documents)
+    own = path.is_file() and source != STDLIB_SOURCE  # a pipe can be read but once
+    digest = sha256(path) if own else sha256_of([*documents, *labels] if label_column else documents)
     problems = [row.problem for row in rows if row.problem]
     skipped = len(rows) - len(documents) - len(problems)
-    return Corpus(documents, source, sha256, skipped, problems, labels)
+    return Corpus(documents, source, digest, skipped, problems, labels)
 
 
 def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
@@ -421,7 +424,7 @@ def present(documents: Iterable[Document | None]) -> Iterator[Document]:
 
 
 def sha256_of(documents: Iterable[Document]) -> str:
-    """Of the documents with a NUL byte between them: of a single file, what sha256sum says."""
+    """Of the documents, with a NUL byte between them."""
     digest = hashlib.sha256()
     for i, document in enumerate(documents):
         digest.update(b"\0" * (i > 0))

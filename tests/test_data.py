@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
+import threading
 
 import datasets
 import numpy as np
@@ -248,6 +250,23 @@ def test_for_the_byte_tokenizer_data_need_not_be_text(tmp_path):
 def test_a_path_that_is_nowhere_is_said_to_be(source):
     with pytest.raises(DdcliError, match=f"no such file or folder: {source}"):
         read_corpus(source)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.txt.gz"])
+def test_the_sum_of_a_single_file_is_that_of_the_file(tmp_path, name, lines):
+    content = b'{"text": "one"}\r\n\n' if name == "a.jsonl" else b"text\r\none\n\ntwo\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert read_corpus(str(path), lines=lines).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_pipe_is_read_but_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"the cat\n",), daemon=True)
+    writer.start()
+    assert read_corpus(str(pipe)).documents == ["the cat\n"]
 
 
 def test_the_standard_library_is_one_corpus_in_a_fixed_order():
