@@ -6,8 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from worlds import COUNTS, SYMBOLS, VOCABULARY, exact_belief, forward_states, processes, random_belief, world
+from worlds import (
+    COUNTS,
+    PER_POSITION,
+    SYMBOLS,
+    VOCABULARY,
+    exact_belief,
+    forward_states,
+    make,
+    processes,
+    random_belief,
+    world,
+)
 
+from ddcli.errors import DdcliError
 from ddcli.objective import (
     ContinuousElbo,
     DiscreteElbo,
@@ -15,6 +27,7 @@ from ddcli.objective import (
     elbo_step,
     general_elbo,
     general_elbo_step,
+    make_objective,
 )
 from ddcli.process import PROCESSES, one_hot, prior_term
 from ddcli.schedule import Polynomial
@@ -62,6 +75,21 @@ def test_a_steep_schedule_loses_no_digits_near_the_clean_end(name, t):
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(log_p0.grad).all()
+
+
+@pytest.mark.parametrize("name", PER_POSITION)
+def test_cross_entropy_is_asked_at_the_times_of_a_chain_of_steps_or_at_all(name):
+    process, t = make(name), torch.linspace(0.01, 1, 50, dtype=F64)
+    steps = process.timesteps or 16
+    places = make_objective("cross-entropy", steps, process).times(t) * steps
+    torch.testing.assert_close(places, places.round())
+    assert set(places.round().tolist()) == set(range(1, steps + 1))
+    if process.timesteps is None:
+        assert make_objective("cross-entropy", None, process).times(t) is t
+    else:
+        assert make_objective("cross-entropy", None, process).timesteps == process.timesteps
+        with pytest.raises(DdcliError, match=f"--timesteps {process.timesteps}"):
+            make_objective("cross-entropy", 7, process)
 
 
 @processes

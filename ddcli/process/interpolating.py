@@ -260,10 +260,10 @@ class Hybrid(Interpolating):
             p_uniform = float(parameter or cls.p_uniform)
         except ValueError:
             p_uniform = math.nan
-        if not 0 <= p_uniform < 1:
+        if not 0 < p_uniform < 1:
             raise DdcliError(
-                f"hybrid noise takes its largest share of random tokens, from 0 to below 1, such as "
-                f"hybrid:0.1; not {parameter!r}"
+                "hybrid noise takes its largest share of random tokens, such as hybrid:0.1, above 0 (that is "
+                f"--process absorbing) and below 1 (--process uniform); not {parameter!r}"
             )
         return cls(vocabulary, schedule, p_uniform)
 
