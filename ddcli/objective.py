@@ -56,7 +56,7 @@ class Objective(Protocol):
 # -- continuous time --------------------------------------------------------------------------------------
 
 
-def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+def general_score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, for any process and any score s_y ~ p_t(y) / p_t(xt), log (..., V).
 
     sum over y != xt of R_t(y -> xt) [s_y - r_y + r_y (ln r_y - ln s_y)], r the score given x_0
@@ -68,9 +68,34 @@ def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t
     return (process.rate(xt, t).to(gap) * gap).sum(-1)
 
 
+@singledispatch
+def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """Minus the ELBO density at t, (...), of a score (..., V), by the cheapest form there is."""
+    return general_score_entropy(process, log_score, x0, xt, t)
+
+
+@score_entropy.register
+def _(process: Interpolating, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """R_t(-> z) [sum s_y - (1 - q_z)/q_z + sum q_y (ln q_y - ln q_z - ln s_y)/q_z], over all y but z = x_t.
+    Here q = alpha x_0 + m.
+
+    Tokens turn into z from everywhere alike, and m is a mixture of a few laws; so of a row it needs the sum
+    of s, the mean of ln s under each law, and ln s at x_0 and z.
+    """
+    log_s = log_score.double()
+    into, (alpha, m_x), m_z = process.into(xt, t), process.mix_at(x0, t), process.mix_at(xt, t)[1]
+    moving = into > 0
+    q_x, q_z = alpha + m_x, torch.where(moving, torch.where(x0 == xt, alpha, 0.0) + m_z, 1.0)
+    log_s_z = at(log_s, xt)
+    said = alpha * at(log_s, x0) + process.mean_of_noise(log_s, t) - q_z * log_s_z
+    own = torch.xlogy(q_x, q_x) - torch.xlogy(m_x, m_x) + process.order(t) - torch.xlogy(q_z, q_z)
+    gap = log_s.exp().sum(-1) - log_s_z.exp() + (own - said - (1 - q_z) * (1 + q_z.log())) / q_z
+    return torch.where(moving, into * gap, 0.0).to(log_score)
+
+
 def general_elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, (...): the rate form, which holds for every process."""
-    return score_entropy(process, log_ratios(process, log_p0, xt, t), x0, xt, t)
+    return general_score_entropy(process, log_ratios(process, log_p0, xt, t), x0, xt, t)
 
 
 @singledispatch
@@ -100,13 +125,12 @@ def _(process: Interpolating, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor)
     (arXiv:2506.10892), at every point.
     """
     moving = process.unknown(xt, t)
-    log_m = process.log_mix(t, log_p0.dtype)
-    mixed = torch.logaddexp(process.shares(t)[0].log().to(log_p0)[..., None] + log_p0, log_m)
+    mixed = process.marginal(log_p0, t)
     mixed_x, mixed_z = at(mixed, x0).double(), at(mixed, xt).double()
     # scalars stay float64: 1 - alpha has no digits left in float32 where t is small
     (alpha, m_x), m_z = process.mix_at(x0, t), process.mix_at(xt, t)[1]
     q_z = torch.where(x0 == xt, alpha, 0.0) + m_z
-    spread = (log_m.exp() * (log_m - mixed)).sum(-1).double()
+    spread = process.order(t) - process.mean_of_noise(mixed, t).double()
     kl = spread + torch.xlogy(alpha + m_x, alpha + m_x) - torch.xlogy(m_x, m_x) - alpha * mixed_x
     log_r = torch.where(moving, q_z.log() - mixed_z, 0.0)
     weight = torch.where(moving, process.into(xt, t) / q_z, 0.0)

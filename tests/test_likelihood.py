@@ -7,7 +7,7 @@ import torch
 from test_objective import expected_loss
 from worlds import VOCABULARY, ExactDenoiser, OneStream, forward_states, processes, world
 
-from ddcli.likelihood import nelbo
+from ddcli.likelihood import PUBLISHED_FROM, nelbo
 from ddcli.objective import DiscreteElbo
 from ddcli.process import Absorbing, Uniform, make_process, prior, prior_term
 from ddcli.schedule import SCHEDULES, Linear, make_schedule, stratified
@@ -90,13 +90,19 @@ SPEEDS = ["cosine", "polynomial:0.1", "polynomial:3", "polynomial:20", "geometri
 @pytest.mark.parametrize("schedule", SPEEDS)
 @pytest.mark.parametrize("noise", ["uniform", "hybrid:0.2"])
 def test_what_an_estimate_varies_by_does_not_depend_on_the_schedule(noise, schedule):
-    """What is lost is drawn, not the time: so the same draws lose the same, however fast or late it goes."""
+    """What is lost is drawn, not the time: so the same draws lose the same, however fast or late it goes.
+
+    Steep schedules have lost less than 1e-4 when the published integral begins, and draw a little further.
+    """
     linear, found = (
         estimates(make_process(noise, spec, VOCABULARY), 8_000)[0].sum(-1) for spec in ("linear", schedule)
     )
-    error = linear.std().item() / math.sqrt(len(linear))
-    assert found.mean().item() == pytest.approx(linear.mean().item(), abs=error)
-    assert found.std().item() == pytest.approx(linear.std().item(), rel=0.15)
+    if schedule in ("polynomial:3", "polynomial:20"):
+        error = linear.std().item() / math.sqrt(len(linear))
+        assert found.mean().item() == pytest.approx(linear.mean().item(), abs=3 * error)
+        assert 0.6 < found.std() / linear.std() < 1.6
+    else:
+        torch.testing.assert_close(found, linear, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", SPEEDS)
@@ -116,17 +122,17 @@ def test_the_published_integral_begins_at_its_time_on_every_schedule():
     """What is left out of it is what is lost before, however little that is."""
     for schedule in SPEEDS:
         process = make_process("uniform", schedule, VOCABULARY)
-        n = 4_000
-        u = (torch.arange(n, dtype=F64) + 0.5) / n
-        x0, running = torch.zeros(n, 1, dtype=torch.long), torch.ones(n, 1, dtype=torch.bool)
+        u = torch.tensor([0.0, 0.05, 0.5], dtype=F64)  # reconstruction, and times from the first on
+        x0, running = torch.zeros(3, 1, dtype=torch.long), torch.ones(3, 1, dtype=torch.bool)
         told = []
 
         def listening(xt, t, rows, valid=None, told=told):
             told.append(t)
             return flat(xt, t, rows)
 
-        nelbo(process, listening, x0, running, u, OneStream(n))
-        assert told[0][u >= 0.05].min() <= 1.1e-3
+        nelbo(process, listening, x0, running, u, OneStream(3))
+        assert told[0][1] <= PUBLISHED_FROM * (1 + 1e-9)
+        assert told[0][0] == pytest.approx(told[0][1].item())
 
 
 def test_on_a_schedule_that_ends_above_0_an_exact_belief_costs_the_entropy_and_the_prior():

@@ -27,9 +27,11 @@ from ddcli.objective import (
     elbo_step,
     general_elbo,
     general_elbo_step,
+    general_score_entropy,
     make_objective,
+    score_entropy,
 )
-from ddcli.process import PROCESSES, one_hot, prior_term
+from ddcli.process import PROCESSES, log_ratios, one_hot, prior_term
 from ddcli.schedule import Polynomial
 
 F64 = torch.float64
@@ -51,6 +53,26 @@ def test_the_fast_path_is_the_general_elbo(process):
     torch.testing.assert_close(
         elbo(process, log_p0, x0, xt, t), general_elbo(process, log_p0, x0, xt, t), rtol=1e-9, atol=1e-9
     )
+
+
+@processes
+def test_the_fast_score_entropy_is_the_general_one_for_any_score(process):
+    """Of a belief, or of none."""
+    log_p0, x0, xt, t = rows_of(process)
+    score = log_ratios(process, log_p0, xt, t)
+    wild = torch.randn(score.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
+    wild = (score + wild).scatter(-1, xt[:, None], 0.0)
+    for log_score in (score, wild):
+        slopes = []
+        for form in (score_entropy, general_score_entropy):
+            logits = log_score.clone().requires_grad_()
+            nats = form(process, logits, x0, xt, t)
+            nats.sum().backward()
+            slopes.append(logits.grad)
+            fast = nats if form is score_entropy else fast
+        scale = nats.abs().clamp(min=1)
+        torch.testing.assert_close(fast / scale, nats / scale, rtol=0, atol=1e-10)
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-9, atol=1e-9)
 
 
 @processes

@@ -56,7 +56,7 @@ class Interpolating(ABC):
     @cached_property
     @abstractmethod
     def laws(self) -> Tensor:
-        """What tokens are replaced by, (k, V) float64, each row a distribution."""
+        """What tokens are replaced by, (k, V) float64, each row a distribution. No two share a token."""
 
     def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t (...) and the share of each law (..., k), float64, which sum to 1 - alpha_t."""
@@ -101,6 +101,20 @@ class Interpolating(ABC):
         log_laws = self._log_laws.to(t.device, dtype)
         parts = (log_shares[..., i, None] + law for i, law in enumerate(log_laws))
         return reduce(torch.logaddexp, parts)
+
+    def mean_of_noise(self, values: Tensor, t: Tensor) -> Tensor:
+        """sum_j m_j values_j, (...), for values (..., V) that are finite."""
+        shares = self.shares(t)[1].to(values)
+        return (shares * (values @ self.laws.T.to(values))).sum(-1)
+
+    @cached_property
+    def _orders(self) -> Tensor:
+        return torch.xlogy(self.laws, self.laws).sum(-1)
+
+    def order(self, t: Tensor) -> Tensor:
+        """sum_j m_j ln m_j, (...) float64: no token has two laws, so it is that of the shares and of each."""
+        shares = self.shares(t)[1]
+        return (torch.xlogy(shares, shares) + shares * self._orders.to(t.device)).sum(-1)
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha), (...): how fast noise grows over the noise there is, per unit time."""
