@@ -10,6 +10,7 @@ from worlds import (
     COUNTS,
     PER_POSITION,
     SYMBOLS,
+    TABLES,
     VOCABULARY,
     exact_belief,
     forward_states,
@@ -63,15 +64,14 @@ def test_the_fast_score_entropy_is_the_general_one_for_any_score(process):
     wild = torch.randn(score.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
     wild = (score + wild).scatter(-1, xt[:, None], 0.0)
     for log_score in (score, wild):
-        slopes = []
+        slopes, found = [], []
         for form in (score_entropy, general_score_entropy):
             logits = log_score.clone().requires_grad_()
             nats = form(process, logits, x0, xt, t)
             nats.sum().backward()
             slopes.append(logits.grad)
-            fast = nats if form is score_entropy else fast
-        scale = nats.abs().clamp(min=1)
-        torch.testing.assert_close(fast / scale, nats / scale, rtol=0, atol=1e-10)
+            found.append(nats)
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-9, atol=1e-9)
 
 
@@ -85,14 +85,17 @@ def test_the_fast_step_is_the_general_step(process):
         )
 
 
-@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid", "stationary"])
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid", "stationary", "generator", "band"])
 @pytest.mark.parametrize("t", [1e-12, 1e-4, 9e-3])
 def test_a_steep_schedule_loses_no_digits_near_the_clean_end(name, t):
     """Where 1 - alpha is 1e-16 and less, weights are 0/0 unless it is computed as such."""
-    process = PROCESSES[name].over(replace(VOCABULARY, counts=COUNTS), Polynomial(8.0))
+    vocabulary = replace(VOCABULARY, counts=COUNTS)
+    process = PROCESSES[name].over(vocabulary, Polynomial(8.0), tables=TABLES.get(name))
     log_p0, x0, _, _ = rows_of(process, 3)
     log_p0.requires_grad_()
     clock = torch.full((3,), t, dtype=F64)
+    if t == 9e-3 and name != "absorbing":  # 1e-16 is lost: a token may have been another
+        assert elbo(process, log_p0.detach(), x0, (x0 + 1) % SYMBOLS, clock).isfinite().all()
     loss = elbo(process, log_p0, x0, x0, clock)
     loss.sum().backward()
     assert torch.isfinite(loss).all()

@@ -164,8 +164,9 @@ class Generator(Matrices):
         """R, (K, K) float64, up to its scale."""
 
     def _depth(self, t: Tensor) -> Tensor:
-        """-ln alpha, by which R is multiplied: the sigma of the literature."""
-        return -self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
+        """-ln alpha, by which R is multiplied: the sigma of the literature. With all digits at both ends."""
+        lost, late = self.schedule.lost(t), self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
+        return -torch.where(lost < 0.5, torch.log1p(-lost.clamp(max=0.5)), late)
 
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
