@@ -898,7 +898,7 @@ def whole_bound(
     "The bound of an exact belief is $-\\ln p(x)$, string by string ($3^4$ strings, by quadrature)",
     elbo,
     prior_term,
-    within=5e-6,
+    within=1e-5,
 )
 def the_bound_of_an_exact_belief_is_the_likelihood_of_every_string() -> Iterator[Pair]:
     for length, specs, count in ((4, SCHEDULES[:1], 80), (2, SCHEDULES[1:], 40)):

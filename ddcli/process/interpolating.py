@@ -254,7 +254,7 @@ class Uniform(Interpolating):
 
 @dataclass(frozen=True)
 class Hybrid(Interpolating):
-    """Masks and random tokens (GIDD, arXiv:2503.04482, section 3.3, with gamma = 1).
+    """Masks and random tokens, after GIDD's mixing schedule (arXiv:2503.04482).
 
     With a = alpha of the schedule and c = p/(1 - p) 2 sqrt(a (1 - a)): a share a/(1 + c) of the signal is
     kept, (1 - a)/(1 + c) is masked and c/(1 + c) is random. So the random share is p halfway, and 0 at both
