@@ -15,8 +15,9 @@ from .denoiser import Denoiser
 from .objective import DiscreteElbo, elbo, elbo_step
 from .process import Absorbing, Autoregressive, Process, at, prior_term
 from .randomness import Streams
+from .schedule import with_slope
 
-EARLIEST = 1e-4  # the continuous integral stops here; a reconstruction term covers the rest
+EARLIEST = 1e-4  # lost of the text, where the integral over time stops; a reconstruction covers the rest
 RECONSTRUCTION_SHARE = 0.05  # of the draws
 PUBLISHED_FROM = 1e-3  # the least time in the bounds that papers report
 BINS = 10  # equal ones, of time and of the share of masked tokens, over which a bound is spread
@@ -94,16 +95,24 @@ def nelbo(
 
 @singledispatch
 def in_continuous_time(process: Process, asked: Question) -> Nats:
-    """The integral over time by importance: times have the density 1/(2 sqrt t).
+    """The integral over time by importance: what is lost of the text, 1 - alpha, has the density
+    1/(2 sqrt lost), and the time is the one that has lost as much, whatever the schedule.
 
-    A corrupted token near t = 0 is rare but costs 1/t, so even times would have no finite variance. The
-    strict bound ends with the reconstruction -ln p(x_0 | x_t) at t = 1e-4, and begins with the prior term.
+    A corrupted token near the clean end is rare but costs 1/lost, so even draws would have no finite
+    variance. The strict bound ends with the reconstruction -ln p(x_0 | x_t) where 1e-4 is lost (or where the
+    published integral begins, if that is earlier), and begins with the prior term.
     """
+    schedule, ends = process.schedule, torch.tensor([PUBLISHED_FROM, 1.0], dtype=torch.float64)
+    begun, end = schedule.lost(ends)
+    low = begun.clamp(max=EARLIEST).sqrt()
+    width = (end.sqrt() - low).clamp(min=0)
     first = asked.u < RECONSTRUCTION_SHARE
-    low = EARLIEST**0.5
-    root = low + (1 - low) * ((asked.u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
-    t = torch.where(first, EARLIEST, root**2)
-    weight = torch.where(first, 1 / RECONSTRUCTION_SHARE, 2 * root * (1 - low) / (1 - RECONSTRUCTION_SHARE))
+    root = low + width * ((asked.u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
+    t = schedule.when(root**2)
+    slope = with_slope(schedule.lost, t)[1]
+    weight = torch.where(
+        first, 1 / RECONSTRUCTION_SHARE, 2 * root * width / (1 - RECONSTRUCTION_SHARE) / slope
+    )
     running, clock = asked.running, asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
     log_p0 = asked.ask(xt, clock, running)
@@ -127,6 +136,9 @@ def _(process: Absorbing, asked: Question) -> Nats:
     Equal to the continuous bound in the mean, with less variance, and nothing left out at t = 0 (the bound of
     any-order autoregression, ARDM, arXiv:2110.02037). P(Binomial(N, 1 - alpha_t) >= n) of a draw with n masks
     belongs to times before t: all of it before t = 1, unless the schedule ends above 0.
+
+    A network that reads time is told the one at which as large a share is masked in the mean, as adaptive
+    samplers tell it: for such a network this is the bound of a model clocked by its count.
     """
     x0, blocks = asked.x0, (*asked.u.shape, -1)
     running = asked.running.view(blocks)
@@ -137,7 +149,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
     hidden = (running & (order < count[..., None])).view(x0.shape)
     masked = hidden if asked.unseen is None else hidden | asked.unseen
     share = count.double() / total.clamp(min=1)
-    clock = asked.clock(share)
+    clock = asked.clock(process.schedule.when(share))
     log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
     cost = asked.spread(-at(log_p0, x0[hidden]), hidden, 1 / share)
     edges = torch.tensor([*(i / BINS for i in range(BINS + 1)), PUBLISHED_FROM], dtype=torch.float64)
@@ -160,12 +172,13 @@ def _(process: Autoregressive, asked: Question) -> Nats:
 def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     """A random one of T steps, the first (reconstruction) included, and the prior term.
 
-    Step k is chosen with the chance sqrt(k/T) - sqrt((k-1)/T), for the reason above. D3PM
-    (arXiv:2107.03006) reports all of the terms, so both ways of counting agree.
+    Step k is chosen with a chance proportional to the rise of sqrt(1 - alpha) over it, for the reason above.
+    D3PM (arXiv:2107.03006) reports all of the terms, so both ways of counting agree.
     """
-    objective = DiscreteElbo(timesteps)
-    t = objective.times(asked.u**2)
-    chance = t.sqrt() - objective.before(t).sqrt()
+    objective, schedule = DiscreteElbo(timesteps), process.schedule
+    end = schedule.lost(torch.ones((), dtype=torch.float64))
+    t = objective.times(schedule.when(end * asked.u**2))
+    chance = (schedule.lost(t).sqrt() - schedule.lost(objective.before(t)).sqrt()) / end.sqrt()
     running, clock = asked.running, asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
     found = objective(process, asked.ask(xt, clock, running), asked.x0[running], xt[running], clock[running])

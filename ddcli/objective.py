@@ -56,7 +56,7 @@ class Objective(Protocol):
 # -- continuous time --------------------------------------------------------------------------------------
 
 
-def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+def general_score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, for any process and any score s_y ~ p_t(y) / p_t(xt), log (..., V).
 
     sum over y != xt of R_t(y -> xt) [s_y - r_y + r_y (ln r_y - ln s_y)], r the score given x_0
@@ -68,9 +68,34 @@ def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t
     return (process.rate(xt, t).to(gap) * gap).sum(-1)
 
 
+@singledispatch
+def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """Minus the ELBO density at t, (...), of a score (..., V), by the cheapest form there is."""
+    return general_score_entropy(process, log_score, x0, xt, t)
+
+
+@score_entropy.register
+def _(process: Interpolating, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """R_t(-> z) [sum s_y - (1 - q_z)/q_z + sum q_y (ln q_y - ln q_z - ln s_y)/q_z], over all y but z = x_t.
+    Here q = alpha x_0 + m.
+
+    Tokens turn into z from everywhere alike, and m is a mixture of a few laws; so of a row it needs the sum
+    of s, the mean of ln s under each law, and ln s at x_0 and z.
+    """
+    log_s = log_score.double()
+    into, (alpha, m_x), m_z = process.into(xt, t), process.mix_at(x0, t), process.mix_at(xt, t)[1]
+    moving = into > 0
+    q_x, q_z = alpha + m_x, torch.where(moving, torch.where(x0 == xt, alpha, 0.0) + m_z, 1.0)
+    log_s_z = at(log_s, xt)
+    said = alpha * at(log_s, x0) + process.mean_of_noise(log_s, t) - q_z * log_s_z
+    own = torch.xlogy(q_x, q_x) - torch.xlogy(m_x, m_x) + process.order(t) - torch.xlogy(q_z, q_z)
+    gap = log_s.exp().sum(-1) - log_s_z.exp() + (own - said - (1 - q_z) * (1 + q_z.log())) / q_z
+    return torch.where(moving, into * gap, 0.0).to(log_score)
+
+
 def general_elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, (...): the rate form, which holds for every process."""
-    return score_entropy(process, log_ratios(process, log_p0, xt, t), x0, xt, t)
+    return general_score_entropy(process, log_ratios(process, log_p0, xt, t), x0, xt, t)
 
 
 @singledispatch
@@ -100,13 +125,12 @@ def _(process: Interpolating, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor)
     (arXiv:2506.10892), at every point.
     """
     moving = process.unknown(xt, t)
-    log_m = process.log_mix(t, log_p0.dtype)
-    mixed = torch.logaddexp(process.shares(t)[0].log().to(log_p0)[..., None] + log_p0, log_m)
+    mixed = process.marginal(log_p0, t)
     mixed_x, mixed_z = at(mixed, x0).double(), at(mixed, xt).double()
     # scalars stay float64: 1 - alpha has no digits left in float32 where t is small
     (alpha, m_x), m_z = process.mix_at(x0, t), process.mix_at(xt, t)[1]
     q_z = torch.where(x0 == xt, alpha, 0.0) + m_z
-    spread = (log_m.exp() * (log_m - mixed)).sum(-1).double()
+    spread = process.order(t) - process.mean_of_noise(mixed, t).double()
     kl = spread + torch.xlogy(alpha + m_x, alpha + m_x) - torch.xlogy(m_x, m_x) - alpha * mixed_x
     log_r = torch.where(moving, q_z.log() - mixed_z, 0.0)
     weight = torch.where(moving, process.into(xt, t) / q_z, 0.0)
@@ -190,6 +214,19 @@ def _(process: Absorbing, log_p0: Tensor, x0: Tensor, xt: Tensor, s: Tensor, t: 
     return -process.opening(xt, s, t).to(log_p0) * at(log_p0, x0)
 
 
+def _refuse_other_steps(process: Process, timesteps: int | None) -> None:
+    if process.timesteps not in (None, timesteps):
+        raise DdcliError(
+            f"the noise has {process.timesteps} steps, but the objective {timesteps}; "
+            f"use --timesteps {process.timesteps}"
+        )
+
+
+def _next_step(t: Tensor, timesteps: int) -> Tensor:
+    """The first of the times 1/T, ..., 1 that is not before t."""
+    return (t * timesteps).ceil().clamp(min=1) / timesteps
+
+
 @dataclass(frozen=True)
 class DiscreteElbo:
     """Minus the ELBO of a chain of T steps, reconstruction included; a random step stands for all of them.
@@ -203,14 +240,10 @@ class DiscreteElbo:
 
     def check(self, process: Process) -> None:
         _refuse_order(process)
-        if process.timesteps not in (None, self.timesteps):
-            raise DdcliError(
-                f"the noise has {process.timesteps} steps, but the objective {self.timesteps}; "
-                f"use --timesteps {process.timesteps}"
-            )
+        _refuse_other_steps(process, self.timesteps)
 
     def times(self, t: Tensor) -> Tensor:
-        return (t * self.timesteps).ceil().clamp(min=1) / self.timesteps
+        return _next_step(t, self.timesteps)
 
     def before(self, t: Tensor) -> Tensor:
         """The clock one step before each clock t > 0 of the chain."""
@@ -237,20 +270,19 @@ class CrossEntropy:
     """Every unknown position counts alike: the masked ones, or all of them where noise leaves tokens visible.
 
     No bound: the weights over time are flat. (MaskGIT, arXiv:2202.04200, for masks; for uniform noise at all
-    positions it trains the posterior.)
+    positions it trains the posterior.) At all times, or at those of a chain of steps.
     """
 
-    timesteps: None = None
+    timesteps: int | None = None
     teaches: str = "posterior"
     reads: str = "posterior"
 
     def check(self, process: Process) -> None:
         _refuse_order(process)
-        if process.timesteps is not None:
-            raise DdcliError("noise given as steps has no time between them; use --objective discrete-elbo")
+        _refuse_other_steps(process, self.timesteps)
 
     def times(self, t: Tensor) -> Tensor:
-        return t
+        return t if self.timesteps is None else _next_step(t, self.timesteps)
 
     def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return torch.where(process.unknown(xt, t), -at(log_p, x0), 0.0)
@@ -267,18 +299,18 @@ class D3pmHybrid(DiscreteElbo):
         return super().__call__(process, log_p, x0, xt, t) + self.share * auxiliary
 
 
-def _d3pm_hybrid(timesteps: int, parameter: str) -> D3pmHybrid:
+def _d3pm_hybrid(timesteps: int | None, parameter: str) -> D3pmHybrid:
     try:
         share = float(parameter or "0.01")
     except ValueError:
         share = math.nan
     if not 0 <= share < math.inf:
         raise DdcliError(f"d3pm-hybrid takes the weight of its cross-entropy, not {parameter!r}")
-    return D3pmHybrid(timesteps, share=share)
+    return D3pmHybrid(timesteps or STEPS, share=share)
 
 
-def _plain(make: Callable[[int], Objective]) -> Callable[[int, str], Objective]:
-    def without_parameter(timesteps: int, parameter: str) -> Objective:
+def _plain(make: Callable[[int | None], Objective]) -> Callable[[int | None, str], Objective]:
+    def without_parameter(timesteps: int | None, parameter: str) -> Objective:
         if parameter:
             raise DdcliError(f"this objective takes nothing after its name, but was given {parameter!r}")
         return make(timesteps)
@@ -286,13 +318,14 @@ def _plain(make: Callable[[int], Objective]) -> Callable[[int, str], Objective]:
     return without_parameter
 
 
-# from the number of steps T, which continuous time has no use for, and what follows the name after a colon
-OBJECTIVES: dict[str, Callable[[int, str], Objective]] = {
+# from the number of steps T, if it is told, which continuous time has no use for; and what follows the name
+# after a colon
+OBJECTIVES: dict[str, Callable[[int | None, str], Objective]] = {
     "elbo": _plain(lambda timesteps: ContinuousElbo()),
-    "discrete-elbo": _plain(DiscreteElbo),
+    "discrete-elbo": _plain(lambda timesteps: DiscreteElbo(timesteps or STEPS)),
     "d3pm-hybrid": _d3pm_hybrid,
     "score-entropy": _plain(lambda timesteps: ScoreEntropy()),
-    "cross-entropy": _plain(lambda timesteps: CrossEntropy()),
+    "cross-entropy": _plain(CrossEntropy),
 }
 
 
@@ -310,12 +343,12 @@ def default_objective(process: Process) -> str:
 def make_objective(spec: str, timesteps: int | None, process: Process) -> Objective:
     """An objective by its name, for a process: `elbo`, `d3pm-hybrid:0.01`; `auto` is `default_objective`.
 
-    timesteps: T where the objective has one; None is the process's own, or 256. Raises DdcliError for what is
-    none, or cannot train with the process.
+    timesteps: T where the objective has one; None is the process's own, or else 256 for a bound of steps, and
+    all times for cross-entropy. Raises DdcliError for what is none, or cannot train with the process.
     """
     check_objective(spec)
     name, _, parameter = (default_objective(process) if spec == "auto" else spec).partition(":")
-    objective = OBJECTIVES[name](timesteps or process.timesteps or STEPS, parameter)
+    objective = OBJECTIVES[name](timesteps or process.timesteps, parameter)
     objective.check(process)
     return objective
 

@@ -177,8 +177,14 @@ def _without_auto(config: Config, process: Process) -> Config:
         "data.lines": (ordered or model.block) and config.data.lines,
     }
     if refused := [key for key, is_so in unfit.items() if is_so]:
-        kind = "an autoregressive model" if ordered else "a model of blocks"
-        raise DdcliError(f"{kind} writes in order, and has no use for {refused[0]}; leave it out")
+        order = "an autoregressive model writes in order, and has no use for {}; leave it out"
+        blocks = "{} does not go with blocks; leave it or --block out"
+        raise DdcliError((order if ordered else blocks).format(refused[0]))
+    if process.needs_clock and model.clock == "none":
+        raise DdcliError(
+            "this noise leaves tokens visible, and a network with model.clock=none could not tell given ones "
+            "from noisy ones; for a network that reads no time use --set model.clock=given"
+        )
     own = {
         "predicts": default_head(objective, process),
         "clock": "time" if process.needs_clock else "none",

@@ -66,8 +66,8 @@ class Polynomial:
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.power < math.inf:
-            raise DdcliError(f"a polynomial schedule needs a power above 0, not {self.power:g}")
+        if not 0.1 <= self.power <= 20:  # beyond, all noise falls into an instant at one end
+            raise DdcliError(f"a polynomial schedule needs a power from 0.1 to 20, not {self.power:g}")
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - self.lost(t)
@@ -171,7 +171,8 @@ class BellTimes:
     def __post_init__(self) -> None:
         if not 0 <= self.centre <= 1 or not self.width > 0 or not 0 <= self.even_share <= 1:
             raise DdcliError(
-                f"bell times need a centre in [0, 1], a width and a share of even ones, not {self}"
+                "bell times need a centre in [0, 1], a width above 0 and a share of even ones, such as "
+                f"bell:0.5:0.2:0.15, not {self.centre:g}, {self.width:g} and {self.even_share:g}"
             )
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -180,6 +181,9 @@ class BellTimes:
         low, high = normal.cdf(torch.tensor([0.0, 1.0], dtype=u.dtype))
         bell = normal.icdf(low + (u - self.even_share) / (1 - self.even_share) * (high - low))
         return torch.where(u < self.even_share, even(u / self.even_share), bell)
+
+
+_TWO_ENDS = "clipped times need two ends that rise within [0, 1], such as clipped:0.3:0.8"
 
 
 @dataclass(frozen=True)
@@ -194,13 +198,19 @@ class ClippedTimes:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1:
-            raise DdcliError(f"clipped times need two ends in [0, 1], such as clipped:0.3:0.8, not {self}")
+            raise DdcliError(f"{_TWO_ENDS}, not {self.low:g} and {self.high:g}")
 
     def __call__(self, u: Tensor) -> Tensor:
         return EvenTimes()(self.low + (self.high - self.low) * u)
 
 
-TIMES: dict[str, type[Times]] = {"even": EvenTimes, "bell": BellTimes, "clipped": ClippedTimes}
+def _clipped(*ends: float) -> ClippedTimes:
+    if len(ends) == 1:
+        raise DdcliError(f"{_TWO_ENDS}, not {ends[0]:g} alone")
+    return ClippedTimes(*ends)
+
+
+TIMES: dict[str, Callable[..., Times]] = {"even": EvenTimes, "bell": BellTimes, "clipped": _clipped}
 
 
 # ranges to choose from by what they do to a network's gradients; the papers' own are among them

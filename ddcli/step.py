@@ -74,7 +74,7 @@ class Task:
         valid = noised.valid if noised.padded else None
         told = {"clean": noised.x0} if self.blocks > 1 else {}
         if self.self_conditioned:
-            told["guess"] = self._guess(denoiser, noised, rows, valid, told)
+            told["guess"] = self._guess(denoiser, noised, rows, valid)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
         read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
 
@@ -86,12 +86,7 @@ class Task:
 
     @torch.no_grad()
     def _guess(
-        self,
-        denoiser: NetworkDenoiser,
-        noised: "Noised",
-        rows: Tensor,
-        valid: Tensor | None,
-        told: Mapping[str, Tensor],
+        self, denoiser: NetworkDenoiser, noised: "Noised", rows: Tensor, valid: Tensor | None
     ) -> Tensor:
         """What the network expects before it is told any guess, (B, L, D); 0 in a share of the steps."""
         network = denoiser.network
@@ -99,7 +94,7 @@ class Task:
         nothing = torch.zeros(*noised.xt.shape, network.config.width, device=noised.xt.device)
         if not noised.guessed:
             return nothing
-        log_p0 = denoiser(noised.xt, noised.clock, rows, valid, guess=nothing, **told)
+        log_p0 = denoiser(noised.xt, noised.clock, rows, valid, guess=nothing)
         return guess_of(network, log_p0, rows, nothing)
 
 
@@ -109,10 +104,12 @@ def gradient_noise(
     batches: Sequence[Batch],
     device: torch.device,
     micro_batches: int = 1,
-) -> float:
-    """How much the gradient varies from batch to batch, as a share of its mean: E|g - E g|^2 / |E g|^2.
+) -> tuple[float, float]:
+    """How much the gradient varies from batch to batch, E|g - E g|^2, and its squared mean, |E g|^2.
 
-    What ranges of time are compared by, whose losses have different weights. Leaves no gradient behind.
+    Both unbiased: of the squared mean of n gradients, the n-th part of their variance is chance, and taken
+    off, so the estimate may fall below 0. Their quotient is what ranges of time are compared by, whose losses
+    have different weights. Leaves no gradient behind.
     """
     assert isinstance(denoiser.network, nn.Module)
     weights = [weight for weight in denoiser.network.parameters() if weight.requires_grad]
@@ -128,7 +125,8 @@ def gradient_noise(
         squares += sum(g.double().square().sum().item() for g in gradient)
     n = len(batches)
     mean = sum((g.double() / n).square().sum().item() for g in total)
-    return (squares / n - mean) * n / (n - 1) / max(mean, 1e-300)
+    variance = (squares / n - mean) * n / (n - 1)
+    return variance, mean - variance / n
 
 
 @dataclass(frozen=True)

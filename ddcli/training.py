@@ -202,6 +202,7 @@ class _Run:
     state: State = field(init=False)
     bounds: list[Bound] = field(default_factory=list)
     clip: int | None = None  # which of `CLIPS`, once one is chosen
+    gradients: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0] for _ in CLIPS])
     window: "_Window" = field(default_factory=lambda: _Window())
     recent: list[float] = field(default_factory=list)  # losses, that a spike is known by
     lost: list[int] = field(default_factory=list)  # steps in a row, the last ones, that came to no number
@@ -240,6 +241,7 @@ class _Run:
             self.window = _Window(**found[1]["window"])
             self.recent, self.lost = found[1]["recent"], found[1]["lost"]
             self.plan.data.train.go_to(found[1]["place"])
+            self.gradients = found[1]["gradients"]
             if found[1]["clip"] is not None:
                 self._clip(found[1]["clip"])
         if first >= self.config.train.steps:
@@ -388,18 +390,22 @@ class _Run:
     # -- what happens between steps --------------------------------------------------------------------
 
     def _choose_times(self, step: int) -> None:
-        """The range of times over which gradients vary least, by the network as it is."""
+        """The range of times over which gradients vary least for their size, by all that was measured so far.
+
+        A few batches tell little, so variances and squared means are each summed over the run. A range whose
+        squared mean is still lost in chance is not chosen; where all are, the present one stays.
+        """
         train = self.config.train
         batches = [
             self.plan.data.train.batch(step + i, train.batch_size, train.seed) for i in range(GRADIENTS)
         ]
-        noise = [
-            gradient_noise(
-                replace(self.task, times=clip), self.denoiser, batches, self.plan.device, train.accumulate
-            )
-            for clip in CLIPS
-        ]
-        self._clip(noise.index(min(noise)))
+        for sums, clip in zip(self.gradients, CLIPS, strict=True):
+            task = replace(self.task, times=clip)
+            found = gradient_noise(task, self.denoiser, batches, self.plan.device, train.accumulate)
+            sums[:] = (before + more for before, more in zip(sums, found, strict=True))
+        noise = [variance / mean if mean > 0 else math.inf for variance, mean in self.gradients]
+        if min(noise) < math.inf:
+            self._clip(noise.index(min(noise)))
         told = ", ".join(f"[{c.low:g}, {c.high:g}] {n:.2f}" for c, n in zip(CLIPS, noise, strict=True))
         self.reporter.say(f"times from {told} (noise of the gradient): the least is taken")
 
@@ -474,6 +480,7 @@ class _Run:
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,
             "place": self.plan.data.train.place(),
+            "gradients": self.gradients,
             "recent": self.recent,
             "lost": self.lost,
             "bounds": [asdict(found) for found in self.bounds[-1:]],

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from scipy.linalg import expm
 from torch import Tensor
-from worlds import RING, STEPS, VOCABULARY, world
+from worlds import RING, STEPS, VOCABULARY, ExactBlocks, ExactDenoiser, OneStream, world
 
-from ddcli.denoiser import Posterior, Score
+from ddcli.denoiser import Denoiser, Posterior, Score
 from ddcli.likelihood import in_continuous_time, nelbo
 from ddcli.objective import (
     D3pmHybrid,
@@ -35,6 +35,8 @@ from ddcli.objective import (
 from ddcli.process import (
     Absorbing,
     Autoregressive,
+    Band,
+    Gaussian,
     Generator,
     Hybrid,
     Interpolating,
@@ -52,12 +54,14 @@ from ddcli.process import (
 )
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
+from ddcli.sampler.revising import Corrector, LoopedRemask, Remask, RescaledRemask, Revising
 from ddcli.schedule import Linear, Schedule, make_schedule, with_slope
 
 F64 = torch.float64
 ALPHABET = Vocabulary(size=9, mask_id=8, special_ids=(7, 8))  # seven symbols, a pad and a mask
 SCHEDULES = ("linear", "cosine", "polynomial:2", "geometric:20")
-KINDS = ("absorbing", "uniform", "hybrid", "stationary", "generator")
+KINDS = ("absorbing", "uniform", "hybrid", "stationary", "generator", "band", "gaussian")
+BY_MATRICES = ("generator", "band", "gaussian")
 P_UNIFORM = 0.2
 
 # -- the register -----------------------------------------------------------------------------------------
@@ -163,7 +167,13 @@ class Chain:
 
     @cached_property
     def rates(self) -> Tensor:
-        """Of `generator`, (K, K): no symmetry, and columns that do not sum to anything yet."""
+        """Of noise by matrices, (K, K), whose columns do not sum to anything yet: without symmetry, to the
+        nearest two neighbours, or by a normal law of width 2."""
+        away = (torch.arange(self.k)[:, None] - torch.arange(self.k)).abs().double()
+        if self.kind == "band":
+            return (away <= 2).double()
+        if self.kind == "gaussian":
+            return torch.exp(-(away**2) / 8)
         return torch.rand(self.k, self.k, generator=torch.Generator().manual_seed(3), dtype=F64) ** 2
 
     @cached_property
@@ -171,6 +181,8 @@ class Chain:
         schedule = make_schedule(self.spec)
         if self.kind == "generator":
             return UserGenerator.over(self.vocabulary, schedule, tables={"matrix": normalised(self.rates)})
+        if self.kind in ("band", "gaussian"):
+            return {"band": Band, "gaussian": Gaussian}[self.kind].over(self.vocabulary, schedule, "2")
         if self.kind == "stationary":
             law = torch.zeros(self.vocabulary.size, dtype=F64).index_copy(0, self.ids[:-1], self.law)
             return Stationary.over(self.vocabulary, schedule, tables={"weights": law})
@@ -199,7 +211,7 @@ class Chain:
         """Q_{s:t}, (S, S): [i, j] = q(x_t = i | x_s = j)."""
         eye = torch.eye(self.k + 1, dtype=F64)
         a_s, a_t = self.alpha(s), self.alpha(t)
-        if self.kind == "generator":
+        if self.kind in BY_MATRICES:
             generator = self.rates - torch.diag(self.rates.diagonal())
             generator -= torch.diag(generator.sum(0))
             slowest = torch.linalg.eigvals(generator).real.sort().values[-2]
@@ -332,7 +344,7 @@ def likelihood_and_marginal_are_rows_and_columns_of_one_matrix() -> Iterator[Pai
 
 @identity("Noise keeps its own law: $Q_{s:t} \\pi = \\pi$", prior, within=1e-12)
 def noise_keeps_its_stationary_law() -> Iterator[Pair]:
-    for chain in chains("absorbing", "uniform", "stationary", "generator"):
+    for chain in chains("absorbing", "uniform", "stationary", *BY_MATRICES):
         if chain.spec.startswith("geometric"):
             continue  # ends a little before all is forgotten
         pi = prior(chain.ours).exp()[chain.ids]
@@ -465,7 +477,7 @@ def the_own_token_gains_its_likelihood_ratio() -> Iterator[Pair]:
     within=1e-8,
 )
 def a_score_head_gives_back_the_belief_it_came_from() -> Iterator[Pair]:
-    for chain in chains("absorbing", "uniform", "hybrid", "generator"):
+    for chain in chains("absorbing", "uniform", "hybrid", "stationary", "generator"):
         at = points(chain, masked=chain.kind == "absorbing")
         at = replace(at, t=0.6 * at.t)  # later, a generator has wiped out its fast modes
         flat = torch.ones(chain.k + 1, dtype=F64) / chain.k
@@ -756,8 +768,8 @@ def d3pms_kl_allows_for_weight_on_the_mask() -> Iterator[Pair]:
 )
 def d3pms_hybrid_loss_adds_the_posteriors_cross_entropy() -> Iterator[Pair]:
     steps = 20
-    for chain in chains("uniform", "generator"):
-        at = points(chain)
+    for chain in chains(*KINDS):
+        at = points(chain, masked=chain.kind == "absorbing")
         at = replace(at, t=(at.t * steps).ceil() / steps)
         clean = torch.eye(chain.k + 1, dtype=F64)
 
@@ -800,8 +812,7 @@ def the_absorbing_prior_term_is_what_is_left_times_the_alphabet() -> Iterator[Pa
 # -- whole strings: bound and likelihood ------------------------------------------------------------------
 
 
-def small_chains(specs: tuple[str, ...] = ("linear",)) -> list[Chain]:
-    kinds = ("absorbing", "uniform", "hybrid", "generator")
+def small_chains(specs: tuple[str, ...] = ("linear",), kinds: tuple[str, ...] = KINDS) -> list[Chain]:
     return [Chain(kind, spec, VOCABULARY) for kind, spec in itertools.product(kinds, specs)]
 
 
@@ -865,20 +876,64 @@ def crowded(count: int = 80) -> list[tuple[float, float]]:
     return [(time(u), weight * 140 * (u * (1 - u)) ** 3) for u, weight in gauss_legendre(count)]
 
 
+def whole_bound(
+    chain: Chain, belief_at: Callable[[float], Tensor], strings: Tensor, noisy: Tensor, count: int = 80
+) -> Tensor:
+    """The continuous bound of each string, (N,): the prior, the integral by quadrature over what is lost, and
+    the reconstruction of what a jump at 0 has lost."""
+    bound = prior_term(chain.ours, chain.ids[strings]).sum(-1)
+    begun, end = 1 - chain.alpha(1e-15), 1 - chain.alpha(1.0)
+    begun = begun if begun > 1e-9 else 0.0
+    for share, weight in crowded(count):
+        lost = torch.tensor(begun + (end - begun) * share, dtype=F64)
+        t = make_schedule(chain.spec).when(lost)
+        weight *= (end - begun) / -alpha_and_slope(chain.spec, t)[1].item()
+        bound = bound + weight * string_costs(chain, belief_at(t.item()), strings, noisy, t.item())
+    if begun:
+        bound = bound + string_costs(chain, belief_at(1e-15), strings, noisy, 1e-15, 0.0)
+    return bound
+
+
 @identity(
     "The bound of an exact belief is $-\\ln p(x)$, string by string ($3^4$ strings, by quadrature)",
     elbo,
-    within=2e-6,
+    prior_term,
+    within=1e-5,
 )
 def the_bound_of_an_exact_belief_is_the_likelihood_of_every_string() -> Iterator[Pair]:
-    strings, log_p = world(4)
-    for chain in small_chains():
-        noisy = noisy_strings(chain, 4)
-        bound = torch.zeros(len(strings), dtype=F64)
-        for t, weight in crowded():
-            belief = exact_belief(chain, strings, log_p.exp(), noisy, t)
-            bound += weight * string_costs(chain, belief, strings, noisy, t)
-        yield bound, -log_p
+    for length, specs, count in ((4, SCHEDULES[:1], 80), (2, SCHEDULES[1:], 40)):
+        strings, log_p = world(length)
+        for chain in small_chains(specs):
+            if (chain.kind, chain.spec) == ("hybrid", "geometric:20"):
+                continue  # a jump is one step, in which 0.5 % are made random and pay for moving together
+            noisy = noisy_strings(chain, length)
+
+            def exact(t: float, c: Chain = chain, z: Tensor = noisy, x: Tensor = strings) -> Tensor:
+                return exact_belief(c, x, log_p.exp(), z, t)  # noqa: B023
+
+            yield whole_bound(chain, exact, strings, noisy, count), -log_p
+
+
+@identity(
+    "Continuous bound $\\ge -\\ln p_\\theta(x)$ for a wrong belief and every string ($3^2$)",
+    elbo,
+    prior_term,
+    within=1e-6,
+)
+def the_continuous_bound_of_a_wrong_belief_is_at_least_its_own_likelihood() -> Iterator[Pair]:
+    """The model's law by many steps, extrapolated to infinitely many."""
+    strings, _ = world(2)
+    for chain in small_chains(SCHEDULES, KINDS[1:]):
+        noisy = noisy_strings(chain, 2)
+        belief = random_belief(noisy, 5)
+        where = torch.tensor([noisy.tolist().index(row) for row in strings.tolist()])
+        laws = []
+        for steps in (32, 64):
+            times = [(k / steps) ** 2 * (3 - 2 * k / steps) for k in range(steps, -1, -1)]
+            laws.append(model_of_steps(chain, [belief] * steps, noisy, times)[where])
+        nll = -(2 * laws[1] - laws[0]).log()
+        bound = whole_bound(chain, lambda t, b=belief: b, strings, noisy, 30)
+        yield torch.minimum(bound, nll), nll
 
 
 def model_of_steps(chain: Chain, beliefs: list[Tensor], noisy: Tensor, times: list[float]) -> Tensor:
@@ -905,7 +960,7 @@ def the_bound_of_any_steps_is_at_least_the_models_own_likelihood() -> Iterator[P
     strings, log_p = world(4)
     ids = {tuple(row): i for i, row in enumerate(strings.tolist())}
     times = [1.0, 0.75, 0.5, 0.3, 0.1, 0.0]
-    for chain in small_chains(("linear", "geometric:2")):
+    for chain in small_chains((*SCHEDULES, "geometric:2")):
         noisy = noisy_strings(chain, 4)
         exact = [exact_belief(chain, strings, log_p.exp(), noisy, t) for t in times[:-1]]
         wrong = [random_belief(noisy, seed) for seed in range(len(times) - 1)]
@@ -934,7 +989,7 @@ def excess(chain: Chain, steps: int) -> Tensor:
 
 @identity("The excess of $T$ steps falls as $1/T$: twice as many halve it", elbo_step, within=0.03)
 def the_excess_of_steps_falls_as_one_over_their_number() -> Iterator[Pair]:
-    for chain in small_chains():
+    for chain in small_chains(("linear", "polynomial:2")):
         if chain.kind == "hybrid":
             continue  # its random share has roots of time at both ends, where even steps are too coarse
         coarse, fine = excess(chain, 48), excess(chain, 96)
@@ -985,15 +1040,15 @@ def every_order() -> Tensor:
     return torch.tensor(list(itertools.permutations(range(LENGTH))))
 
 
-def per_count(strings: Tensor) -> tuple[Tensor, Tensor]:
+def per_count(strings: Tensor, denoiser: Denoiser | None = None) -> tuple[Tensor, Tensor]:
     """The package's estimate, averaged over every count and every order: strict and as published, (N,)."""
-    table, orders = Table(), every_order()
+    orders = every_order()
     draws = [(x, order, n) for x in strings for order in orders for n in range(1, LENGTH + 1)]
     x0 = torch.stack([x for x, _, _ in draws])
     ranks = torch.stack([order for _, order, _ in draws]).double() / LENGTH
     u = torch.tensor([(n - 0.5) / LENGTH for _, _, n in draws], dtype=F64)
-    process = table.chain.ours
-    nats = nelbo(process, table, x0, torch.ones(x0.shape, dtype=torch.bool), u, Prepared(ranks))
+    process = Chain("absorbing", "linear", VOCABULARY).ours
+    nats = nelbo(process, denoiser or Table(), x0, torch.ones(x0.shape, dtype=torch.bool), u, Prepared(ranks))
     each = len(orders) * LENGTH
     return tuple(v.sum(-1).view(len(strings), each).mean(-1) for v in (nats.strict, nats.literature))
 
@@ -1111,48 +1166,87 @@ def the_autoregressive_cost_is_the_likelihood() -> Iterator[Pair]:
     yield nats.strict.sum(-1), -log_p
 
 
+@identity(
+    "Blocks of one position: the bound is $-\\ln p(x)$ by the chain rule (arXiv:2503.09573)",
+    nelbo,
+    in_continuous_time,
+    within=1e-12,
+)
+def blocks_of_one_position_cost_the_likelihood() -> Iterator[Pair]:
+    strings, log_p = world(4)
+    process = Absorbing.over(VOCABULARY, Linear())
+    running = torch.ones(strings.shape, dtype=torch.bool)
+    for seed in range(3):  # whatever is drawn
+        rng = OneStream(len(strings), seed)
+        nats = nelbo(process, ExactBlocks(process, strings, log_p, 1), strings, running, rng.uniform(4), rng)
+        yield nats.strict.sum(-1), -log_p
+
+
+@identity(
+    "One block as long as the text: the bound is the plain one, over every count and order",
+    nelbo,
+    in_continuous_time,
+    within=1e-12,
+)
+def one_block_as_long_as_the_text_has_the_plain_bound() -> Iterator[Pair]:
+    strings, log_p = world(LENGTH)
+    process = Absorbing.over(VOCABULARY, Linear())
+    whole = per_count(strings, ExactBlocks(process, strings, log_p, LENGTH))
+    yield whole[0], -log_p
+    yield from zip(whole, per_count(strings, ExactDenoiser(process, strings, log_p)), strict=True)
+
+
 # -- steps that keep the marginals ------------------------------------------------------------------------
 
 
+CLOCKS = ((0.45, 0.7), (0.1, 0.95), (0.0, 0.3), (0.5, 0.5))  # the last stand still
+
+
+def revised(chain: Chain, sampler: Revising, x: int, s: float, t: float) -> Tensor:
+    """The law at s, (S,), that a sampler's chances make of that at t, where x_0 is known to be x."""
+    opens, again = (float(v) for v in sampler.odds(chain.ours, *torch.tensor([s, t], dtype=F64)))
+    law = chain.between(0.0, t)[:, x]
+    after = torch.zeros_like(law)
+    after[x] = law[x] * (1 - again) + law[-1] * opens
+    after[-1] = law[x] * again + law[-1] * (1 - opens)
+    return after
+
+
 @identity(
-    "ReMDM's two posteriors keep $q(x_s\\mid x_0)$ for every $\\sigma$ (arXiv:2503.00307)",
-    Process.marginal,
+    "ReMDM's chances keep $q(x_s\\mid x_0)$, capped, rescaled and in a loop (arXiv:2503.00307)",
+    Remask.odds,
+    RescaledRemask.sigma,
+    LoopedRemask.odds,
     within=1e-13,
 )
 def remasking_keeps_the_marginals() -> Iterator[Pair]:
-    s, t = 0.45, 0.7
-    for chain in chains("absorbing"):
-        a_s, a_t = chain.alpha(s), chain.alpha(t)
-        for share in (0.0, 0.3, 1.0):
-            sigma = share * min(1.0, (1 - a_s) / a_t)
-            for x in range(chain.k):
-                law = chain.between(0.0, t)[:, x]
-                after = torch.zeros_like(law)
-                after[x] += law[x] * (1 - sigma) + law[-1] * (a_s - (1 - sigma) * a_t) / (1 - a_t)
-                after[-1] += law[x] * sigma + law[-1] * (1 - a_s - sigma * a_t) / (1 - a_t)
-                clean = one_hot(chain.ids[x], chain.vocabulary.size)
-                yield after, chain.ours.marginal(clean, torch.tensor(s, dtype=F64)).exp()[chain.ids]
+    samplers = [
+        kind(strength)
+        for kind, strength in itertools.product((Remask, RescaledRemask, LoopedRemask), (0.0, 0.04, 0.3, 1.0))
+    ]
+    for chain, sampler, (s, t) in itertools.product(chains("absorbing"), samplers, CLOCKS):
+        for x in range(chain.k):
+            yield revised(chain, sampler, x, s, t), chain.between(0.0, s)[:, x]
 
 
 @identity(
-    "Predictor-corrector mixtures keep the marginals (arXiv:2602.21185)",
-    posterior,
-    Process.marginal,
+    "Predictor-corrector steps keep the marginals, of masks and of any noise (arXiv:2602.21185)",
+    Corrector.odds,
+    Corrector._law,
     within=1e-12,
 )
 def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
-    s, t = torch.tensor([0.45, 0.7], dtype=F64)
-    for chain, kappa in itertools.product(chains(*KINDS), (0.0, 0.4, 1.0)):
-        at = points(chain, 2)
-        # given x_0, a belief of one who knows it; else the exact one of a single position
-        for p in (*torch.eye(chain.k + 1, dtype=F64)[:3], *at.p):
-            law = chain.between(0.0, t.item()) @ p
-            after = torch.zeros_like(law)
-            for z in (z for z in chain.states if law[z] > 0):
-                state, belief = chain.ids[z], spread(chain, p)
-                predicted = posterior(chain.ours, belief, state, s, t)
-                says = posterior(chain.ours, belief, state, torch.zeros_like(s), t)
-                corrected = chain.ours.marginal(says, s)
-                mixed = kappa * predicted.exp() + (1 - kappa) * corrected.exp()
-                after = after + law[z] * mixed[chain.ids]
-            yield after, chain.between(0.0, s.item()) @ p
+    for kappa, (s, t) in itertools.product((0.0, 0.4, 1.0), CLOCKS):
+        corrector = Corrector(kappa)
+        for chain, x in itertools.product(chains("absorbing"), range(3)):
+            yield revised(chain, corrector, x, s, t), chain.between(0.0, s)[:, x]
+        for chain in chains(*KINDS[1:]) if s < t else ():
+            at = points(chain, 2)
+            # given x_0, a belief of one who knows it; else the exact one of a single position
+            for p in (*torch.eye(chain.k + 1, dtype=F64)[:3], *at.p):
+                law = chain.between(0.0, t) @ p
+                states = torch.tensor([z for z in chain.states if law[z] > 0])
+                clocks = (torch.full((len(states),), c, dtype=F64) for c in (s, t))
+                belief = spread(chain, p).expand(len(states), -1)
+                mixed = corrector._law(chain.ours, belief, chain.ids[states], *clocks)
+                yield law[states] @ mixed.exp()[:, chain.ids], chain.between(0.0, s) @ p

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from tiny import metrics, train_tiny
-from worlds import ExactDenoiser, OneStream, make, world
+from worlds import ExactBlocks, OneStream, make, world
 
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
@@ -16,32 +16,11 @@ from ddcli.cli import main
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
-from ddcli.process import Uniform, Vocabulary, prior
+from ddcli.process import Uniform, Vocabulary
 from ddcli.schedule import Linear
 
 F64 = torch.float64
 V, L, BLOCK = 11, 24, 6
-
-
-class ExactBlocks:
-    """The belief of one who knows the joint of a world, about each block given the clean ones before it."""
-
-    def __init__(self, process, strings, log_p, block):
-        self.exact, self.block = ExactDenoiser(process, strings, log_p), block
-        hides = prior(process)[process.vocabulary.mask_id] == 0
-        self.nothing = process.vocabulary.mask_id if hides else 0  # says nothing of x_0 at clock 1
-
-    def __call__(self, xt, t, rows, valid=None, clean=None):
-        noisy, length = xt, xt.shape[1]
-        clean = xt if clean is None else clean  # a single block needs none
-        found = torch.zeros((*xt.shape, self.exact.process.vocabulary.size), dtype=F64)
-        place = torch.arange(length) // self.block
-        for number in range(length // self.block):
-            x = torch.where(place < number, clean, torch.where(place == number, noisy, self.nothing))
-            clock = torch.where(place < number, 0.0, torch.where(place == number, t, 1.0))
-            everywhere = torch.ones_like(rows)
-            found[:, place == number] = self.exact(x, clock, everywhere).view(found.shape)[:, place == number]
-        return found[rows]
 
 
 @pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid"])

@@ -25,6 +25,11 @@ CELLS = {
     "uniform in steps": {"process__name": "uniform", "objective__name": "discrete-elbo"},
     "uniform, d3pm-hybrid": {"process__name": "uniform", "objective__name": "d3pm-hybrid:0.1"},
     "uniform, flat weights": {"process__name": "uniform", "objective__name": "cross-entropy"},
+    "uniform, flat weights in steps": {
+        "process__name": "uniform",
+        "objective__name": "cross-entropy",
+        "objective__timesteps": 16,
+    },
     "uniform, no time": {
         "process__name": "uniform",
         "objective__name": "cross-entropy",
@@ -92,6 +97,21 @@ def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(l
     assert len(again.infill("ab[MASK:2]c", seed=1)[0].text) == 5
 
 
+@pytest.mark.parametrize("objective", ["auto", "cross-entropy"])
+def test_a_chain_of_steps_that_masks_trains_samples_and_fills(objective, letters, tmp_path):
+    """Early in such a chain nothing of a batch may be masked, and no belief is asked for."""
+    noise = tmp_path / "noise.npy"
+    step = np.diag([0.75, 0.75, 0.75, 0.75, 1.0])
+    step[4, :4] = 0.25
+    np.save(noise, np.stack([step] * 16))
+    changes = {"process__name": f"steps:{noise}", "objective__name": objective, "train__batch_size": 2}
+    model = trained(tmp_path / "run", letters, train__steps=200, train__times="even", **changes)
+    bounds = [line["bound_nats_per_token"] for line in metrics(tmp_path / "run") if "bound_stderr" in line]
+    assert bounds[-1] < bounds[0] - 0.2
+    assert set(model.sample(1, seed=1)[0].text) <= set(LETTERS)
+    assert len(model.infill("ab[MASK:2]c", seed=1, score=True)[0].text) == 5
+
+
 @pytest.mark.parametrize("process", ["stationary:unigram", "band:1"])
 def test_noise_that_is_made_from_numbers_needs_them(letters, tmp_path, process):
     run = tmp_path / "run"
@@ -140,6 +160,21 @@ def test_an_autoregressive_model_takes_one_evaluation_a_token_and_never_looks_ah
 BAD = {
     "a number after absorbing": ("absorbing:3", "elbo", {}, "takes nothing after its name"),
     "a share of random tokens above one": ("hybrid:1.5", "elbo", {}, "hybrid:0.1"),
+    "no share of random tokens": ("hybrid:0", "elbo", {}, "--process absorbing"),
+    "nothing but random tokens": ("hybrid:1", "elbo", {}, "--process uniform"),
+    "a network that cannot tell what is given": (
+        "uniform",
+        "cross-entropy",
+        {"model__clock": "none"},
+        "model.clock=given",
+    ),
+    "a guess of blocks": (
+        "absorbing",
+        "elbo",
+        {"model__block": 8, "model__self_condition": True},
+        "model.self_condition does not go with blocks",
+    ),
+    "one end of a range of times": ("absorbing", "elbo", {"train__times": "clipped:0.5"}, "not 0.5 alone"),
     "a share that is no number": ("hybrid:much", "elbo", {}, "'much'"),
     "a band of nothing": ("band:0", "elbo", {}, "such as band:1"),
     "a width that is no number": ("gaussian:wide", "elbo", {}, "'wide'"),
@@ -161,7 +196,7 @@ BAD = {
         "absorbing",
         "elbo",
         {"model__block": 8, "train__drop_prefix": 0.1},
-        "no use for train.drop_prefix",
+        "train.drop_prefix does not go with blocks",
     ),
     "steps in continuous time": ("absorbing", "elbo", {"objective__timesteps": 8}, "leave --timesteps out"),
     "a number after auto": ("absorbing", "auto:3", {}, "'auto:3'"),
@@ -171,7 +206,7 @@ BAD = {
         {"train__times": "clipped", "validation__every": 0},
         "set validation.every",
     ),
-    "a schedule that rises": ("absorbing", "elbo", {"process__schedule": "polynomial:-1"}, "above 0"),
+    "a schedule that rises": ("absorbing", "elbo", {"process__schedule": "polynomial:-1"}, "from 0.1 to 20"),
     "a geometric schedule without end": ("uniform", "elbo", {"process__schedule": "geometric:0"}, "sigma"),
 }
 
@@ -188,6 +223,7 @@ def test_what_cannot_be_is_refused_by_name_before_anything_is_written(name, lett
 
 
 BAD_FILES = {
+    "steps that forget nothing": ({"steps": [[[1, 0], [0, 1]]]}, "steps", "100% of the text is left"),
     "columns that do not sum to 1": ({"steps": [[[0.5, 0.1], [0.4, 0.9]]]}, "steps", "column 0"),
     "rows that sum to 1": ({"steps": [[[0.5, 0.5], [0.1, 0.9]]]}, "steps", "transpose it"),
     "negative probabilities": ({"steps": [[[1.2, 0.0], [-0.2, 1.0]]]}, "steps", "negative"),
@@ -254,6 +290,24 @@ def test_an_array_that_is_none_is_refused_by_name(tmp_path, content):
     (tmp_path / "noise.npy").write_bytes(content)
     with pytest.raises(DdcliError, match=r"noise\.npy holds no matrices of numbers"):
         make_process(f"generator:{tmp_path / 'noise.npy'}", "linear", Vocabulary(2))
+
+
+@pytest.mark.parametrize("content", [np.eye(2) * 1j, np.array([["a", "b"], ["c", "d"]])])
+def test_an_array_of_no_real_numbers_is_refused_by_its_kind(tmp_path, content):
+    from ddcli.process import Vocabulary, make_process
+
+    np.save(tmp_path / "noise.npy", content)
+    with pytest.raises(DdcliError, match=rf"no real numbers, but {content.dtype}"):
+        make_process(f"generator:{tmp_path / 'noise.npy'}", "linear", Vocabulary(2))
+
+
+def test_steps_repeated_beyond_what_memory_holds_are_refused(tmp_path):
+    from ddcli.process import Vocabulary, make_process
+
+    path = tmp_path / "noise.json"
+    path.write_text(json.dumps({"steps": np.full((300, 300), 1 / 300).tolist(), "repeat": 10_000}))
+    with pytest.raises(DdcliError, match=r"noise\.json: repeated 10,000 times .* 6\.7 GB"):
+        make_process(f"steps:{path}", "linear", Vocabulary(300))
 
 
 def test_rates_of_any_size_are_brought_to_one_scale(tmp_path):

@@ -4,16 +4,18 @@ import math
 
 import pytest
 import torch
+from test_objective import expected_loss
 from worlds import VOCABULARY, ExactDenoiser, OneStream, forward_states, processes, world
 
-from ddcli.likelihood import nelbo
-from ddcli.process import Absorbing, Uniform, prior
+from ddcli.likelihood import PUBLISHED_FROM, nelbo
+from ddcli.objective import DiscreteElbo
+from ddcli.process import Absorbing, Uniform, make_process, prior, prior_term
 from ddcli.schedule import SCHEDULES, Linear, make_schedule, stratified
 
 F64 = torch.float64
 
 
-def estimates(process, n=40_000, positions=2, seed=0):
+def estimates(process, n=40_000, positions=2, seed=0, timesteps=None):
     """Nats of n strings drawn from the world, (n, positions), and the entropy of the world."""
     strings, log_p = world(positions)
     chosen = torch.multinomial(log_p.exp(), n, True, generator=torch.Generator().manual_seed(seed))
@@ -21,7 +23,8 @@ def estimates(process, n=40_000, positions=2, seed=0):
     u = stratified(rng.uniform())[torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))]
     running = torch.ones(n, positions, dtype=torch.bool)
     denoiser = ExactDenoiser(process, strings, log_p)
-    return nelbo(process, denoiser, strings[chosen], running, u, rng).strict, -(log_p.exp() * log_p).sum()
+    nats = nelbo(process, denoiser, strings[chosen], running, u, rng, timesteps=timesteps).strict
+    return nats, -(log_p.exp() * log_p).sum()
 
 
 @processes
@@ -64,6 +67,72 @@ def test_a_flat_belief_costs_the_logarithm_of_the_alphabet_on_every_schedule(sch
     assert nats.literature.mean().item() == pytest.approx(lost * math.log(3))
     paid = (nats.strict - nats.prior).sum(-1, keepdim=True)
     torch.testing.assert_close(paid * nats.when.sum(-1), paid)
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "polynomial:0.5", "polynomial:20"])
+def test_a_network_is_told_the_time_at_which_as_many_are_masked(schedule):
+    """Where noise is counted, not drawn: else a network that reads time is asked about texts it never saw."""
+    process, n, told = Absorbing.over(VOCABULARY, make_schedule(schedule)), 12, []
+
+    def listening(xt, t, rows, valid=None):
+        told.append(((xt == VOCABULARY.mask_id).double().mean(-1), t))
+        return flat(xt, t, rows)
+
+    x0, running = torch.zeros(n, n, dtype=torch.long), torch.ones(n, n, dtype=torch.bool)
+    nelbo(process, listening, x0, running, (torch.arange(n) + 0.5) / n, OneStream(n))
+    masked, clock = told[0]
+    torch.testing.assert_close(process.schedule.lost(clock), masked[:, None].expand(n, n))
+
+
+SPEEDS = ["cosine", "polynomial:0.1", "polynomial:3", "polynomial:20", "geometric:20"]
+
+
+@pytest.mark.parametrize("schedule", SPEEDS)
+@pytest.mark.parametrize("noise", ["uniform", "hybrid:0.2"])
+def test_what_an_estimate_varies_by_does_not_depend_on_the_schedule(noise, schedule):
+    """What is lost is drawn, not the time: so the same draws lose the same, however fast or late it goes.
+
+    Steep schedules have lost less than 1e-4 when the published integral begins, and draw a little further.
+    """
+    linear, found = (
+        estimates(make_process(noise, spec, VOCABULARY), 8_000)[0].sum(-1) for spec in ("linear", schedule)
+    )
+    if schedule in ("polynomial:3", "polynomial:20"):
+        error = linear.std().item() / math.sqrt(len(linear))
+        assert found.mean().item() == pytest.approx(linear.mean().item(), abs=3 * error)
+        assert 0.6 < found.std() / linear.std() < 1.6
+    else:
+        torch.testing.assert_close(found, linear, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SPEEDS)
+def test_the_estimate_in_steps_has_the_mean_of_all_steps_and_spares_its_variance(schedule):
+    process, steps = make_process("uniform", schedule, VOCABULARY), 32
+    grid = (torch.arange(steps, dtype=F64) + 1) / steps
+    strings, log_p = world(2)
+    expected = expected_loss(process, DiscreteElbo(steps), 2, grid)
+    expected = expected + (log_p.exp() * prior_term(process, strings).sum(-1)).sum()
+    total = estimates(process, 20_000, timesteps=steps)[0].sum(-1)
+    error = total.std().item() / math.sqrt(len(total))
+    assert total.mean().item() == pytest.approx(expected.item(), abs=4 * error)
+    assert total.std().item() < 6
+
+
+def test_the_published_integral_begins_at_its_time_on_every_schedule():
+    """What is left out of it is what is lost before, however little that is."""
+    for schedule in SPEEDS:
+        process = make_process("uniform", schedule, VOCABULARY)
+        u = torch.tensor([0.0, 0.05, 0.5], dtype=F64)  # reconstruction, and times from the first on
+        x0, running = torch.zeros(3, 1, dtype=torch.long), torch.ones(3, 1, dtype=torch.bool)
+        told = []
+
+        def listening(xt, t, rows, valid=None, told=told):
+            told.append(t)
+            return flat(xt, t, rows)
+
+        nelbo(process, listening, x0, running, u, OneStream(3))
+        assert told[0][1] <= PUBLISHED_FROM * (1 + 1e-9)
+        assert told[0][0] == pytest.approx(told[0][1].item())
 
 
 def test_on_a_schedule_that_ends_above_0_an_exact_belief_costs_the_entropy_and_the_prior():

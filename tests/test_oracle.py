@@ -39,7 +39,7 @@ from worlds import (
 )
 
 from ddcli.process import make_process, posterior, prior
-from ddcli.sampler import Ancestral, LeftToRight, Surest
+from ddcli.sampler import Ancestral, LeftToRight, Surest, make_sampler
 from ddcli.sampler.base import even_times
 
 F64 = torch.float64
@@ -191,7 +191,8 @@ class Looked:
         self.place[self.chain] = torch.arange(len(self.chain))
 
     def __call__(self, xt, t, rows, valid=None):
-        belief = exact_belief(self.process, self.strings, self.log_p, self.states, t.max())
+        now = t.max() if self.process.needs_clock else 0.5  # masks tell all that a clock would
+        belief = exact_belief(self.process, self.strings, self.log_p, self.states, now)
         sequence, position = rows.nonzero(as_tuple=True)
         weights = len(self.chain) ** torch.arange(xt.shape[1] - 1, -1, -1)
         return belief[(self.place[xt[sequence]] * weights).sum(-1), position]
@@ -246,11 +247,14 @@ def test_a_hundred_thousand_draws_of_many_steps_are_those_of_the_joint(name):
     assert pooled(drawn(make(name), Ancestral(), 2, 256), expected) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [Surest(), LeftToRight()], ids=["confidence", "left-to-right"])
-def test_a_hundred_thousand_draws_at_one_position_a_step_are_those_of_the_joint(sampler):
+@pytest.mark.parametrize(
+    "spec", ["confidence", "margin", "entropy", "random", "left-to-right", "first-hitting"]
+)
+def test_a_hundred_thousand_draws_at_one_position_a_step_are_those_of_the_joint(spec):
     expected = DRAWS * world(3)[1].exp()
-    assert pooled(drawn(make("absorbing"), sampler, 3, 3), expected) > 1e-3
-    assert pooled(drawn(make("absorbing"), sampler, 3, 1), expected) < 1e-6
+    assert pooled(drawn(make("absorbing"), make_sampler(spec), 3, 3), expected) > 1e-3
+    if make_sampler(spec).even:
+        assert pooled(drawn(make("absorbing"), make_sampler(spec), 3, 1), expected) < 1e-6
 
 
 def test_chance_is_told_from_error_by_counts_of_which_five_are_due():

@@ -39,6 +39,7 @@ F64 = torch.float64
 
 ZIPF_SIZE = 50_257
 ZIPF_STEPS = 1024
+EDGES = torch.tensor([1, 2, 4, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000])  # of groups of ranks
 GRID = 2.0**-24  # the numbers that torch.rand gives in float32 are its multiples
 
 
@@ -120,13 +121,35 @@ def test_ancestral_steps_keep_the_law_and_the_pace_of_a_large_vocabulary_where_a
         opened.append(int(frame.opened.sum()))
     assert chisquare(torch.tensor(opened[1:]).view(bins, -1).sum(-1)).pvalue > 1e-3
 
-    edges = torch.tensor([1, 2, 4, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000])
-    seen = torch.bincount(torch.bucketize(frame.x[:, 0], edges, right=True), minlength=len(edges) + 1)
-    ranks = torch.bucketize(torch.arange(ZIPF_SIZE), edges, right=True)
-    shares = torch.zeros(len(edges) + 1, dtype=F64).index_add(0, ranks, p)
-    starved = torch.zeros(len(edges) + 1, dtype=F64).index_add(0, ranks, law)
+    seen = torch.bincount(torch.bucketize(frame.x[:, 0], EDGES, right=True), minlength=len(EDGES) + 1)
+    ranks = torch.bucketize(torch.arange(ZIPF_SIZE), EDGES, right=True)
+    shares = torch.zeros(len(EDGES) + 1, dtype=F64).index_add(0, ranks, p)
+    starved = torch.zeros(len(EDGES) + 1, dtype=F64).index_add(0, ranks, law)
     assert chisquare(seen, n * shares).pvalue > 1e-3
     assert starved[-1] < 0.01 * shares[-1]  # what a race would leave of the tail
+
+
+@pytest.mark.parametrize("n", [600, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_uniform_steps_keep_the_law_of_a_large_vocabulary(n):
+    """One position, an exact belief: Zipf's law, in any number of steps."""
+    process, p = Uniform.over(Vocabulary(ZIPF_SIZE), Linear()), zipf(ZIPF_SIZE)
+    belief, seen = p.log().float(), torch.zeros(len(EDGES) + 1, dtype=torch.long)
+    for seed in range(n // 200):  # rows of a whole vocabulary are large
+        frames = generate(
+            lambda xt, t, rows, valid=None: belief.expand(int(rows.sum()), -1),
+            process,
+            Ancestral(),
+            torch.zeros(200, 1, dtype=torch.long),
+            torch.zeros(200, 1, dtype=torch.bool),
+            time_grid(3)[:, None, None].expand(-1, 200, -1),
+            OneStream(200, seed),
+        )
+        for frame in frames:
+            last = frame.x[:, 0]
+        seen += torch.bincount(torch.bucketize(last, EDGES, right=True), minlength=len(EDGES) + 1)
+    ranks = torch.bucketize(torch.arange(ZIPF_SIZE), EDGES, right=True)
+    shares = torch.zeros(len(EDGES) + 1, dtype=F64).index_add(0, ranks, p)
+    assert chisquare(seen, n * shares).pvalue > 1e-3
 
 
 # -- the ends of time --------------------------------------------------------------------------------------

@@ -1,16 +1,38 @@
 """Laws of noise, over every registered process and schedule."""
 
+import json
 import math
 
 import pytest
 import torch
 from scipy.stats import chisquare
-from worlds import SYMBOLS, VOCABULARY, chain_states, processes, random_belief
+from worlds import (
+    CONTINUOUS,
+    PER_POSITION,
+    SYMBOLS,
+    VOCABULARY,
+    OneStream,
+    chain_states,
+    make,
+    processes,
+    random_belief,
+)
 
 from ddcli.errors import DdcliError
-from ddcli.process import Absorbing, Vocabulary, clean_posterior, leave_one_out, one_hot, posterior, prior
+from ddcli.objective import elbo, elbo_step
+from ddcli.process import (
+    Absorbing,
+    Vocabulary,
+    clean_posterior,
+    leave_one_out,
+    make_process,
+    one_hot,
+    posterior,
+    prior,
+    prior_term,
+)
 from ddcli.randomness import LOG_ZERO, Streams, categorical
-from ddcli.schedule import SCHEDULES, Linear, make_schedule, time_grid, with_slope
+from ddcli.schedule import SCHEDULES, Linear, make_schedule, make_times, time_grid, with_slope
 
 F64 = torch.float64
 
@@ -163,6 +185,38 @@ def test_nothing_is_nan_at_the_ends_of_time(process):
         assert torch.isfinite(log_p).all()
 
 
+@pytest.mark.parametrize("name", PER_POSITION)
+def test_where_nothing_is_asked_nothing_is_answered(name):
+    """A batch in which no position is unknown has rows of no belief."""
+    process, v = make(name), VOCABULARY.size
+    log_p, x, t = torch.zeros(0, v, dtype=F64), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=F64)
+    assert process.marginal(log_p, t).shape == (0, v)
+    assert process.unmix(log_p, t).shape == (0, v)
+    assert process.likelihood(x, t, t).shape == (0, v)
+    assert posterior(process, log_p, x, t, t).shape == (0, v)
+    assert clean_posterior(process, log_p, x, t).shape == (0, v)
+    assert leave_one_out(process, log_p, x, t).shape == (0, v)
+    assert elbo_step(process, log_p, x, x, t, t).shape == (0,)
+    assert prior_term(process, x).shape == (0,)
+    assert process.noise(x[:, None], t[:, None], OneStream(0)).shape == (0, 1)
+    if name in CONTINUOUS:
+        assert elbo(process, log_p, x, x, t).shape == (0,)
+        assert process.rate(x, t).shape == (0, v)
+
+
+@pytest.mark.parametrize("share", [0.49, 0.51])
+def test_steps_that_keep_more_than_half_of_the_text_are_refused_with_the_share(share, tmp_path):
+    """Two symbols whose second eigenvalue is `share` after two steps: so far apart do their columns end."""
+    keep = (1 + math.sqrt(share)) / 2
+    path = tmp_path / "noise.json"
+    path.write_text(json.dumps({"steps": [[keep, 1 - keep], [1 - keep, keep]], "repeat": 2}))
+    if share < 0.5:
+        assert make_process(f"steps:{path}", "linear", Vocabulary(2)).left == pytest.approx(share)
+    else:
+        with pytest.raises(DdcliError, match="after all 2 steps 51% of the text is left"):
+            make_process(f"steps:{path}", "linear", Vocabulary(2))
+
+
 def test_absorbing_noise_needs_a_mask():
     with pytest.raises(DdcliError, match="mask token"):
         Absorbing.over(Vocabulary(4), Linear())
@@ -188,6 +242,26 @@ def test_a_schedule_takes_its_number_after_a_colon():
     for bad in ("polynomial:x", "linear:2", "polynomial:-1", "polynomial:nan", "geometrical"):
         with pytest.raises(DdcliError):
             make_schedule(bad)
+
+
+def test_a_schedule_whose_noise_all_falls_into_an_instant_is_refused():
+    for number in ("0.1", "20"):
+        make_schedule(f"polynomial:{number}")
+    for number in ("0.09", "21", "1e9", "inf"):
+        with pytest.raises(DdcliError, match=r"from 0\.1 to 20"):
+            make_schedule(f"polynomial:{number}")
+
+
+@pytest.mark.parametrize("spec", ["clipped:0.5", "clipped:0.8:0.3", "bell:2", "bell:0.5:0"])
+def test_times_that_cannot_be_are_refused_in_plain_words(spec):
+    with pytest.raises(DdcliError, match=r"such as (clipped:0\.3:0\.8|bell:0\.5:0\.2:0\.15)") as refusal:
+        make_times(spec)
+    assert "Times(" not in str(refusal.value)
+
+
+def test_clipped_times_are_even_between_their_ends():
+    u = torch.linspace(0, 0.999, 9, dtype=F64)
+    torch.testing.assert_close(make_times("clipped:0.2:0.6")(u), 0.2 + 0.4 * u)
 
 
 def test_draws_reach_into_the_tail_of_a_zipf_vocabulary():

@@ -533,7 +533,30 @@ def test_clipped_times_are_chosen_where_gradients_vary_least_and_resume_knows_th
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_the_noise_of_a_gradient_is_its_variance_over_its_squared_mean(text_file):
+def test_clips_are_compared_by_sums_over_the_run_and_one_lost_in_chance_is_not_chosen(
+    text_file, tmp_path, monkeypatch
+):
+    """Variance and squared mean of each range, in turn: the third is best by the sums alone."""
+    first = [(1.0, 0.0), (1.0, 0.5), (5.0, 1.0), (1.0, -0.1), (9.0, 1.0), (9.0, 1.0)]
+    then = [(1.0, -1.0), (9.0, 0.1), (1.0, 3.0), (1.0, -0.1), (9.0, 1.0), (0.1, 1.0)]
+    chosen, answers = [], iter([*first, *then])
+    monkeypatch.setattr(training, "gradient_noise", lambda *rest: next(answers))
+    clip = training._Run._clip
+    monkeypatch.setattr(training._Run, "_clip", lambda run, n: (chosen.append(n), clip(run, n)))
+    train_tiny(tmp_path / "run", text_file, train__times="clipped", train__steps=30)
+    assert chosen == [1, 2]
+
+
+def test_where_every_range_is_lost_in_chance_the_present_one_stays(text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "gradient_noise", lambda *rest: (1.0, -0.1))
+    heard = train_tiny(tmp_path / "run", text_file, train__times="clipped")
+    assert "inf" in heard.text
+    state = json.loads((checkpoints(tmp_path / "run")[-1][1] / "state.json").read_text())
+    assert state["clip"] is None
+    assert state["gradients"][0] == [1.0, -0.1]
+
+
+def test_the_noise_of_a_gradient_is_its_variance_and_its_squared_mean_less_chance(text_file):
     plan = make_plan(tiny_config(text_file), None, Silent())
     batches = [plan.data.train.batch(i, 4, 0) for i in range(5)]
     gradients = []
@@ -543,9 +566,9 @@ def test_the_noise_of_a_gradient_is_its_variance_over_its_squared_mean(text_file
         found = torch.autograd.grad(loss, list(plan.network.parameters()), allow_unused=True)
         gradients.append(torch.cat([g.flatten() for g in found if g is not None]).double())
     g = torch.stack(gradients)
-    expected = g.var(0).sum() / g.mean(0).square().sum()
+    pairs = (g @ g.T).fill_diagonal_(0).sum() / 20  # mean of g . g' over different batches: no chance in it
     found = gradient_noise(plan.task, denoiser_of(plan), batches, CPU)
-    assert found == pytest.approx(expected.item(), rel=1e-5)
+    assert found == pytest.approx((g.var(0).sum().item(), pairs.item()), rel=1e-4)
     assert all(weight.grad is None for weight in plan.network.parameters())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from ddcli.process import PROCESSES, Vocabulary, one_hot
+from ddcli.process import PROCESSES, Vocabulary, one_hot, prior
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
 from ddcli.schedule import SCHEDULES
@@ -127,6 +127,27 @@ class ExactDenoiser:
             chosen = (self.strings == symbol)[None]
             belief[..., symbol] = others.masked_fill(~chosen, 10 * LOG_ZERO).logsumexp(1)
         return belief.log_softmax(-1)[rows]
+
+
+class ExactBlocks:
+    """The belief of one who knows the joint of a world, about each block given the clean ones before it."""
+
+    def __init__(self, process, strings, log_p, block):
+        self.exact, self.block = ExactDenoiser(process, strings, log_p), block
+        hides = prior(process)[process.vocabulary.mask_id] == 0
+        self.nothing = process.vocabulary.mask_id if hides else 0  # says nothing of x_0 at clock 1
+
+    def __call__(self, xt, t, rows, valid=None, clean=None):
+        noisy, length = xt, xt.shape[1]
+        clean = xt if clean is None else clean  # a single block needs none
+        found = torch.zeros((*xt.shape, self.exact.process.vocabulary.size), dtype=F64)
+        place = torch.arange(length) // self.block
+        for number in range(length // self.block):
+            x = torch.where(place < number, clean, torch.where(place == number, noisy, self.nothing))
+            clock = torch.where(place < number, 0.0, torch.where(place == number, t, 1.0))
+            everywhere = torch.ones_like(rows)
+            found[:, place == number] = self.exact(x, clock, everywhere).view(found.shape)[:, place == number]
+        return found[rows]
 
 
 class OneStream:

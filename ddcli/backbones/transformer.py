@@ -197,7 +197,8 @@ class DiffusionTransformer(PreTrainedModel):
 
         `valid` (B, L) bool: False at padding, which nobody attends to. `clean` (B, L), for a network of
         blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy. `guess`
-        (B, L, D), for a self-conditioned one: `expected` of its last belief, 0 where there is none.
+        (B, L, D), for a self-conditioned one, which has no blocks: `expected` of its last belief, 0 where
+        there is none.
         """
         n = input_ids.shape[1]
         position = torch.arange(n, device=input_ids.device)
@@ -216,7 +217,6 @@ class DiffusionTransformer(PreTrainedModel):
                 noisy, copy = torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)
                 seen = torch.cat([noisy, copy])
             position = torch.cat([position, position])
-            guess = None if guess is None else torch.cat([guess, torch.zeros_like(guess)], 1)
         if valid is not None:
             seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
         sights = seen if tiles is None else tiles

@@ -184,7 +184,8 @@ def prior_term(process: Process, x0: Tensor) -> Tensor:
     one = torch.ones((), dtype=torch.float64, device=x0.device)
     log_p = prior(process, x0.device)
     log_q = (process.marginal(one_hot(x, len(log_p)), one) for x in symbols)  # one by one: V may be large
-    return torch.stack([(q.exp() * (q - log_p)).sum() for q in log_q])[place]
+    nats = [(q.exp() * (q - log_p)).sum().item() for q in log_q]
+    return torch.tensor(nats, dtype=torch.float64, device=x0.device)[place]
 
 
 def pure_noise(process: Process, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:

@@ -56,7 +56,7 @@ class Interpolating(ABC):
     @cached_property
     @abstractmethod
     def laws(self) -> Tensor:
-        """What tokens are replaced by, (k, V) float64, each row a distribution."""
+        """What tokens are replaced by, (k, V) float64, each row a distribution. No two share a token."""
 
     def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t (...) and the share of each law (..., k), float64, which sum to 1 - alpha_t."""
@@ -101,6 +101,20 @@ class Interpolating(ABC):
         log_laws = self._log_laws.to(t.device, dtype)
         parts = (log_shares[..., i, None] + law for i, law in enumerate(log_laws))
         return reduce(torch.logaddexp, parts)
+
+    def mean_of_noise(self, values: Tensor, t: Tensor) -> Tensor:
+        """sum_j m_j values_j, (...), for values (..., V) that are finite."""
+        shares = self.shares(t)[1].to(values)
+        return (shares * (values @ self.laws.T.to(values))).sum(-1)
+
+    @cached_property
+    def _orders(self) -> Tensor:
+        return torch.xlogy(self.laws, self.laws).sum(-1)
+
+    def order(self, t: Tensor) -> Tensor:
+        """sum_j m_j ln m_j, (...) float64: no token has two laws, so it is that of the shares and of each."""
+        shares = self.shares(t)[1]
+        return (torch.xlogy(shares, shares) + shares * self._orders.to(t.device)).sum(-1)
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha), (...): how fast noise grows over the noise there is, per unit time."""
@@ -240,7 +254,7 @@ class Uniform(Interpolating):
 
 @dataclass(frozen=True)
 class Hybrid(Interpolating):
-    """Masks and random tokens (GIDD, arXiv:2503.04482, section 3.3, with gamma = 1).
+    """Masks and random tokens, after GIDD's mixing schedule (arXiv:2503.04482).
 
     With a = alpha of the schedule and c = p/(1 - p) 2 sqrt(a (1 - a)): a share a/(1 + c) of the signal is
     kept, (1 - a)/(1 + c) is masked and c/(1 + c) is random. So the random share is p halfway, and 0 at both
@@ -260,10 +274,10 @@ class Hybrid(Interpolating):
             p_uniform = float(parameter or cls.p_uniform)
         except ValueError:
             p_uniform = math.nan
-        if not 0 <= p_uniform < 1:
+        if not 0 < p_uniform < 1:
             raise DdcliError(
-                f"hybrid noise takes its largest share of random tokens, from 0 to below 1, such as "
-                f"hybrid:0.1; not {parameter!r}"
+                "hybrid noise takes its largest share of random tokens, such as hybrid:0.1, above 0 (that is "
+                f"--process absorbing) and below 1 (--process uniform); not {parameter!r}"
             )
         return cls(vocabulary, schedule, p_uniform)
 

@@ -24,6 +24,8 @@ from .interpolating import read_json
 
 LARGEST = 512  # states; a batch of matrices larger than that is no way to train
 MOST_STEPS = 10_000
+MOST_BYTES = 2 * 2**30  # of a list of steps; their products take as much again
+MOST_LEFT = 0.5  # of the text at the end of a chain of steps, which a prior cannot know
 FARTHEST = 700.0  # of -ln alpha; exp(-700) is the smallest float64 there is, near enough
 TOLERANCE = 1e-6  # of sums over columns, which files give in decimals
 
@@ -162,8 +164,9 @@ class Generator(Matrices):
         """R, (K, K) float64, up to its scale."""
 
     def _depth(self, t: Tensor) -> Tensor:
-        """-ln alpha, by which R is multiplied: the sigma of the literature."""
-        return -self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
+        """-ln alpha, by which R is multiplied: the sigma of the literature. With all digits at both ends."""
+        lost, late = self.schedule.lost(t), self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
+        return -torch.where(lost < 0.5, torch.log1p(-lost.clamp(max=0.5)), late)
 
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
@@ -239,7 +242,13 @@ class Steps(Matrices):
         if (found < 0).any():
             raise DdcliError(f"{path}: probabilities are negative, {_where(found < 0)}")
         _check_columns(path, found, 1.0)
-        return cls(vocabulary, schedule, found / found.sum(-2, keepdim=True))
+        chain = cls(vocabulary, schedule, found / found.sum(-2, keepdim=True))
+        if (left := chain.left) > MOST_LEFT:
+            raise DdcliError(
+                f"{path}: after all {chain.timesteps} steps {left:.0%} of the text is left, and sampling "
+                f"begins there without any; at most {MOST_LEFT:.0%} may be: take more steps, or stronger ones"
+            )
+        return chain
 
     @property
     def timesteps(self) -> int:  # type: ignore[override]
@@ -253,14 +262,20 @@ class Steps(Matrices):
             products.append(step @ products[-1])
         return torch.stack(products)
 
+    @property
+    def left(self) -> float:
+        """What is left of the text at T: how far two columns of Q_{1:T} lie apart, in total variation."""
+        ends = self._products[-1][:, self.vocabulary.is_text[self.states]].T
+        return torch.cdist(ends, ends, p=1).max().item() / 2
+
     def between(self, s: Tensor, t: Tensor) -> Tensor:
-        found = []
-        for i, j in zip(self._place(s), self._place(t), strict=True):
-            q = self._products[j] if i == 0 else torch.eye(self.matrix.shape[-1], dtype=torch.float64)
+        q = self._products[:1].repeat(len(t), 1, 1)
+        for n, (i, j) in enumerate(zip(self._place(s), self._place(t), strict=True)):
+            if i == 0:
+                q[n] = self._products[j]
             for step in self.matrix[i:j] if i else ():
-                q = step @ q
-            found.append(q)
-        return torch.stack(found).to(t.device)
+                q[n] = step @ q[n]
+        return q.to(t.device)
 
     def _place(self, t: Tensor) -> list[int]:
         place = (t * self.timesteps).round()
@@ -363,12 +378,19 @@ def _read(parameter: str, key: str, vocabulary: Vocabulary) -> tuple[Path, Tenso
             times = content.get("repeat", 1)
             if not isinstance(times, int) or not 1 <= times <= MOST_STEPS:
                 raise DdcliError(f"{path}: `repeat` is a number of steps up to {MOST_STEPS:,}, not {times!r}")
+            if (size := times * found.nbytes) > MOST_BYTES:
+                raise DdcliError(
+                    f"{path}: repeated {times:,} times these matrices take {size / 2**30:.1f} GB, and "
+                    f"{MOST_BYTES / 2**30:g} at most may be; take fewer and stronger steps"
+                )
             if "repeat" in content:
                 found = np.repeat(found.reshape(-1, *found.shape[-2:]), times, 0)
     except OSError as error:
         raise DdcliError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, EOFError) as error:
         raise DdcliError(f"{path} holds no matrices of numbers: {error}") from None
+    if found.dtype.kind not in "biuf":
+        raise DdcliError(f"{path} holds no real numbers, but {found.dtype}")
     matrix = torch.from_numpy(found.astype(np.float64))
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.numel():
         raise DdcliError(f"{path}: matrices are square, but these have the shape {tuple(matrix.shape)}")
