@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Among, Denoiser, Without
+from .denoiser import Denoiser
 from .errors import DdcliError
 from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, parse
 from .lengths import Posterior, posterior
@@ -17,6 +17,7 @@ from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, l
 from .process import Autoregressive
 from .randomness import Streams, derive_seed
 from .schedule import stratified
+from .shaping import Among, Shaped, Without
 
 DRAWS = 16  # noisings that a score is the mean of
 
@@ -230,7 +231,7 @@ def _fill(
 
 def _within_text(model: Model) -> Denoiser:
     """What is believed of positions where no text ends."""
-    return Without(model.denoiser, (model.tokenizer.eos_id,))
+    return Shaped(model.denoiser, Without((model.tokenizer.eos_id,)))
 
 
 def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:
@@ -241,7 +242,7 @@ def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:
         for place, fits in layout.allowed.items()
         if start <= place < stop
     }
-    return Among(_within_text(model), allowed) if allowed else _within_text(model)
+    return Shaped(_within_text(model), Among(allowed)) if allowed else _within_text(model)
 
 
 def _log_probs(model: Model, believed: Denoiser, ids: np.ndarray, window: Window, seed: int) -> np.ndarray:

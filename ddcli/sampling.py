@@ -7,11 +7,12 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from .denoiser import Among, Denoiser
+from .denoiser import Denoiser
 from .errors import DdcliError
 from .generate import Frame
 from .model import Asked, Canvas, Model, OnFrame, fresh_seed, last_of
 from .randomness import Streams, derive_seed
+from .shaping import Among, Shaped
 
 Label = str | Sequence[str | None] | None  # of all samples; or a list, whose members they take in turn
 
@@ -181,7 +182,7 @@ def _no_end_before(model: Model, start: int, pieces: Mapping[int, np.ndarray]) -
     edge = 1 if model.record_lengths else 0
     text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
     text[model.tokenizer.eos_id] = False
-    return Among(model.denoiser, dict.fromkeys(range(edge + start, edge + max(pieces)), text))
+    return Shaped(model.denoiser, Among(dict.fromkeys(range(edge + start, edge + max(pieces)), text)))
 
 
 def explain(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny import train_tiny, words
 
 import ddcli
-from ddcli.denoiser import Among
 from ddcli.infilling import between, cut_spans, line_and_column
 from ddcli.process import Vocabulary, make_process
 from ddcli.randomness import LOG_ZERO
+from ddcli.shaping import Among, Shaped
 from ddcli.textmodel import TextModel
 from ddcli.tokenizer import Tokenizer, make_tokenizer
 
@@ -204,7 +204,7 @@ def test_beliefs_among_some_tokens_are_those_given_that_it_is_one_of_them():
     rows = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 1]], dtype=torch.bool)
     t = torch.ones(3, 5)
     plain = model.denoiser(xt, t, rows).exp()
-    found = Among(model.denoiser, {1: fits, 4: ~fits})(xt, t, rows).exp()
+    found = Shaped(model.denoiser, Among({1: fits, 4: ~fits}))(xt, t, rows).exp()
     for row, (_, place) in enumerate(rows.nonzero().tolist()):
         given = {1: fits, 4: ~fits}.get(place, torch.ones_like(fits))
         expected = torch.where(given, plain[row], 0.0)
