@@ -224,7 +224,8 @@ class Model:
     def explain(self, settings: SamplerSettings, unknown: Sequence[bool] | np.ndarray) -> str:
         """How a text is sampled where it is `unknown` (L,) bool, and what it costs: a line for people."""
         steps = [share.steps for share in self.shares(settings, self.sampler(settings), unknown)]
-        cost = self.priced(*self.calls(settings, unknown), int(np.sum(unknown)))
+        count = int(np.sum(unknown))
+        cost = self.priced(*self.calls(settings, unknown), count, count)
         return f"{self.described(settings, steps)}; {cost}"
 
     def described(self, settings: SamplerSettings, steps: Sequence[int] = ()) -> str:
@@ -239,9 +240,10 @@ class Model:
         shown = [f"{name.replace('_', ' ')} {told[name]}" for name in names]
         return ", ".join(shown + ["approximate"] * (settings.cache != "none"))
 
-    def priced(self, least: float, most: float, count: int) -> str:
-        """For people: what filling `count` positions costs, at least and at most."""
-        what = f"{count:,} {self.tokenizer.unit}{'s' * (count != 1)}"
+    def priced(self, least: float, most: float, fewest: int, longest: int) -> str:
+        """For people: the evaluations, at least and at most, that `fewest` to `longest` positions cost."""
+        many = f"{fewest:,}" if fewest == longest else f"{fewest:,} to {longest:,}"
+        what = f"{many} {self.tokenizer.unit}{'s' * (longest != 1)}"
         if least == most:
             return f"NFE {least:.1f} expected for {what}"
         return f"NFE {least:.0f} to {most:.0f} for {what}, as the text turns out"

@@ -199,7 +199,9 @@ def explain(
     given = model.tokenizer.encode(prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
-    return model.explain(model.choose(**settings), ~canvas.frozen[0])
+    chosen = model.choose(**settings)
+    model.denoise(canvas, chosen, _no_end_before(model, len(given), pieces))  # refuses what it would refuse
+    return model.explain(chosen, ~canvas.frozen[0])
 
 
 def _length(

@@ -122,7 +122,7 @@ def test_records_have_the_lengths_of_the_training_records(records_run):
         ({"prompt": "x" * 500}, "leave nothing to write"),
         ({"steps": 0}, "steps"),
         ({"temperature": -1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": 0}, "--top-p 0"),
         ({"sampler": "ancestrel"}, "did you mean 'ancestral'"),
         ({"n": 0}, "at least one"),
         ({"batch_size": 0}, "at least one"),

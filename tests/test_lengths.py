@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import PER_POSITION, SYMBOLS, OneStream, make, world
 
+from ddcli import lengths as weighing
 from ddcli.infilling import encode, parse
 from ddcli.lengths import REACH, Posterior, log_likelihood, posterior
 from ddcli.model import Model
@@ -47,10 +48,14 @@ def model_of(process, source, length, record_lengths=None):
     return Model(denoiser, process, TOKENIZER, length, torch.device("cpu"), record_lengths)
 
 
-def ask(model, text, gap=0, chosen=()):
+def question(model, text, gap=0, chosen=()):
     edges = (BOS, EOS) if model.record_lengths else None
     encoded = encode(parse(text.encode()), TOKENIZER, model.length, edges)
-    return posterior(model, model.denoiser, encoded, gap, chosen, 1, model.record_lengths)
+    return weighing.ask(model, encoded, gap, chosen, model.record_lengths)
+
+
+def ask(model, text, gap=0, chosen=()):
+    return posterior(model, model.denoiser, question(model, text, gap, chosen), 1)
 
 
 def law_of_chain(before, after, lengths):
@@ -140,7 +145,7 @@ def test_only_text_within_reach_is_asked_about():
 
 @pytest.mark.parametrize(
     ("said", "lengths"),
-    [("3-13", range(3, 14)), ("3-99", range(3, 15)), ("9-14", range(9, 15)), ("*", range(1, 9))],
+    [("3-13", range(3, 14)), ("3-99", range(3, 14)), ("9-14", range(9, 14)), ("*", range(1, 9))],
 )
 def test_a_gap_has_the_lengths_asked_for_that_leave_context_and_any_half_of_a_window(said, lengths):
     found = ask(model_of(make("absorbing"), CHAIN, 16), f"ab[MASK:{said}]ca")
@@ -173,7 +178,8 @@ def test_the_chain_rule_is_the_same_in_any_order(order, left_out):
     unseen = torch.zeros_like(x, dtype=torch.bool)
     unseen[:, list(left_out)] = True
     where = torch.tensor(kept).expand(len(x), -1)
-    found = log_likelihood(process, Oracle(process, CHAIN), x, where, unseen, OneStream(len(x)))
+    found, calls = log_likelihood(process, Oracle(process, CHAIN), x, where, unseen, OneStream(len(x)))
+    assert calls == len(x) * len(kept)
     log_p = CHAIN.log_prob(strings)
     expected = [log_p[(strings[:, kept] == one[kept]).all(-1)].logsumexp(0) for one in x]
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-9)
