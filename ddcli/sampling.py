@@ -50,6 +50,7 @@ class Sample:
     seed: int
     index: int  # with `seed`, its random stream
     label: str | None = None  # that it was asked for
+    fixed: int = 0  # of its tokens, those that were not drawn
 
     @property
     def text(self) -> str:
@@ -98,7 +99,7 @@ def samples(
             if model.tokenizer.eos_id in drawn:
                 drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
             content = prompt.encode() + model.tokenizer.continuation(given, drawn)
-            yield Sample(content, drawn, nfe, seed, i, _label_of(label, i))
+            yield Sample(content, drawn, nfe, seed, i, _label_of(label, i), sum(map(len, pieces.values())))
 
 
 def frames(

@@ -650,3 +650,15 @@ def test_a_range_of_lengths_ends_where_the_room_does():
         assert list(encoded.candidates(0)) == list(range(least, max(12, least) + 1))
     with pytest.raises(GapError, match="at most 12, not 13"):
         encoded.layout([13])
+
+
+def test_a_marker_of_one_repeated_character_takes_the_whole_run():
+    document = parse(b"a ____ b ______ c ___ d", "____")
+    assert document.pieces == (b"a ", b" b ", b" c ___ d")
+    assert parse("a █████ b".encode(), "██").pieces == (b"a ", b" b")
+    assert len(parse(b"__", "_").gaps) == 2  # one of a single character is a gap each
+
+
+def test_of_alternatives_in_groups_the_one_that_took_part_is_replaced():
+    document = cut_matches(b"a cat, a dog, a cow", "(cat)|a (dog)|cow")
+    assert [gap.replaces for gap in document.gaps] == [b"cat", b"dog", b"cow"]

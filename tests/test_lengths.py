@@ -185,6 +185,20 @@ def test_the_chain_rule_is_the_same_in_any_order(order, left_out):
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-6, atol=1e-9)
 
 
+def test_lengths_that_have_fallen_hopelessly_behind_are_asked_about_no_more(monkeypatch):
+    """A ring all but without slips: of 12 lengths 4 fit, and after 4 tokens the others are given up."""
+    slip = 1e-12
+    ring = chain(torch.eye(3, dtype=F64).roll(1, 1) * (1 - 3 * slip) + slip)
+    model, text = model_of(make("absorbing"), ring, 48), "abcabc[MASK:1-12]" + "abc" * 5
+    found = ask(model, text)
+    assert found.nfe == 12 * 4 + 4 * (15 - 4)
+    assert question(model, text).calls == (12 * 4, 12 * 15)
+    monkeypatch.setattr(weighing, "BEHIND", torch.inf)
+    whole = ask(model, text)
+    assert whole.nfe == 12 * 15
+    torch.testing.assert_close(found.log_p.exp(), whole.log_p.exp(), rtol=0, atol=1e-8)
+
+
 def test_lengths_are_drawn_as_often_as_they_are_likely():
     law = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
     found = Posterior(range(4, 7), law.log(), 0)

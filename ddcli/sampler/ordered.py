@@ -29,7 +29,8 @@ class Ordered(EvenSteps, ABC):
     def check(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
             raise DdcliError(
-                "it chooses which masks to open, but this model's noise has none to choose from; use "
+                "it chooses which masks to open, and needs noise that does nothing but mask, which this model's "
+                "is not; use "
                 f"--sampler {default_sampler(process)}"
             )
 
