@@ -284,7 +284,7 @@ def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
         (
             uniform,
             {"sampler": "entropy"},
-            "sampler entropy: it chooses which masks to open, and needs noise that does nothing but",
+            "sampler entropy: it chooses which masks to open, and needs noise that only",
         ),
         (
             model,

@@ -134,7 +134,7 @@ def backed_up(file: Path, kept: Path | None) -> Iterator[None]:
 def record_of(way: "Infilling") -> dict[str, Any]:
     """What is known of an infilling, as JSON; places in the filled text, columns in characters.
 
-    Texts are byte exact: a byte that is no UTF-8, \xe9 say, is the escape \udce9, as Python's surrogateescape.
+    Texts are byte exact: a byte that is no UTF-8, as \xe9, is an escape, \udce9 (surrogateescape).
     """
     from ..infilling import line_and_column, line_starts
 

@@ -119,8 +119,8 @@ def cut_spans(
 
 
 def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> Document:
-    r"""Replace what a regular expression matches by gaps; of one with groups, what the first group that took part
-    matches, or all where none did: `(cat)|(dog)` replaces either.
+    r"""Replace what a regular expression matches by gaps; of one with groups, what the first that took part
+    matches, as in `(cat)|a (dog)`, or all where none did.
 
     `^` and `$` are the ends of lines. A match of no text inserts where `lengths` are given, but not right
     behind another gap. Raises `DdcliError` for a pattern that is none, or one that makes no gap.

@@ -29,9 +29,8 @@ class Ordered(EvenSteps, ABC):
     def check(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
             raise DdcliError(
-                "it chooses which masks to open, and needs noise that does nothing but mask, which this model's "
-                "is not; use "
-                f"--sampler {default_sampler(process)}"
+                "it chooses which masks to open, and needs noise that only masks, as this model's does not; "
+                f"use --sampler {default_sampler(process)}"
             )
 
     @abstractmethod
