@@ -506,7 +506,7 @@ def test_what_a_model_cannot_write_is_refused(refused, absorbing_run, uniform_ru
     assert "leave nothing to write" in refused("sample", absorbing_run, "--prompt", "abc", "--length", "3")
     assert "unknown sampler 'best'" in refused("sample", absorbing_run, "--sampler", "best")
     assert "did you mean 'ancestral'" in refused("sample", absorbing_run, "--sampler", "ancestor")
-    assert "top_p 0.0" in refused("sample", absorbing_run, "--top-p", "0")
+    assert "--top-p 0.0: " in refused("sample", absorbing_run, "--top-p", "0")
     assert "temperature" in refused("sample", absorbing_run, "--temperature", "-1")
     assert "unknown precision" in refused("sample", absorbing_run, "--precision", "half")
     assert "device 'x'" in refused("sample", absorbing_run, "--device", "x")
@@ -1116,5 +1116,5 @@ def test_ways_that_are_one_text_are_counted(run, absorbing_run):
 def test_weighing_lengths_is_told_but_not_if_quiet(run, absorbing_run):
     arguments = ["infill", absorbing_run, "-", *FEW]
     _, _, err = run(*arguments, stdin=b"the [MASK:2-5] sat on a mat")
-    assert "gap at 1:5: weighing lengths 2 to 5, up to 60 evaluations" in err
+    assert "gap at 1:5: weighing lengths 2 to 5, up to 52 evaluations" in err
     assert run(*arguments, "-q", stdin=b"the [MASK:2-5] sat on a mat")[2] == ""

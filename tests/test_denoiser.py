@@ -183,7 +183,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p_with_the_crossing_token(wei
     assert ranked.sum() >= p - 1e-9
     assert ranked[:-1].sum() < p + 1e-9
     if kept.sum() < probs.numel():
-        assert probs[~kept].max() <= ranked[-1]
+        assert probs[~kept].max() <= ranked[-1] + 1e-12
 
 
 def test_top_p_drops_what_lies_beyond_the_crossing_token():

@@ -352,7 +352,7 @@ def test_positions_are_chosen_by_what_is_believed_whatever_tokens_are_drawn_from
         found.append(sampler.move(step, belief, sampler.rows(step)))
     opened = [x != ABSORBING.mask_id for x in found]
     assert all((other == opened[0]).all() for other in opened[1:])
-    assert (opened[0][:, 1:] & ~opened[0][:, :-1]).any(-1).double().mean() > 0.5  # not from left to right
+    assert (opened[0][:, 1:] & ~opened[0][:, :-1]).any(-1).double().mean() > 0.3  # not from left to right
     greedy = belief.view(n, length, -1).argmax(-1)
     for sharp in (found[1], found[3]):
         assert (sharp[opened[0]] == greedy[opened[0]]).all()
