@@ -201,8 +201,9 @@ def _is_replayable(model: Model, settings: SamplerSettings) -> bool:
 def _is_chain(model: Model, settings: SamplerSettings) -> bool:
     """Whether the steps are the reverse of a chain of as many, whose bound is known."""
     plain = type(model.sampler(settings)) is Ancestral and settings.block is None and keeps_belief(settings)
+    shared = bool(model.block and model.record_lengths)  # steps, out over each record's own length
     recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
-    return plain and not recalls and model.process.timesteps in (None, _steps(model, settings))
+    return plain and not shared and not recalls and model.process.timesteps in (None, _steps(model, settings))
 
 
 def _steps(model: Model, settings: SamplerSettings) -> int:

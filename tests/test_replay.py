@@ -94,8 +94,11 @@ def test_the_probabilities_of_all_texts_sum_to_one(order, calls):
     assert np.exp(likelihoods(model_of(someone), order, calls)).sum() == pytest.approx(1, abs=1e-9)
 
 
-def by_hand(order, calls, string):
-    """ln p of a string: what the order would choose is worked out anew, position by position."""
+def by_hand(order, calls, string, temperature=1.0):
+    """ln p of a string: what the order would choose is worked out anew, position by position.
+
+    It chooses by what is believed, and draws from that at a temperature.
+    """
     ranks = {
         "confidence": lambda p: p.max(),
         "margin": lambda p: p.sort().values[-1] - p.sort().values[-2],
@@ -114,7 +117,7 @@ def by_hand(order, calls, string):
         else:
             chosen = sorted(masked, key=lambda i: (-ranks[order](law[i]).item(), i))[: left - stay]
         for i in chosen:
-            total += law[i][string[i]].log().item()
+            total += (law[i].log() / temperature).log_softmax(-1)[string[i]].item()
         known[chosen] = string[chosen]
         left = stay
     return total
@@ -125,6 +128,15 @@ def by_hand(order, calls, string):
 def test_a_replay_is_what_comes_out_by_hand(order, calls):
     expected = [by_hand(order, calls, string) for string in STRINGS]
     assert likelihoods(model_of(someone), order, calls) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 4.0])
+@pytest.mark.parametrize("order", CERTAIN)
+def test_a_temperature_changes_what_is_drawn_and_not_the_order(order, temperature):
+    settings = SamplerSettings(sampler=order, steps=2, temperature=temperature)
+    found = -replayed(model_of(someone), EVERY, settings).nats.sum(-1)
+    assert found == pytest.approx([by_hand(order, 2, string, temperature) for string in STRINGS], rel=1e-9)
+    assert np.exp(found).sum() == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -279,7 +291,11 @@ def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
             "some positions are visible from the start",
         ),
         (uniform, {"sampler": "ancestral"}, "under absorbing noise alone.* this model's is uniform"),
-        (uniform, {"sampler": "entropy"}, "sampler entropy: it chooses which masks to open"),
+        (
+            uniform,
+            {"sampler": "entropy"},
+            "sampler entropy: it chooses which masks to open, and needs noise that only",
+        ),
         (
             model,
             {"sampler": "greedy"},
