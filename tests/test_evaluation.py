@@ -350,7 +350,7 @@ REFUSED = {
     "nothing to save": (["--save"], "give --sweep"),
     "no setting": (["--sweep", "stops=2"], "did you mean 'steps'"),
     "no value": (["--sweep", "steps="], "--sweep takes settings"),
-    "no number": (["--sweep", "steps=few"], "steps 'few'"),
+    "no number": (["--sweep", "steps=few"], "--steps few"),
     "twice": (["--sweep", "steps=2 steps=3"], "steps is swept twice"),
     "empty": (["--sweep", ""], "--sweep is empty"),
     "no sampler": (["--sweep", "sampler=magic"], "unknown sampler 'magic'"),
