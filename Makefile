@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test slow lint check exactness clean
+.PHONY: demo test slow torture lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ test: $(READY)  ## the fast test suite, with coverage
 
 slow: $(READY)  ## minutes long: training against known entropies, a real browser
 	$(BIN)/python -m pytest -m slow
+
+torture: $(READY)  ## training killed, damaged and starved: what it survives, as a table
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py
 
 lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff format --check .

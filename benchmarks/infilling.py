@@ -4,7 +4,8 @@ Of gaps at random places: the bound on their bits per character given both sides
 only what stands after (the other side hidden); how often the likeliest filling is the very text that stood
 there, with the length given and with the length left to the model (1 to twice as much); and how often the
 model finds that length. With --code, how many of its functions still parse with a gap filled, and with the
-same gap left empty.
+same gap left empty. Each with its standard error: of bits, clustered by gap; of shares, binomial (with two
+hits and two misses more, since none or all of a few is not certain).
 
 python benchmarks/infilling.py runs/shakespeare --data held-out.txt --gaps 2 4 8 --count 100 --seed 0
 """
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 import ddcli
+from ddcli.evaluation import ratio
 from ddcli.infilling import between
 from ddcli.likelihood import nelbo
 from ddcli.process import Absorbing
@@ -86,23 +88,25 @@ def measured(model: TextModel, text: str, tokens: int, count: int, seed: int) ->
         "temperature": 0.0,
         "sampler": "confidence" if isinstance(model.process, Absorbing) else None,
     }
-    bits, characters = dict.fromkeys(SIDES, 0.0), 0
+    bits = {side: np.zeros(count) for side in SIDES}
+    characters = np.zeros(count)
     given = chosen = right = 0
     for number, (ids, start) in enumerate(drawn(model, text, tokens, count, seed)):
         gap = slice(start, start + tokens)
         before, truth, after = (
             model.tokenizer.decode_bytes(x) for x in (ids[:start], ids[gap], ids[gap.stop :])
         )
-        characters += len(truth.decode(errors="replace"))
+        characters[number] = len(truth.decode(errors="replace"))
         for side, hidden in SIDES.items():
-            bits[side] += nats(model, ids, gap, hidden, derive_seed(seed, number)) / math.log(2)
+            bits[side][number] = nats(model, ids, gap, hidden, derive_seed(seed, number)) / math.log(2)
         (way,) = model.infill(between(before, after, range(tokens, tokens + 1)), seed=seed, **likeliest)
         given += way.gaps[0].content == truth
         (way,) = model.infill(between(before, after, range(1, 2 * tokens + 1)), seed=seed, **likeliest)
         chosen += way.gaps[0].content == truth
         right += len(way.gaps[0].content) == len(truth)
-    shares = (f"{100 * hits / count:.0f} %" for hits in (given, chosen, right))
-    return row(tokens, *(f"{bits[side] / characters:.3f}" for side in SIDES), *shares)
+    each_char = (ratio(bits[side], characters) for side in SIDES)
+    figures = (f"{mean:.3f} ± {stderr:.3f}" for mean, stderr in each_char)
+    return row(tokens, *figures, *(share(hits, count) for hits in (given, chosen, right)))
 
 
 def functions(files: Sequence[Path]) -> Iterator[str]:
@@ -142,7 +146,13 @@ def parsed(model: TextModel, files: Sequence[Path], tokens: int, count: int, see
         (way,) = model.infill(between(before, after, range(tokens, tokens + 1)), seed=rng.getrandbits(31))
         filled += parses(way.text)
         empty += parses((before + after).decode(errors="replace"))
-    return row(tokens, f"{100 * filled / count:.0f} %", f"{100 * empty / count:.0f} %")
+    return row(tokens, share(filled, count), share(empty, count))
+
+
+def share(hits: int, count: int) -> str:
+    """As percent, with the standard error of Agresti and Coull: none or all of a few are not certain."""
+    likely = (hits + 2) / (count + 4)
+    return f"{100 * hits / count:.0f} ± {100 * math.sqrt(likely * (1 - likely) / (count + 4)):.0f} %"
 
 
 def row(*cells: object) -> str:

@@ -143,10 +143,12 @@ def _budgets(saved: Mapping[str, Any], path: Path) -> dict[str, SamplerSettings]
     return {name: _settings({**saved, **found}, path) for name, found in budgets.items()}
 
 
-def save_budgets(run: Path, budgets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write budgets, by name, into generation_config.json; everything else in it stays."""
+def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write how a run samples if nobody says, and budgets, by name, into generation_config.json; everything
+    else in it stays."""
     path = run / "generation_config.json"
-    content = _read_json(path) | {BUDGETS: {name: dict(found) for name, found in budgets.items()}}
+    measured = {BUDGETS: {name: dict(found) for name, found in budgets.items()}}
+    content = _read_json(path) | settings.model_dump() | measured
     try:
         write_text(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:

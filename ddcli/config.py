@@ -29,6 +29,7 @@ class Data(Section):
     valid_split: str = "validation"  # of `valid`, where it is a dataset
     valid_fraction: float = Field(0.05, gt=0, lt=1)  # of the documents, or of a single text
     text_column: str = "text"
+    bad_rows: Literal["refuse", "skip"] = "refuse"  # that are no text; skipped ones are told
     label_column: str | None = None  # of records: what each is to be conditioned on
     split: str = "train"
     streaming: bool = False

@@ -6,10 +6,12 @@ pure functions of (seed, step), so that a run can stop and go on anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -61,6 +63,13 @@ class Blocks:
     def where(self, step: int, size: int, seed: int) -> str:
         """Which blocks those are, for people."""
         return numbered("block", self._rows(step, size, seed).tolist())
+
+    def place(self) -> list[int]:
+        """Nothing needs to be known to go on."""
+        return []
+
+    def go_to(self, place: Sequence[int]) -> None:
+        """Any block can be read at any time."""
 
     def _rows(self, step: int, size: int, seed: int) -> np.ndarray:
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(self))
@@ -136,75 +145,125 @@ def pack_records(
     )
 
 
-class StreamBlocks:
-    """Blocks of documents too many to hold, round and round; shuffled within windows of 4096 blocks.
+class Shards(Protocol):
+    """Documents too many to hold, in parts that can be read one by one."""
 
-    `documents` starts from the first each time it is iterated; `held_out` of them are set aside in
-    `valid_documents`. Batches are pure functions of (seed, step): a later step is reached by reading up to
-    it, an earlier one by starting anew.
+    @property
+    def shards(self) -> int:
+        """How many parts there are."""
+
+    def shard(self, number: int, start: int) -> Iterator[Document | None]:
+        """The documents of a part from row `start` on; None for a row without one."""
+
+
+class Place(NamedTuple):
+    """Where in a stream a window begins: `skip` tokens into what is encoded from a row of a shard on."""
+
+    window: int = 0
+    turn: int = 0  # shards read before this one, over all rounds
+    row: int = 0  # of the shard
+    skip: int = 0
+
+
+class StreamBlocks:
+    """Blocks of documents too many to hold, round and round.
+
+    Shards are read in a new order each round, blocks shuffled within windows of 4096. The first `held_out`
+    documents are set aside in `valid_documents`, and left out wherever they turn up again. Batches are pure
+    functions of (seed, step): a later step is reached by reading up to it, or from a `place` near it.
     """
 
     window = 4096  # blocks
+    at_once = 256  # documents: enough to keep all cores encoding
 
-    def __init__(
-        self, documents: Iterable[Document | None], tokenizer: Tokenizer, length: int, held_out: int = 100
-    ):
-        self.documents, self.tokenizer, self.length, self.held_out = documents, tokenizer, length, held_out
-        self.valid_documents = list(islice(present(documents), held_out))
-        self._restart()
+    def __init__(self, documents: Shards, tokenizer: Tokenizer, length: int, held_out: int = 100):
+        self.documents, self.tokenizer, self.length = documents, tokenizer, length
+        rows = chain.from_iterable(documents.shard(i, 0) for i in range(documents.shards))
+        self.valid_documents = list(islice(present(rows), held_out))
+        self._held_out = {_digest(document) for document in self.valid_documents}
+        self.go_to(Place())
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """Batch number `step` of `size` blocks. DdcliError if all documents are held out."""
-        windows, places = np.divmod(np.arange(step * size, (step + 1) * size), self.window)
-        rows = [
-            self._window(int(w))[permutation(self.window, seed, int(w))[p]]
-            for w, p in zip(windows, places, strict=True)
-        ]
+        numbers = np.divmod(self._numbers(step, size, seed), self.window)
+        rows = [self._window(int(window))[place] for window, place in zip(*numbers, strict=True)]
         tokens = np.stack(rows).astype(np.int64)
         return Batch(tokens, np.isin(tokens, self.tokenizer.special_ids), np.ones(tokens.shape, bool))
 
     def where(self, step: int, size: int, seed: int) -> str:
         """Which blocks of the stream those are, for people."""
-        windows, places = np.divmod(np.arange(step * size, (step + 1) * size), self.window)
-        orders = [permutation(self.window, seed, int(w)) for w in windows]
-        blocks = [int(w * self.window + o[p]) for w, o, p in zip(windows, orders, places, strict=True)]
-        return numbered("block", blocks)
+        return numbered("block", self._numbers(step, size, seed).tolist())
 
     def counts(self, vocab_size: int) -> np.ndarray:
         """How often each id occurs in the first window, (V,)."""
         return np.bincount(self._window(0).ravel(), minlength=vocab_size)
 
-    def _restart(self) -> None:
-        self._blocks, self._at = self._pack(), -1
+    def place(self) -> list[int]:
+        """Where the window in hand begins, for `go_to`."""
+        return list(self._place)
+
+    def go_to(self, place: Sequence[int]) -> None:
+        """Read from a place on."""
+        self._place = self._next = Place(*place)
+        self._blocks: np.ndarray | None = None
+        self._rest, self._skip = np.array([], np.int32), self._next.skip
+        self._encoded = self._encode(self._next)
+
+    def _numbers(self, step: int, size: int, seed: int) -> np.ndarray:
+        """Of the blocks of a batch, (size,)."""
+        windows, places = np.divmod(np.arange(step * size, (step + 1) * size), self.window)
+        orders = (permutation(self.window, seed, int(window)) for window in windows)
+        return np.array([w * self.window + o[p] for w, o, p in zip(windows, orders, places, strict=True)])
 
     def _window(self, number: int) -> np.ndarray:
         """Blocks of a window, (window, L)."""
-        if number < self._at:
-            self._restart()
-        while self._at < number:
-            self._held = np.stack(list(islice(self._blocks, self.window)))
-            self._at += 1
-        return self._held
+        if number < self._place.window:
+            self.go_to(Place())
+        while self._blocks is None or self._place.window < number:
+            self._place = self._next
+            self._blocks = self._read()
+        return self._blocks
 
-    def _pack(self) -> Iterator[np.ndarray]:
-        """Blocks (L,) of `doc <eos> doc <eos> ...`, without end."""
-        rest = np.array([], np.int32)
-        while True:
-            training = islice(present(self.documents), self.held_out, None)
-            empty = True
-            while some := list(islice(training, 256)):  # enough to keep all cores encoding
-                empty = False
-                encoded = self.tokenizer.encode_documents(some)
-                end = np.array([self.tokenizer.eos_id], np.int32)
-                rest = np.concatenate([rest, *(part for ids in encoded for part in (ids, end))])
-                whole = len(rest) // self.length * self.length
-                yield from rest[:whole].reshape(-1, self.length)
-                rest = rest[whole:]
-            if empty:
-                raise DdcliError(
-                    f"the stream has no more than the {self.held_out} documents held out for validation; "
-                    "give a larger dataset, or read it without streaming"
-                )
+    def _read(self) -> np.ndarray:
+        """The window that begins at `_next`, which moves on to its end."""
+        size = self.window * self.length
+        while len(self._rest) < size:
+            self._begins, encoded = next(self._encoded)
+            self._size = len(encoded)
+            self._rest, self._skip = np.concatenate([self._rest, encoded[self._skip :]]), 0
+        blocks, self._rest = self._rest[:size], self._rest[size:]
+        # what is left over is the end of what was encoded last
+        self._next = self._begins._replace(window=self._place.window + 1, skip=self._size - len(self._rest))
+        return blocks.reshape(-1, self.length)
+
+    def _encode(self, place: Place) -> Iterator[tuple[Place, np.ndarray]]:
+        """`doc <eos> doc <eos> ...`, some documents at a time, without end; and where each of them begins."""
+        turn, row, count = place.turn, place.row, self.documents.shards
+        some: list[Document] = []
+        begins, end = place, np.array([self.tokenizer.eos_id], np.int32)
+        empty = -1 if row else 0  # shards in a row without a document; of the first some may have been read
+        while empty < count:
+            round_, number = divmod(turn, count)
+            empty += 1
+            for document in self.documents.shard(int(permutation(count, 0, round_)[number]), row):
+                row += 1
+                if not document or _digest(document) in self._held_out:
+                    continue
+                empty = 0
+                some.append(document)
+                if len(some) == self.at_once:
+                    encoded = self.tokenizer.encode_documents(some)
+                    yield begins, np.concatenate([part for ids in encoded for part in (ids, end)])
+                    some, begins = [], Place(turn=turn, row=row)
+            turn, row = turn + 1, 0
+        raise DdcliError(
+            f"the stream has no more than the {len(self.valid_documents)} documents held out for validation; "
+            "give a larger dataset, or read it without streaming"
+        )
+
+
+def _digest(document: Document) -> bytes:
+    return hashlib.sha256(utf8(document)).digest()
 
 
 def numbered(what: str, numbers: Sequence[int], most: int = 8) -> str:

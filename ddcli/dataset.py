@@ -17,6 +17,7 @@ from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 DEFAULT_LENGTH = 256
 SOURCE_TOKENIZERS = {"python-stdlib": "bpe:2048"}  # few symbols, but code is worth reading in larger pieces
 LONGEST_RECORD = 1024  # tokens; of records that set no --length
+TOLD = 5  # bad rows, by file and line; of more there is a count
 MOST_LABELS = 1000  # different ones; of more, each would be too rare to learn
 
 Log = Callable[[str], None]
@@ -63,15 +64,13 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         return _streamed(settings, tokenizer, log)
     if settings.label_column and not settings.lines:
         raise DdcliError("a label stands at the beginning of a record; give --lines with --label-column")
-    corpus = _corpus(settings, settings.source, settings.split)
-    if corpus.skipped:
-        log(f"{corpus.skipped:,} empty or unreadable documents left out")
+    corpus = _corpus(settings, settings.source, settings.split, log)
     fingerprint = corpus.sha256
     if settings.valid is None:
         held_out = corpus
         train, valid = split_corpus(corpus, settings.valid_fraction)
     else:
-        held_out = _corpus(settings, settings.valid, settings.valid_split)
+        held_out = _corpus(settings, settings.valid, settings.valid_split, log)
         train, valid = corpus.documents, held_out.documents
         fingerprint = f"{fingerprint}+{held_out.sha256}"
     labels, valid_labels = corpus.labels[: len(train)], held_out.labels[-len(valid) :]
@@ -98,15 +97,24 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
     )
 
 
-def _corpus(settings: Data, source: str, split: str) -> Corpus:
-    return read_corpus(
+def _corpus(settings: Data, source: str, split: str, log: Log) -> Corpus:
+    """A source, read whole; what was left out of it is told."""
+    corpus = read_corpus(
         source,
         text_column=settings.text_column,
         label_column=settings.label_column,
         split=split,
         lines=settings.lines,
         as_bytes=settings.tokenizer == "byte",
+        skip_bad=settings.bad_rows == "skip",
     )
+    if corpus.skipped:
+        log(f"{source}: {corpus.skipped:,} empty or unreadable documents left out")
+    if corpus.problems:
+        for problem in corpus.problems[:TOLD]:
+            log(f"left out: {problem}")
+        log(f"{source}: {len(corpus.problems):,} bad rows left out")
+    return corpus
 
 
 def _label_names(settings: Data, labels: Sequence[str]) -> list[str]:
@@ -177,9 +185,15 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         raise DdcliError("streamed data is validated on its own first documents; leave --valid-data out")
     if Path(settings.source).exists():
         raise DdcliError(f"{settings.source} is read whole; leave --streaming out")
-    documents = stream_documents(settings.source, text_column=settings.text_column, split=settings.split)
+    documents = stream_documents(
+        settings.source,
+        text_column=settings.text_column,
+        split=settings.split,
+        skip_bad=settings.bad_rows == "skip",
+        log=log,
+    )
     length = settings.length or DEFAULT_LENGTH
-    first: list[Document] = [text for text in islice(documents, 10_000) if text]
+    first: list[Document] = [text for text in islice(documents.all(), 10_000) if text]
     spec = _tokenizer_spec(settings, first, log)
     tokenizer = tokenizer or make_tokenizer(spec, first, log)
     stream = StreamBlocks(documents, tokenizer, length)

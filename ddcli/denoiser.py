@@ -5,7 +5,7 @@ with the *leave-one-out* belief, what the other positions say about x_0; process
 A head's meaning is declared, and converted here, in log space.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,6 @@ from .process import (
     flat_text,
     leave_one_out,
     log_ratios,
-    one_hot,
 )
 from .randomness import LOG_ZERO
 
@@ -430,105 +429,3 @@ class Batched:
         return self.denoiser(
             xt[asked], t[asked], rows[asked], None if valid is None else valid[asked], **some
         )
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """Beliefs sharpened (temperature < 1) or flattened (> 1); 0 leaves only the likeliest token."""
-
-    denoiser: Denoiser
-    temperature: float
-
-    def __call__(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid, **told)
-        if self.temperature == 0:
-            best = torch.full_like(log_p, LOG_ZERO)
-            return best.scatter(-1, log_p.argmax(-1, keepdim=True), 0.0)
-        return (log_p / self.temperature).log_softmax(-1)
-
-
-@dataclass(frozen=True)
-class TopP:
-    """Nucleus: the likeliest tokens that together reach probability p, the crossing one kept."""
-
-    denoiser: Denoiser
-    p: float
-
-    def __call__(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid, **told)
-        ranked, order = log_p.sort(-1, descending=True)
-        before = ranked.exp().cumsum(-1) - ranked.exp()
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.p)
-        return log_p.masked_fill(dropped, LOG_ZERO).log_softmax(-1)
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The k likeliest tokens alone."""
-
-    denoiser: Denoiser
-    k: int
-
-    def __call__(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid, **told)
-        likeliest = log_p.topk(min(self.k, log_p.shape[-1]), -1)
-        kept = torch.full_like(log_p, LOG_ZERO).scatter(-1, likeliest.indices, likeliest.values)
-        return kept.log_softmax(-1)
-
-
-@dataclass(frozen=True)
-class GreedyTail:
-    """From the time `last` on only the likeliest token, by all that is known of a position, its own included.
-
-    Takes the noise of the last draws away, and with it some of the variety (arXiv:2506.10892, section 4.3).
-    """
-
-    denoiser: Denoiser
-    process: Process
-    last: float
-
-    def __call__(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid, **told)
-        best = clean_posterior(self.process, log_p, xt[rows], t[rows]).argmax(-1)
-        sure = one_hot(best, log_p.shape[-1], log_p.dtype)
-        return torch.where((t[rows] <= self.last * (1 + 1e-9))[:, None], sure, log_p)
-
-
-@dataclass(frozen=True)
-class Without:
-    """Beliefs given that certain tokens do not occur, such as an end of text inside a gap."""
-
-    denoiser: Denoiser
-    ids: Sequence[int]
-
-    def __call__(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid, **told)
-        return log_p.index_fill(-1, torch.tensor(self.ids, device=log_p.device), LOG_ZERO).log_softmax(-1)
-
-
-@dataclass(frozen=True)
-class Among:
-    """Beliefs given that some positions hold one of certain tokens, as those that begin with some bytes."""
-
-    denoiser: Denoiser
-    allowed: Mapping[int, Tensor]  # (V,) bool: the ids that may stand at a position; at others any may
-
-    def __call__(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        log_p = self.denoiser(xt, t, rows, valid, **told).clone()
-        position = rows.nonzero()[:, 1]
-        for place, fits in self.allowed.items():
-            here = position == place
-            log_p[here] = log_p[here].masked_fill(~fits.to(log_p.device), LOG_ZERO).log_softmax(-1)
-        return log_p

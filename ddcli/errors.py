@@ -25,6 +25,11 @@ def _picture(character: str) -> str:
     return chr(0x2400 + ord(character)) if character < " " else "\N{REPLACEMENT CHARACTER}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 block`, `2,000 blocks`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:
     """An error for a name that is not in a registry, with the nearest known one."""
     known = sorted(known)

@@ -72,6 +72,10 @@ class Estimates:
         """The figures, with their error."""
         return summarised(self.strict, self.literature, self.blocks, self.chosen)
 
+    def clusters(self) -> "Clusters":
+        """What its clusters cost."""
+        return clustered(self.strict, self.blocks, self.chosen)
+
     def by_time(self) -> list[Share]:
         """The bound in equal ranges of time; with `prior` they make up all of it."""
         total = self.strict.sum()
@@ -198,22 +202,45 @@ def spread_evenly(count: int, most: int | None) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(most or count, count)).astype(int))
 
 
-def summarised(strict: np.ndarray, literature: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Bound:
-    """Mean cost per predicted token of costs (N, L), nats, and its error as a ratio of sums over clusters."""
+@dataclass(frozen=True)
+class Clusters:
+    """What independent parts of some blocks cost: documents, or blocks where there is a single document."""
+
+    nats: np.ndarray  # (C,)
+    tokens: np.ndarray  # (C,) predicted ones
+
+    def mean(self) -> tuple[float, float]:
+        """Nats per predicted token, and the standard error of that."""
+        return ratio(self.nats, self.tokens)
+
+    def less(self, other: "Clusters") -> tuple[float, float]:
+        """What they cost more than by another measure of the same text, nats per token; the error of the
+        difference, paired."""
+        return ratio(self.nats - other.nats, self.tokens)
+
+
+def clustered(nats: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Clusters:
+    """Costs (N, L) of blocks numbered `chosen` (N,), summed over their clusters."""
     predicted = predicted_in(blocks, chosen)
     owner = blocks.document[chosen]
     if len(np.unique(owner[predicted])) == 1:
         owner = np.broadcast_to(np.arange(len(chosen))[:, None], predicted.shape)
     _, cluster = np.unique(owner[predicted], return_inverse=True)
-    mean, stderr = ratio(np.bincount(cluster, strict[predicted]), np.bincount(cluster))
+    return Clusters(np.bincount(cluster, nats[predicted]), np.bincount(cluster))
+
+
+def summarised(strict: np.ndarray, literature: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Bound:
+    """Mean cost per predicted token of costs (N, L), nats, and its error as a ratio of sums over clusters."""
+    clusters = clustered(strict, blocks, chosen)
+    mean, stderr = clusters.mean()
     bits = mean / math.log(2) * blocks.predicted
-    tokens = int(predicted.sum())
+    tokens = int(clusters.tokens.sum())
     return Bound(
         nats_per_token=mean,
         bits_per_char=bits / blocks.characters,
-        literature_nats_per_token=float(literature[predicted].sum() / tokens),
+        literature_nats_per_token=float(literature[predicted_in(blocks, chosen)].sum() / tokens),
         stderr=stderr,
-        clusters=int(cluster.max()) + 1,
+        clusters=len(clusters.tokens),
         tokens=tokens,
         bits_per_byte=bits / blocks.utf8_bytes,
     )

@@ -1,22 +1,25 @@
 """Gaps filled with what stands on both sides of them; everything else stays byte for byte as it is."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .denoiser import Among, Denoiser, Without
+from .denoiser import Batched, Denoiser
 from .errors import DdcliError
-from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, parse
-from .lengths import Posterior, posterior
+from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, line_and_column, parse
+from .lengths import Posterior, Question, ask, posterior
 from .likelihood import nelbo
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Autoregressive
 from .randomness import Streams, derive_seed
 from .schedule import stratified
+from .shaping import Among, Shaped, Without
+
+Log = Callable[[str], None]
 
 DRAWS = 16  # noisings that a score is the mean of
 
@@ -26,10 +29,11 @@ class OfGaps(Asked, total=False):
 
     mask_token: str
     max_gap: int
-    score: bool
+    score: bool | None
     label: str | None
     seed: int | None
     on_frame: OnFrame | None
+    log: Log | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Infilling:
     seed: int
     index: int
     score: float | None = None  # ln p(gaps | context), nats: an unbiased estimate of a lower bound
+    ways: int = 1  # that came out as this text, where they are ranked
 
     @property
     def text(self) -> str:
@@ -118,10 +123,11 @@ def infill(
     *,
     mask_token: str = "[MASK]",
     max_gap: int = MAX_GAP,
-    score: bool = False,
+    score: bool | None = None,
     label: str | None = None,
     seed: int | None = None,
     on_frame: OnFrame | None = None,
+    log: Log | None = None,
     **settings: Unpack[Asked],
 ) -> list[Infilling]:
     """Fill the gaps of a document in n ways; everything else stays byte for byte as it is.
@@ -129,9 +135,11 @@ def infill(
     document: a text with gaps, `[MASK]` of one token, `[MASK:12]` of twelve, `[MASK:3-20]` and `[MASK:*]` (1
     to `max_gap`) of as many as the model finds likely, `\\[MASK]` the text itself; or one whose gaps
     `ddcli.infilling` has cut (`cut_spans`, `cut_matches`, `between`). A gap never holds an end of text. Each
-    way draws the lengths of its gaps from their posterior; temperature 0 takes the likeliest. With `score`,
-    the ways are ranked by their estimated ln p(gaps | context), lengths that were chosen included.
-    label: that of each line, told wherever the model reads the line's beginning.
+    way draws the lengths of its gaps from their posterior; temperature 0 takes the likeliest.
+    score: rank the ways by their estimated ln p(gaps | context), lengths that were chosen included, and list
+    a text once, with how many `ways` came out as it; by default where there are several ways. False: n draws.
+    label: that of each line, told wherever the model reads the line's beginning. log: is told what takes
+    long, and what of a range of lengths has no room.
 
     Raises DdcliError (GapError, with a caret) for a document without gaps, a gap that cannot be, a
     label the model does not know, or an autoregressive model.
@@ -142,21 +150,78 @@ def infill(
     seed = fresh_seed() if seed is None else seed
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")
+    score = n > 1 if score is None else score
+    document = _read(document, mask_token, max_gap)
+    counts = _record_lengths(model, label)
+    ways = [_Way(seed, i) for i in range(n)]
+    for number, text in enumerate(_texts(model, document, label)):
+        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature, counts, log):
+            _fill(model, layout, number, members, lengths, chosen, score, on_frame)
+    done = [way.done(document, score) for way in ways]
+    return _ranked(done) if score else done
+
+
+def explain(
+    model: Model,
+    document: str | bytes | Document,
+    *,
+    mask_token: str = "[MASK]",
+    max_gap: int = MAX_GAP,
+    label: str | None = None,
+    **settings: Unpack[Asked],
+) -> str:
+    """How the gaps of a document are filled, and what each way costs, in a line for people.
+
+    Options: `infill`. Of gaps of unknown length, from the least to the most that may be.
+    """
+    chosen = check(model, label, **settings)
+    counts = _record_lengths(model, label)
+    least = most = fewest = longest = 0.0
+    for text in _texts(model, _read(document, mask_token, max_gap), label):
+        choices = list[Sequence[int]]()
+        for gap in range(len(text.document.gaps)):
+            choices.append(text.candidates(gap))
+            if len(choices[gap]) > 1:
+                question = ask(model, text, gap, [lengths[0] for lengths in choices[:gap]], counts)
+                choices[gap], calls = question.lengths, question.calls
+                least, most = least + calls[0], most + calls[1]
+        ends = [[lengths[i] for lengths in choices] for i in (0, -1)]
+        costs = [_calls(model, text.layout(lengths), chosen) for lengths in ends]
+        least, most = least + min(low for low, _ in costs), most + max(high for _, high in costs)
+        fewest, longest = fewest + sum(ends[0]), longest + sum(ends[1])
+    return f"{model.described(chosen)}; {model.priced(least, most, int(fewest), int(longest))}"
+
+
+def _calls(model: Model, layout: Layout, settings: SamplerSettings) -> tuple[float, float]:
+    """Network evaluations that writing the gaps of a layout takes, at least and at most."""
+    calls = [model.calls(settings, ~window.frozen) for window in layout.windows]
+    return sum(least for least, _ in calls), sum(most for _, most in calls)
+
+
+def _read(document: str | bytes | Document, mask_token: str, max_gap: int) -> Document:
     if isinstance(document, str):
         document = document.encode(errors="surrogateescape")
-    if isinstance(document, bytes):
-        document = parse(document, mask_token, max_gap=max_gap)
-    # a model of records reads one line at a time
+    return parse(document, mask_token, max_gap=max_gap) if isinstance(document, bytes) else document
+
+
+def _texts(model: Model, document: Document, label: str | None) -> list[Encoded]:
+    """What of a document is read at a time: of a model of records each line that has gaps, or else all."""
     parts = [line for line in document.lines() if line.gaps] if model.record_lengths else [document]
-    opening = model.opening(label)
-    edges = (opening, model.tokenizer.eos_id) if model.record_lengths else None
-    counts = model.record_lengths if label is None else model.labels[label]
-    texts = [encode(part, model.tokenizer, model.length, edges, model.tokenizer.spelling) for part in parts]
-    ways = [_Way(seed, i) for i in range(n)]
-    for number, text in enumerate(texts):
-        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature, counts):
-            _fill(model, layout, number, members, lengths, chosen, score, on_frame)
-    return sorted((way.done(document, score) for way in ways), key=lambda way: -(way.score or 0.0))
+    edges = (model.opening(label), model.tokenizer.eos_id) if model.record_lengths else None
+    return [encode(part, model.tokenizer, model.length, edges, model.tokenizer.spelling) for part in parts]
+
+
+def _record_lengths(model: Model, label: str | None) -> Mapping[int, int] | None:
+    return model.record_lengths if label is None else model.labels[label]
+
+
+def _ranked(ways: Iterable[Infilling]) -> list[Infilling]:
+    """By their score, best first, each text once."""
+    ranked: dict[bytes, Infilling] = {}
+    for way in sorted(ways, key=lambda way: -(way.score or 0.0)):
+        best = ranked.get(way.content)
+        ranked[way.content] = replace(best, ways=best.ways + 1) if best else way
+    return list(ranked.values())
 
 
 Lengths = tuple[tuple[int, float], ...]  # of each gap: tokens, and ln p of so many
@@ -169,10 +234,12 @@ def _laid_out(
     ways: Iterable[_Way],
     temperature: float,
     counts: Mapping[int, int] | None,
+    log: Log | None,
 ) -> list[tuple[list[_Way], Lengths, Layout]]:
     """The ways by the lengths they have drawn for the gaps of a text, one after the other."""
     asked: dict[tuple[int, ...], Posterior] = {}  # by the lengths of the gaps before
     groups: dict[Lengths, list[_Way]] = {}
+    told = set[int]()
     for way in ways:
         lengths: list[tuple[int, float]] = []
         for gap in range(len(text.document.gaps)):
@@ -183,7 +250,11 @@ def _laid_out(
             before = tuple(tokens for tokens, _ in lengths)
             if before not in asked:
                 noise = derive_seed(way.seed, "unseen", number, gap)
-                asked[before] = posterior(model, _within_text(model), text, gap, before, noise, counts)
+                question = ask(model, text, gap, before, counts)
+                if log and gap not in told:
+                    told.add(gap)
+                    log(_weighing(text, gap, question))
+                asked[before] = posterior(model, _weigher(model), question, noise)
             u = Streams([way.draw("length", number, gap)]).uniform()[0]
             lengths.append(asked[before].draw(temperature, u))
             way.nfe += asked[before].nfe
@@ -228,9 +299,25 @@ def _fill(
             way.fills.append(Fill(content, 0, row[gap].tolist(), log_probs, log_length))
 
 
+def _weighing(text: Encoded, gap: int, question: Question) -> str:
+    """What is about to take long, for people."""
+    asked, offset = text.document.gaps[gap].lengths, text.document.gaps[gap].offset
+    line, column = line_and_column(text.document.source, offset)
+    least, most = question.lengths[0], question.lengths[-1]
+    cut = f" (of {asked[-1]:,} asked for: no room for more)" if asked and asked[-1] > most else ""
+    cost = f"up to {question.calls[1]:,} evaluations"
+    return f"gap at {line}:{column}: weighing lengths {least:,} to {most:,}{cut}, {cost}"
+
+
+def _weigher(model: Model) -> Denoiser:
+    """What is believed where no text ends, of canvases that are always asked about together."""
+    together = Batched(model.plain) if model.plain is not None else model.denoiser
+    return Shaped(together, Without((model.tokenizer.eos_id,)))
+
+
 def _within_text(model: Model) -> Denoiser:
     """What is believed of positions where no text ends."""
-    return Without(model.denoiser, (model.tokenizer.eos_id,))
+    return Shaped(model.denoiser, Without((model.tokenizer.eos_id,)))
 
 
 def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:
@@ -241,7 +328,7 @@ def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:
         for place, fits in layout.allowed.items()
         if start <= place < stop
     }
-    return Among(_within_text(model), allowed) if allowed else _within_text(model)
+    return Shaped(_within_text(model), Among(allowed)) if allowed else _within_text(model)
 
 
 def _log_probs(model: Model, believed: Denoiser, ids: np.ndarray, window: Window, seed: int) -> np.ndarray:

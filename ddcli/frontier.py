@@ -8,23 +8,26 @@ of the kind is known, and only a generative scorer can tell.
 
 import itertools
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .data import Blocks
-from .errors import DdcliError, unknown
-from .evaluation import Bound, estimates
-from .generative import Scorer, TextFigures, generation, real_texts
+from .errors import DdcliError, counted, unknown
+from .evaluation import Bound, Clusters, estimates
+from .generative import Cost, Scorer, TextFigures, figures_of_samples, real_texts
 from .model import Model, SamplerSettings
+from .process import Autoregressive
 from .replay import keeps_belief, no_likelihood, replayed
 from .sampler import Ancestral
-from .sampling import frames, samples
+from .sampling import frames
 
-TIMED = 4  # samples that are drawn to measure evaluations and seconds, where no scorer asks for more
 # by how much of the best figure a budget may miss it, for fewer evaluations
 TOLERANCE = {"quality": 0.0, "balanced": 0.02, "fast": 0.1}
+PLAIN = SamplerSettings()
+SAID = ("sampler", "steps")  # of the settings, whatever they are
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Quality:
 
     bound: Bound
     kind: str  # "exact", or "bound": an upper bound, which need not be near
+    clusters: Clusters  # what it is the mean of: the same text and noise at every point of a sweep
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,28 @@ class Point:
     """Settings of a sampler, what they cost, and how good they are."""
 
     settings: SamplerSettings
-    nfe: float  # network evaluations of a sample
-    seconds: float  # of a sample
+    paced: bool  # whether the number of steps has a say in it
+    cost: Cost
     quality: Quality | None
     generative: TextFigures | None
+
+    @property
+    def name(self) -> str:
+        return named(self.settings, paced=self.paced)
+
+    @property
+    def curve(self) -> str:
+        """Of points that are told apart by their steps alone."""
+        return named(self.settings, paced=False)
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
         found = None if self.quality is None else self.quality.bound
         return {
             **self.settings.model_dump(),
-            "nfe": self.nfe,
-            "seconds": self.seconds,
+            "steps_matter": self.paced,
+            "nfe": self.cost.nfe,
+            "seconds": self.cost.seconds,
             "figure": None if self.quality is None else self.quality.kind,
             "nats_per_token": None if found is None else found.nats_per_token,
             "stderr": None if found is None else found.stderr,
@@ -59,12 +73,38 @@ class Point:
         }
 
 
+def is_paced(model: Model, settings: SamplerSettings) -> bool:
+    """Whether the number of steps has a say in how a sampler goes."""
+    return model.sampler(settings).even and not isinstance(model.process, Autoregressive)
+
+
+def told(several: Iterable[SamplerSettings]) -> list[str]:
+    """The settings by which some are told apart from each other and from the plain ones, SAID the first."""
+    others = [name for name in SamplerSettings.model_fields if name not in SAID]
+    all_of_them = list(several)
+    return [*SAID, *(n for n in others if any(getattr(s, n) != getattr(PLAIN, n) for s in all_of_them))]
+
+
+def named(settings: SamplerSettings, *, paced: bool = True) -> str:
+    """`confidence, 8 steps, top k 5`: the sampler, steps where they pace it, and what is not plain."""
+    others = [name for name in told([settings]) if name not in SAID]
+    words = [settings.sampler, *([counted(settings.steps, "step")] if paced else [])]
+    return ", ".join([*words, *(f"{n.replace('_', ' ')} {shown(getattr(settings, n))}" for n in others)])
+
+
+def shown(value: Any) -> str:
+    """The value of a setting, for people."""
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def read_sweep(
     sweep: str, model: Model, settings: SamplerSettings, *, length: int | None = None
 ) -> list[SamplerSettings]:
     """`steps=8,16 sampler=ancestral,confidence`: settings with every combination of the values named.
 
-    Raises DdcliError for what is no setting of a sampler, no value of it, or cannot draw samples of a length.
+    Combinations that come to the same are one: a value that is named twice, and steps of a sampler that goes
+    at a pace of its own. Raises DdcliError for what is no setting of a sampler, no value of it, or cannot
+    draw samples of a length.
     """
     axes: dict[str, list[str]] = {}
     for part in sweep.split():
@@ -78,11 +118,14 @@ def read_sweep(
         axes[key] = values.split(",")
     if not axes:
         raise DdcliError('--sweep is empty; name settings such as "steps=8,16,32,64"')
+    axes = dict(sorted(axes.items(), key=lambda axis: axis[0] == "steps"))  # those of a curve stand together
     combinations = itertools.product(*axes.values())
-    points = [settings.but(**dict(zip(axes, values, strict=True))) for values in combinations]
-    for point in points:
+    points: dict[SamplerSettings, SamplerSettings] = {}
+    for combination in combinations:
+        point = settings.but(**dict(zip(axes, combination, strict=True)))
         check_drawing(model, point, length)
-    return points
+        points.setdefault(point if is_paced(model, point) else point.but(steps=PLAIN.steps), point)
+    return list(points.values())
 
 
 def check_drawing(model: Model, settings: SamplerSettings, length: int | None) -> None:
@@ -93,13 +136,14 @@ def check_drawing(model: Model, settings: SamplerSettings, length: int | None) -
     try:
         frames(model, length=length, **settings.model_dump())
     except DdcliError as error:
-        raise DdcliError(f"samples by {settings.sampler}, {settings.steps} steps: {error}") from None
+        raise DdcliError(f"samples by {named(settings)}: {error}") from None
 
 
 def point_at(
     model: Model,
     blocks: Blocks,
     settings: SamplerSettings,
+    cost: Cost,
     *,
     sequences: int,
     draws: int,
@@ -107,20 +151,20 @@ def point_at(
     batch_size: int = 16,
     length: int | None = None,
     scorer: Scorer | None = None,
-    count: int = TIMED,
+    count: int,
 ) -> Point:
-    """Some settings, measured on `sequences` blocks, and on samples of a seed: always the same ones.
+    """Some settings of a known cost, measured on `sequences` blocks, always the same ones.
 
     draws: noisings of each block, for bounds. With a scorer, `count` samples of `length` are judged by it.
     """
     quality = quality_of(
         model, blocks, settings, sequences=sequences, draws=draws, seed=seed, batch_size=batch_size
     )
-    if scorer is None:
-        return Point(settings, *_cost(model, settings, length, seed), quality, None)
-    like = real_texts(model, blocks, count=count, length=length)
-    made = generation(model, scorer, settings, like, count=count, length=length, seed=seed)
-    return Point(settings, made.nfe, made.seconds, quality, made.figures)
+    figures = None
+    if scorer is not None:
+        like = real_texts(model, blocks, count=count, length=length)
+        figures = figures_of_samples(model, scorer, settings, like, count=count, length=length, seed=seed)
+    return Point(settings, is_paced(model, settings), cost, quality, figures)
 
 
 def quality_of(
@@ -129,7 +173,7 @@ def quality_of(
     """The likelihood of blocks under the law of a sampler, or its bound; None where neither is known."""
     if _is_replayable(model, settings):
         found = replayed(model, blocks, settings, **options)
-        return Quality(found.bound(), "exact" if found.exact else "bound")
+        return Quality(found.bound(), "exact" if found.exact else "bound", found.clusters())
     if not _is_chain(model, settings):
         return None
     chain = estimates(
@@ -142,7 +186,7 @@ def quality_of(
         parts=model.parts,
         **options,
     )
-    return Quality(chain.bound(), "bound")
+    return Quality(chain.bound(), "bound", chain.clusters())
 
 
 def has_quality(model: Model, settings: SamplerSettings) -> bool:
@@ -157,8 +201,9 @@ def _is_replayable(model: Model, settings: SamplerSettings) -> bool:
 def _is_chain(model: Model, settings: SamplerSettings) -> bool:
     """Whether the steps are the reverse of a chain of as many, whose bound is known."""
     plain = type(model.sampler(settings)) is Ancestral and settings.block is None and keeps_belief(settings)
+    shared = bool(model.block and model.record_lengths)  # steps, out over each record's own length
     recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
-    return plain and not recalls and model.process.timesteps in (None, _steps(model, settings))
+    return plain and not shared and not recalls and model.process.timesteps in (None, _steps(model, settings))
 
 
 def _steps(model: Model, settings: SamplerSettings) -> int:
@@ -166,33 +211,66 @@ def _steps(model: Model, settings: SamplerSettings) -> int:
     return math.ceil(settings.steps / model.parts)
 
 
-def budgets(points: Sequence[Point]) -> dict[str, Point]:
-    """By the name of a budget, the fewest evaluations whose figure is near enough to the best one.
+def check_within(
+    model: Model, points: Sequence[SamplerSettings], costs: Sequence[Cost], within: float | None
+) -> None:
+    """Raise DdcliError where no budget could be chosen, by a figure and `within` so many seconds a sample."""
+    able = [(cost.seconds, at) for at, cost in zip(points, costs, strict=True) if has_quality(model, at)]
+    seconds, fastest = min(able, key=lambda each: each[0])
+    if within is not None and seconds > within:
+        raise DdcliError(
+            f"no sampler of this sweep writes a sample within {within:g} s on this machine: the fastest, "
+            f"{named(fastest)}, takes {seconds:.3g} s; allow more, or sweep fewer steps"
+        )
 
-    Points without a figure of their own are passed over (one has to have one): a scorer's perplexity can be
-    had by repetition.
+
+def budgets(points: Sequence[Point], within: float | None = None) -> dict[str, Point]:
+    """By the name of a budget, the fewest evaluations whose figure is near enough to the best one, of the
+    points that take `within` so many seconds a sample (None: of all).
+
+    Near enough is what is not worse by more than a share, or by more than two standard errors of the
+    difference. Points without a figure of their own are passed over (one has to have one): a scorer's
+    perplexity can be had by repetition.
     """
-    known = {point: point.quality.bound.nats_per_token for point in points if point.quality is not None}
-    best = min(known.values())
+    able = [
+        point
+        for point in points
+        if point.quality is not None and (within is None or point.cost.seconds <= within)
+    ]
+    known = list(zip(able, above_the_best(able), strict=True))
+    lowest = min(_nats(point) for point in able)
     return {
         name: min(
-            (point for point, nats in known.items() if nats <= best * (1 + tolerance)),
-            key=lambda point: (point.nfe, known[point]),
+            (
+                point
+                for point, more in known
+                if more is not None and more[0] <= max(tolerance * lowest, 2 * np.nan_to_num(more[1]))
+            ),
+            key=lambda point: (point.cost.nfe, _nats(point)),
         )
         for name, tolerance in TOLERANCE.items()
     }
 
 
+def above_the_best(points: Sequence[Point]) -> list[tuple[float, float] | None]:
+    """How much worse each point is than the best, nats per token, and the standard error of that; None
+    where no figure is known.
+
+    Figures of a sweep are of the same text under the same noise: the errors are those of paired differences.
+    """
+    best = min(points, key=_nats, default=None)
+    return [
+        point.quality.clusters.less(best.quality.clusters)
+        if point.quality and best and best.quality
+        else None
+        for point in points
+    ]
+
+
+def _nats(point: Point) -> float:
+    return math.inf if point.quality is None else point.quality.bound.nats_per_token
+
+
 def as_defaults(chosen: Mapping[str, Point]) -> dict[str, dict[str, Any]]:
     """Budgets as generation_config.json holds them."""
     return {name: point.record() for name, point in chosen.items()}
-
-
-def _cost(model: Model, settings: SamplerSettings, length: int | None, seed: int) -> tuple[float, float]:
-    """Evaluations and seconds of a sample; what a first call prepares is not counted."""
-    chosen = settings.model_dump()
-    list(samples(model, 1, length=length, seed=seed, **chosen))
-    began = time.perf_counter()
-    drawn = list(samples(model, TIMED, length=length, seed=seed, **chosen))
-    seconds = (time.perf_counter() - began) / TIMED
-    return sum(sample.nfe for sample in drawn) / TIMED, seconds

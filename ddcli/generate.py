@@ -13,7 +13,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .process import Process, pure_noise
 from .randomness import Streams
-from .sampler import Sampler, Step
+from .sampler import Draw, Sampler, Shape, Step, as_believed, by_chance
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,14 @@ def generate(
     valid: Tensor | None = None,
     evaluations: int = 1,
     mix: Callable[[Tensor], Tensor] | None = None,
+    shape: Shape = as_believed,
+    pen: Draw = by_chance,
 ) -> Iterator[Frame]:
     """Fill the positions of `canvas` (B, L) that are not `frozen` (B, L), and yield every state on the way.
 
     times (steps + 1, B, 1 or L) float64 fall from 1 to 0. valid (B, L) is False at padding, which is frozen.
-    evaluations: of the network, for each time the denoiser is asked about a sequence. mix: see `Step`.
+    evaluations: of the network, for each time the denoiser is asked about a sequence. mix, shape, pen: see
+    `Step`.
     """
     times = times.to(canvas.device)
     clock = torch.where(frozen, 0.0, times[0])
@@ -54,7 +57,7 @@ def generate(
     yield Frame(x, clock, ~frozen, nfe, 0, steps)
     for number, s in enumerate(times[1:], 1):
         whether, what = rng.uniform(2, canvas.shape[1]).to(canvas.device).unbind(1)
-        step = Step(process, x, torch.where(frozen, 0.0, s), clock, whether, what, mix)
+        step = Step(process, x, torch.where(frozen, 0.0, s), clock, whether, what, mix, shape, pen)
         rows = sampler.rows(step)
         log_p0 = torch.empty(0, process.vocabulary.size, device=canvas.device)
         if rows.any():

@@ -5,10 +5,12 @@ entropy of a text's tokens, the share of different n-grams and that of repeated 
 real text, cut and decoded as the samples are (arXiv:2409.02908 shows what happens otherwise).
 """
 
+import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +26,8 @@ from .model import Model, SamplerSettings
 from .sampling import samples
 
 WINDOW = 1024  # tokens of the scorer, at most, of each text
+TIMED = 4  # samples that are drawn to measure evaluations and seconds
+PATIENCE = 10.0  # seconds to wait for the Hugging Face hub
 
 
 @dataclass(frozen=True)
@@ -70,31 +74,66 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
     """
     name, _, file = source.partition("::")
     gguf = gguf or file or None
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or Path(name).exists()):
+    is_folder = Path(name).is_dir()
+    if not is_folder and (name.startswith((".", "/", "~")) or Path(name).exists()):
         raise DdcliError(f"{name} is no folder; --generative takes a folder of a causal model, or its name")
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
+    unreachable = None if is_folder else _unreachable(name)
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_folder or bool(unreachable)}
     if gguf is not None:
         options["gguf_file"] = gguf
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+        with _quiet_hub():
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
     except Exception as error:  # broken files raise whatever the parser of their class raises
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if is_folder:
+            reason = _first_line(error)
+            raise DdcliError(
+                f"{source} is no causal language model that transformers can load: {reason}"
+            ) from None
         raise DdcliError(
-            f"{source} is no causal language model that transformers can load: {reason}"
+            f"there is no folder {name} here; as a Hugging Face name it could not be loaded: "
+            f"{unreachable or _first_line(error)}"
         ) from None
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     network.to(device or torch.device("cpu")).eval()
     window = getattr(network.config, "max_position_embeddings", None) or WINDOW
     return Scorer(source, network, tokenizer, min(window, WINDOW))
+
+
+def _unreachable(name: str) -> str | None:
+    """Why the hub does not give a model, asked once, so that nobody waits for transformers to try again."""
+    from huggingface_hub import HfApi
+
+    try:
+        with _quiet_hub():
+            HfApi().model_info(name, timeout=PATIENCE)
+    except Exception as error:  # of the network, of the hub, or of a name that is none
+        return _first_line(error)
+    return None
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the progress bars of transformers, and what the hub's client logs of its troubles."""
+    from transformers.utils import logging as bars
+
+    shown, hub = bars.is_progress_bar_enabled(), logging.getLogger("huggingface_hub")
+    level = hub.level
+    bars.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".:") or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -158,16 +197,33 @@ def _entropy(tokens: Sequence[int]) -> float:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a sample takes, the mean over `TIMED` of a seed."""
+
+    nfe: float  # network evaluations
+    seconds: float  # of one drawn alone, on this machine; what a first call prepares is not counted
+
+
+def cost_of(model: Model, settings: SamplerSettings, *, length: int | None, seed: int) -> Cost:
+    """Raises DdcliError for a length or a sampler the model cannot do."""
+    options: dict[str, Any] = {"length": length, "seed": seed, **settings.model_dump()}
+    list(samples(model, 1, **options))
+    began = time.perf_counter()
+    drawn = list(samples(model, TIMED, batch_size=1, **options))
+    seconds = time.perf_counter() - began
+    return Cost(sum(sample.nfe for sample in drawn) / TIMED, seconds / TIMED)
+
+
+@dataclass(frozen=True)
 class Generation:
     """Samples of some settings, what they are like, and what they took."""
 
     settings: SamplerSettings
     figures: TextFigures
-    nfe: float  # network evaluations of a sample
-    seconds: float  # of a sample
+    cost: Cost
 
 
-def generation(
+def figures_of_samples(
     model: Model,
     scorer: Scorer,
     settings: SamplerSettings,
@@ -176,17 +232,14 @@ def generation(
     count: int,
     length: int | None,
     seed: int,
-) -> Generation:
+) -> TextFigures:
     """`count` samples, scored; they take the labels of the real texts they are `like` in turn.
 
     Raises DdcliError for a length or a sampler the model cannot do.
     """
-    began, labels = time.perf_counter(), [text.label for text in like]
-    drawn = list(samples(model, count, length=length, label=labels, seed=seed, **settings.model_dump()))
-    seconds = (time.perf_counter() - began) / count
-    texts = [Text(sample.tokens, sample.text) for sample in drawn]
-    nfe = sum(sample.nfe for sample in drawn) / count
-    return Generation(settings, figures(scorer, texts), nfe, seconds)
+    labels = [text.label for text in like]
+    drawn = samples(model, count, length=length, label=labels, seed=seed, **settings.model_dump())
+    return figures(scorer, [Text(sample.tokens, sample.text) for sample in drawn])
 
 
 def real_texts(model: Model, blocks: Blocks, *, count: int, length: int | None) -> list[Text]:

@@ -48,7 +48,8 @@ def validation_text(model: Model, log: Log) -> HeldOut:
         name = f"the first documents of {settings.source}"
     else:
         name = f"the last {settings.valid_fraction:.0%} of {settings.source}"
-    return _held_out(model, data.valid, name, data.fingerprint)
+    own = data.fingerprint.rpartition("+")[2]  # of two sources, the one that is validated on
+    return _held_out(model, data.valid, name, own)
 
 
 def text_from(

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .infilling import Encoded
+from .infilling import FEW, Encoded
 from .model import Model
 from .process import Process, at, pure_noise
 from .randomness import LOG_ZERO, Streams, categorical
 
+PATIENCE = 4  # tokens of evidence before a length may be given up
+BEHIND = (
+    20.0  # nats less than the best, e^-20 = 2e-9 of its probability: no later token is likely to mend that
+)
 REACH = 16  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
 
 
@@ -40,16 +44,31 @@ class Posterior:
         return self.lengths[chosen], float(self.log_p[chosen])
 
 
-def posterior(
+@dataclass(frozen=True)
+class Question:
+    """What is to be weighed: the same text around a gap, with one canvas for each of its lengths."""
+
+    lengths: Sequence[int]
+    log_prior: np.ndarray  # (B,) nats
+    ids: np.ndarray  # (B, L)
+    order: np.ndarray  # (B, K) positions of the evidence, as it is asked about
+    valid: np.ndarray | None = None  # (B, L) bool: False at padding
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Network evaluations, at least and at most."""
+        lengths, evidence = int((self.log_prior > LOG_ZERO).sum()), self.order.shape[1]
+        return (lengths * min(evidence, PATIENCE), lengths * evidence) if lengths > 1 else (0, 0)
+
+
+def ask(
     model: Model,
-    denoiser: Denoiser,
     encoded: Encoded,
     gap: int,
     chosen: Sequence[int],
-    seed: int,
     counts: Mapping[int, int] | None = None,
-) -> Posterior:
-    """Of a gap of an encoded document, those before it having the lengths `chosen`.
+) -> Question:
+    """About a gap of an encoded document, those before it having the lengths `chosen`.
 
     Every length is as likely beforehand; in a model of records, as likely as a record of the length it
     makes. Evidence is the text behind the gap, of a record before it too. Text further than REACH from
@@ -57,16 +76,20 @@ def posterior(
     counts: how many records, of the label that is told, had each length; of a model of records.
     """
     candidates = encoded.candidates(gap)
-    found = _record(model, encoded, gap, chosen, candidates, counts) or _text(
+    return _record(model, encoded, gap, chosen, candidates, counts) or _text(
         model, encoded, gap, chosen, candidates
     )
-    lengths, log_prior, ids, order, valid = found
-    x0, where = torch.tensor(ids, device=model.device), torch.tensor(order, device=model.device)
-    shown = None if valid is None else torch.tensor(valid, device=model.device)
+
+
+def posterior(model: Model, denoiser: Denoiser, asked: Question, seed: int) -> Posterior:
+    """The answer. Lengths that fell BEHIND on the way have no share in it."""
+    x0, where = torch.tensor(asked.ids, device=model.device), torch.tensor(asked.order, device=model.device)
+    shown = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)
     unseen = x0 == model.tokenizer.mask_id
-    rng = Streams([seed] * len(lengths))  # the same noise for every length
-    log_p = log_likelihood(model.process, denoiser, x0, where, unseen, rng, shown)
-    return Posterior(lengths, (torch.tensor(log_prior) + log_p.cpu()).log_softmax(-1), order.size)
+    rng = Streams([seed] * len(asked.lengths))  # the same noise for every length
+    prior = torch.tensor(asked.log_prior, device=model.device)
+    log_p, calls = log_likelihood(model.process, denoiser, x0, where, unseen, rng, shown, prior)
+    return Posterior(asked.lengths, log_p.cpu().log_softmax(-1), calls)
 
 
 @torch.no_grad()
@@ -78,40 +101,49 @@ def log_likelihood(
     unseen: Tensor,
     rng: Streams,
     valid: Tensor | None = None,
-) -> Tensor:
+    prior: Tensor | None = None,
+) -> tuple[Tensor, int]:
     """ln p of the tokens of x0 (B, L) at the positions `order` (B, K), in this order, nats, (B,) float64.
 
-    Given all others but the `unseen` (B, L) bool, which stay at clock 1. By the chain rule, K evaluations:
-    the value itself for an exact belief, of any process, and no bound.
+    Given all others but the `unseen` (B, L) bool, which stay at clock 1. By the chain rule, one evaluation a
+    token, and how many those were in all: the value itself for an exact belief, of any process, and no bound.
+    With a `prior` (B,), which is added, rows that fall BEHIND are given up, at LOG_ZERO.
     """
     unknown = unseen.scatter(1, order, True)
     noise = pure_noise(process, x0, unknown.double(), rng)
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    for now in order.T:
+    total = total if prior is None else total + prior
+    running, calls = total > LOG_ZERO, 0
+    for number, now in enumerate(order.T):
+        if prior is not None and number >= PATIENCE:
+            running &= total > total[running].max() - BEHIND
+        if prior is not None and int(running.sum()) == 1:
+            break
         rows = torch.zeros_like(unknown).scatter(1, now[:, None], True)
-        log_p0 = denoiser(torch.where(unknown, noise, x0), unknown.double(), rows, valid)
-        total += at(log_p0.double(), x0[rows])
+        seen = torch.where(unknown, noise, x0)[running]
+        shown = None if valid is None else valid[running]
+        log_p0 = denoiser(seen, unknown[running].double(), rows[running], shown)
+        total[running] += at(log_p0.double(), x0[rows][running])
+        calls += int(running.sum())
         unknown = unknown & ~rows
-    return total
-
-
-Question = tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+    return total.masked_fill(~running, LOG_ZERO), calls
 
 
 def _text(model: Model, encoded: Encoded, gap: int, chosen: Sequence[int], candidates: range) -> Question:
-    """Lengths, log prior (B,), canvases (B, L), evidence (B, K), valid: of running text.
+    """About a gap in running text.
 
     Canvases are of one size: behind the evidence stands as much unseen text as the gap is shorter.
     """
     most, behind = candidates[-1], encoded.after(gap)
-    count = min(len(behind), REACH, max(1, (model.length - most) // 2))
+    count = min(len(behind), REACH, max(FEW, (model.length - most) // 2), model.length - most)
     room = max(0, model.length - most - count)
     before, behind = encoded.before(gap, chosen), behind[:count]
     before = before[max(0, len(before) - room) :]
     masks = np.full(most, encoded.mask_id)
     ids = np.stack([np.concatenate([before, masks[:n], behind, masks[n:]]) for n in candidates])
     evidence = len(before) + np.flatnonzero(_is_text(model, behind))
-    return candidates, np.zeros(len(candidates)), ids, np.array(candidates)[:, None] + evidence, None
+    order = np.array(candidates)[:, None] + evidence
+    return Question(candidates, np.zeros(len(candidates)), ids, order)
 
 
 def _record(
@@ -122,7 +154,7 @@ def _record(
     candidates: range,
     counts: Mapping[int, int] | None,
 ) -> Question | None:
-    """The same of a whole record, whose length the network sees; None where there is none, or no room."""
+    """About a gap in a whole record, whose length the network sees; None where there is none, or no room."""
     before, behind = encoded.before(gap, chosen).copy(), encoded.after(gap, to_the_end=True).copy()
     around = len(before) + len(behind)
     lengths = [n for n in candidates if around + n <= model.length]
@@ -140,7 +172,7 @@ def _record(
     records = np.array([counts.get(around - 2 + n, 0) for n in lengths], float)
     with np.errstate(divide="ignore"):
         log_prior = np.log(records).clip(min=LOG_ZERO) if records.any() else np.zeros(len(lengths))
-    return lengths, log_prior, ids, np.stack(order), valid
+    return Question(lengths, log_prior, ids, np.stack(order), valid)
 
 
 def _is_text(model: Model, ids: np.ndarray) -> np.ndarray:

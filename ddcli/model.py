@@ -3,11 +3,10 @@
 Legend: B sequences, L positions; frozen positions are given.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -15,22 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer
-from .denoiser import (
-    Denoiser,
-    GreedyTail,
-    NetworkDenoiser,
-    PrefixCached,
-    SelfConditioned,
-    Temperature,
-    TopK,
-    TopP,
-)
+from .denoiser import Denoiser, NetworkDenoiser, PrefixCached, SelfConditioned
 from .errors import DdcliError, printable, unknown
 from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
-from .process import Autoregressive, Process
+from .process import Autoregressive, Masking, Process
 from .randomness import Streams, derive_seed
-from .sampler import Sampler, make_sampler
+from .sampler import Draw, Sampler, by_chance, make_sampler
+from .shaping import GreedyTail, InTurn, Shape, Shaped, Temperature, TopK, TopP
 from .tokenizer import Tokenizer
 
 
@@ -57,11 +48,14 @@ class SamplerSettings(BaseModel):
     def but(self, **changes: Any) -> "SamplerSettings":
         """These settings with those of `changes` that are not None. Raises DdcliError for a bad value."""
         chosen = {**self.model_dump(), **{k: v for k, v in changes.items() if v is not None}}
+        if strange := next((name for name in changes if name not in SamplerSettings.model_fields), None):
+            raise unknown("setting", strange, SamplerSettings.model_fields)
         try:
             settings = SamplerSettings(**chosen)
         except ValidationError as error:
             first = error.errors()[0]
-            raise DdcliError(f"{first['loc'][0]} {first['input']!r}: {first['msg'].lower()}") from None
+            option = str(first["loc"][0]).replace("_", "-")
+            raise DdcliError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
         make_sampler(settings.sampler)
         return settings
 
@@ -91,12 +85,20 @@ class Canvas:
     seeds: Sequence[int]  # (B,)
 
 
+class Share(NamedTuple):
+    """What a block of a canvas is to hold, and how it is written."""
+
+    span: slice
+    unknown: int  # positions to be filled
+    steps: int
+
+
 OnFrame = Callable[[Frame], None]
 SAID = ("sampler", "steps", "temperature")  # of the settings, whatever they are
 BUDGETS = ("quality", "balanced", "fast")  # settings that were measured to be worth their evaluations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A denoiser with all it needs to read and write text."""
 
@@ -113,6 +115,12 @@ class Model:
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
     folder: Path | None = None  # of the run it was read from
     weights: Path | None = None  # the file they were read from
+
+    def __repr__(self) -> str:
+        noise, unit = type(self.process).__name__.lower(), self.tokenizer.unit
+        source = f" from {self.folder}" if self.folder else ""
+        entries = f"{self.tokenizer.vocab_size:,} entries"
+        return f"<{type(self).__name__}{source}: {noise}, {self.length} {unit}s at once, {entries}>"
 
     @property
     def block(self) -> int:
@@ -157,13 +165,23 @@ class Model:
         return self.budgets[budget].but(**changes)
 
     def sampler(self, settings: SamplerSettings) -> Sampler:
-        """The sampler of some settings. Raises DdcliError where it does not go with the model."""
+        """The sampler of some settings. Raises DdcliError where they do not go with the model."""
         sampler = make_sampler(settings.sampler)
         if self.block and settings.block:
             raise DdcliError(f"this network writes blocks of {self.block}; leave --block out")
-        if settings.greedy_tail and not sampler.even:
+        if settings.greedy_tail and not (sampler.even and sampler.paced(self.process)):
             raise DdcliError(
-                f"a greedy tail is so many even steps, which sampler {settings.sampler} has not; leave it out"
+                f"a greedy tail is so many even steps, which sampler {settings.sampler} has not; leave "
+                "--greedy-tail out"
+            )
+        if settings.greedy_tail > settings.steps:
+            raise DdcliError(
+                f"--greedy-tail {settings.greedy_tail}: there are only {settings.steps} steps; give no more"
+            )
+        if settings.guidance != 1 and settings.cuts and not isinstance(self.process, Masking):
+            raise DdcliError(
+                "with guidance, steps of this model's noise are mixed, not beliefs, and cannot be cut to "
+                "likely tokens; leave --top-k, --top-p, --greedy-tail and --temperature 0 out"
             )
         try:
             sampler.check(self.process)
@@ -172,31 +190,63 @@ class Model:
         return sampler
 
     def calls(self, settings: SamplerSettings, unknown: Sequence[bool] | np.ndarray) -> tuple[float, float]:
-        """Network evaluations for a sequence whose positions are to be filled where `unknown` (L,) bool: at
-        least and at most, or twice the expected number where theory has one."""
+        """Network evaluations for a sequence whose positions are to be filled where `unknown` (L,) bool.
+
+        At least, and at most; where theory has an expected number, that, for both.
+        """
         sampler = self.sampler(settings)
-        block = self.block or settings.block or len(unknown)
-        open_ones = [int(np.sum(unknown[start : start + block])) for start in range(0, len(unknown), block)]
-        each = {n: sampler.calls(self.process, self._steps(settings), n) for n in set(open_ones) if n}
+        shares = self.shares(settings, sampler, unknown)
+        each = {kind: sampler.calls(self.process, *kind) for kind in {(s.steps, s.unknown) for s in shares}}
         asked = 1 if settings.guidance == 1 else 2
-        least, most = (asked * sum(each[n][which] for n in open_ones if n) for which in (0, 1))
+        least, most = (asked * sum(each[s.steps, s.unknown][which] for s in shares) for which in (0, 1))
         return least, most
+
+    def shares(
+        self, settings: SamplerSettings, sampler: Sampler, unknown: Sequence[bool] | np.ndarray
+    ) -> list[Share]:
+        """The blocks of a canvas that have something to fill, where `unknown` (L,) bool, in their order.
+
+        The steps are shared out over the unknown positions: rounded up, so that a few more may be taken. A
+        network of blocks takes them for a sequence as long as those it was trained on, and may write on.
+        """
+        size = self.block or settings.block or max(1, len(unknown))
+        spans = [slice(start, start + size) for start in range(0, len(unknown), size)]
+        counts = [int(np.sum(unknown[span])) for span in spans]
+        whole = min(sum(counts), self.length) if self.block else sum(counts)
+        fullest = -(-settings.steps * max(counts, default=0) // max(1, whole))
+        fewest = min(sampler.fewest, fullest)  # a short last block is no reason to refuse
+        return [
+            Share(span, count, max(fewest, -(-settings.steps * count // whole)))
+            for span, count in zip(spans, counts, strict=True)
+            if count
+        ]
 
     def explain(self, settings: SamplerSettings, unknown: Sequence[bool] | np.ndarray) -> str:
         """How a text is sampled where it is `unknown` (L,) bool, and what it costs: a line for people."""
-        least, most = self.calls(settings, unknown)
+        steps = [share.steps for share in self.shares(settings, self.sampler(settings), unknown)]
+        count = int(np.sum(unknown))
+        cost = self.priced(*self.calls(settings, unknown), count, count)
+        return f"{self.described(settings, steps)}; {cost}"
+
+    def described(self, settings: SamplerSettings, steps: Sequence[int] = ()) -> str:
+        """Settings for people, as far as they matter; with the steps that each block takes of them."""
         told = settings.model_dump(include=set(SAID)) | settings.model_dump(exclude_defaults=True)
+        if not self.sampler(settings).paced(self.process):
+            told.pop("steps")
+        if "steps" in told and (self.block or settings.block) and steps:
+            least, most = min(steps), max(steps)
+            told["steps"] = f"{told['steps']} ({least if least == most else f'{least} to {most}'} a block)"
         names = [name for name in SamplerSettings.model_fields if name in told]
         shown = [f"{name.replace('_', ' ')} {told[name]}" for name in names]
-        shown += ["approximate"] if settings.cache != "none" else []
-        cost = f"NFE {least:.1f} expected" if least == most else f"NFE {least:.0f} to {most:.0f}, by the text"
-        count = int(np.sum(unknown))
-        return f"{', '.join(shown)}; {cost} for {count:,} {self.tokenizer.unit}{'s' * (count != 1)}"
+        return ", ".join(shown + ["approximate"] * (settings.cache != "none"))
 
-    def _steps(self, settings: SamplerSettings) -> int:
-        """Steps, or those of each block: its share of those of a training sequence."""
-        block = self.block or settings.block
-        return math.ceil(settings.steps * min(1, block / self.length)) if block else settings.steps
+    def priced(self, least: float, most: float, fewest: int, longest: int) -> str:
+        """For people: the evaluations, at least and at most, that `fewest` to `longest` positions cost."""
+        many = f"{fewest:,}" if fewest == longest else f"{fewest:,} to {longest:,}"
+        what = f"{many} {self.tokenizer.unit}{'s' * (longest != 1)}"
+        if least == most:
+            return f"NFE {least:.1f} expected for {what}"
+        return f"NFE {least:.0f} to {most:.0f} for {what}, as the text turns out"
 
     def denoise(
         self,
@@ -204,11 +254,12 @@ class Model:
         settings: SamplerSettings,
         denoiser: Denoiser | None = None,
         sampler: Sampler | None = None,
+        pen: Draw = by_chance,
     ) -> Iterator[Frame]:
         """Fill a canvas; every state on the way. `denoiser`, `sampler`: in place of the model's own, and of
-        the settings'.
+        the settings'. pen: see `Step`.
 
-        Raises DdcliError where the settings do not go with the model.
+        Raises DdcliError, before anything is asked for, where the settings do not go with the model.
         """
         sampler = sampler or self.sampler(settings)
         believed = self._asked(settings, denoiser)
@@ -219,12 +270,7 @@ class Model:
             blind = self._asked(settings, denoiser)
             strength, blindfold = settings.guidance, self._blindfold(canvas)
             believed, mix = guided(believed, blind, self.process, strength, blindfold)
-            if mix is not None and settings.cuts:
-                raise DdcliError(
-                    "with guidance, steps of this model's noise are mixed, not beliefs, and cannot be cut to "
-                    "likely tokens; leave --top-k, --top-p, --greedy-tail and --temperature 0 out"
-                )
-        believed = self._shaped(believed, settings)
+        shares = [self.shares(settings, sampler, ~frozen) for frozen in canvas.frozen]
         longest = canvas.tokens.shape[1]
         valid = None
         if min(canvas.sizes) < longest:
@@ -235,16 +281,18 @@ class Model:
             sampler,
             tokens,
             frozen,
-            self._times(sampler, settings, canvas),
+            self._times(sampler, settings, canvas, shares),
             Streams(canvas.seeds, canvas.sizes),
             valid,
             evaluations=1 if settings.guidance == 1 else 2,
             mix=mix,
+            shape=InTurn(self._shapes(settings, shares, longest)),
+            pen=pen,
         )
 
     def believed(self, settings: SamplerSettings, denoiser: Denoiser | None = None) -> Denoiser:
-        """The denoiser as it is asked in one run of the loop, without guidance."""
-        return self._shaped(self._asked(settings, denoiser), settings)
+        """What tokens are drawn from in one run of the loop, without guidance or a greedy tail."""
+        return Shaped(self._asked(settings, denoiser), InTurn(self._shapes(settings)))
 
     def _asked(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
         """Who believes, with a memory of one run where there is any."""
@@ -255,17 +303,27 @@ class Model:
             asked = SelfConditioned(asked, self.network, self.process)
         return asked
 
-    def _shaped(self, believed: Denoiser, settings: SamplerSettings) -> Denoiser:
-        """Sharper or flatter than believed, then cut to what is likely."""
+    def _shapes(
+        self, settings: SamplerSettings, shares: Sequence[Sequence[Share]] = (), longest: int = 0
+    ) -> list[Shape]:
+        """What beliefs go through before tokens are drawn: sharper or flatter, then cut to what is likely.
+
+        shares: of each sequence, (B,), whose last steps a greedy tail is.
+        """
+        shapes: list[Shape] = []
         if settings.temperature != 1:
-            believed = Temperature(believed, settings.temperature)
+            shapes.append(Temperature(settings.temperature))
         if settings.top_k is not None:
-            believed = TopK(believed, settings.top_k)
+            shapes.append(TopK(settings.top_k))
         if settings.top_p < 1:
-            believed = TopP(believed, settings.top_p)
-        if settings.greedy_tail:
-            believed = GreedyTail(believed, self.process, settings.greedy_tail / self._steps(settings))
-        return believed
+            shapes.append(TopP(settings.top_p))
+        if settings.greedy_tail and shares:
+            last = torch.zeros(len(shares), longest, dtype=torch.float64, device=self.device)
+            for row, blocks in zip(last, shares, strict=True):
+                for share in blocks:
+                    row[share.span] = settings.greedy_tail / share.steps
+            shapes.append(GreedyTail(self.process, last))
+        return shapes
 
     def _prefix_cached(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
         """Raises DdcliError where there is nothing to keep, or it is kept exactly."""
@@ -301,28 +359,37 @@ class Model:
             raise DdcliError(f"guidance makes more of what is given, but nothing is; give --prompt{more}")
         return torch.tensor(prompt, device=self.device)
 
-    def _times(self, sampler: Sampler, settings: SamplerSettings, canvas: Canvas) -> Tensor:
+    def _times(
+        self,
+        sampler: Sampler,
+        settings: SamplerSettings,
+        canvas: Canvas,
+        shares: Sequence[Sequence[Share]],
+    ) -> Tensor:
         """The clocks of the loop, (n + 1, B, 1); block after block, (n + 1, B, L), where that is asked for.
 
-        Then each block takes its share of the steps.
+        Then each sequence goes through blocks of its own, whatever its neighbours do.
         """
-        longest = canvas.tokens.shape[1]
         unknown = torch.tensor(~canvas.frozen)
-        rng = Streams([derive_seed(seed, "times") for seed in canvas.seeds], canvas.sizes)
-        block = self.block or settings.block
-        if not block:
-            return sampler.times(self.process, settings.steps, unknown, rng)[..., None]
-        steps = self._steps(settings)
-        position = torch.arange(longest)
-        rows: list[Tensor] = []
-        for start in range(0, longest, block):
-            own = (position >= start) & (position < start + block)
-            if not (unknown & own).any():
-                continue
-            later = (position >= start + block).double()
-            each = sampler.times(self.process, steps, unknown & own, rng)[..., None]
-            rows += [torch.where(own, t, later) for t in (each[1:] if rows else each)]
-        return torch.stack(rows) if rows else torch.zeros(1, *unknown.shape, dtype=torch.float64)
+        seeds = [derive_seed(seed, "times") for seed in canvas.seeds]
+        if not (self.block or settings.block):
+            steps = max((share.steps for blocks in shares for share in blocks), default=1)
+            return sampler.times(self.process, steps, unknown, Streams(seeds, canvas.sizes))[..., None]
+        position = torch.arange(unknown.shape[1])
+        rows: list[list[Tensor]] = []
+        for open_ones, blocks, seed, size in zip(unknown, shares, seeds, canvas.sizes, strict=True):
+            clocks, rng = list[Tensor](), Streams([seed], [size])
+            for share in blocks:
+                own = (position >= share.span.start) & (position < share.span.stop)
+                later = (position >= share.span.stop).double()
+                each = sampler.times(self.process, share.steps, (open_ones & own)[None], rng)
+                clocks += [torch.where(own, t, later) for t in (each[1:] if clocks else each)]
+            rows.append(clocks)
+        times = torch.zeros(max(1, *map(len, rows)), *unknown.shape, dtype=torch.float64)
+        for i, clocks in enumerate(rows):
+            for number, clock in enumerate(clocks):
+                times[number, i] = clock
+        return times
 
 
 def last_of(frames: Iterator[Frame], on_frame: OnFrame | None) -> Frame:

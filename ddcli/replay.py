@@ -9,7 +9,7 @@ Legend: N blocks, L positions each; B sequences of a batch.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,19 @@ from torch import Tensor
 
 from .data import Blocks
 from .errors import DdcliError
-from .evaluation import Bound, measure, predicted_in, ratio, spread_evenly, summarised
+from .evaluation import (
+    Bound,
+    Clusters,
+    clustered,
+    measure,
+    predicted_in,
+    ratio,
+    spread_evenly,
+    summarised,
+)
 from .model import Canvas, Model, SamplerSettings, last_of
 from .process import Absorbing, Autoregressive, Process, at
-from .randomness import Streams, derive_seed
+from .randomness import derive_seed
 from .sampler import (
     SAMPLERS,
     Ancestral,
@@ -32,46 +41,23 @@ from .sampler import (
     Ordered,
     RandomOrder,
     Sampler,
-    Step,
     make_sampler,
 )
-from .sampler.ordered import Adaptive
 
 BY_CHANCE = (Ancestral, FirstHitting, Euler, RandomOrder)  # what opens is drawn, whatever is believed
 SELF_TEST_DRAWS = 16  # noisings of each block, for the bound that random order has to meet
 
 
 @dataclass(frozen=True)
-class Replay:
-    """A sampler that writes a text it is given, and keeps account of what that costs."""
+class Copyist:
+    """Writes a text that is given, whatever the laws it is drawn from, and keeps account of the cost."""
 
-    sampler: Sampler
     text: Tensor  # (B, L)
     nats: Tensor  # (B, L) float64, filled in on the way
-    even: bool  # as many positions at each call, whatever the schedule
 
-    def check(self, process: Process) -> None:
-        self.sampler.check(process)
-
-    def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
-        times = self.sampler.times(process, steps, unknown, rng)
-        share = torch.linspace(1, 0, len(times), dtype=torch.float64)
-        return process.schedule.when(share)[:, None].expand_as(times) if self.even else times
-
-    def clock(self, step: Step) -> Tensor:
-        return self.sampler.clock(step)
-
-    def rows(self, step: Step) -> Tensor:
-        return self.sampler.rows(step)
-
-    def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        opening = self.sampler.choose(step, log_p0, rows) if isinstance(self.sampler, Ordered) else rows
-        law = log_p0[opening[rows]].double().log_softmax(-1)
-        self.nats[opening] = -at(law, self.text[opening])
-        return torch.where(opening, self.text, step.xt)
-
-    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        return self.sampler.calls(process, steps, unknown)
+    def __call__(self, law: Tensor, rows: Tensor, u: Tensor) -> Tensor:
+        self.nats[rows] = -at(law.double().log_softmax(-1), self.text[rows])
+        return self.text[rows]
 
 
 @dataclass(frozen=True)
@@ -88,6 +74,10 @@ class Replayed:
     def bound(self) -> Bound:
         """The figures, with their error."""
         return summarised(self.nats, self.nats, self.blocks, self.chosen)
+
+    def clusters(self) -> Clusters:
+        """What its clusters cost."""
+        return clustered(self.nats, self.blocks, self.chosen)
 
     @property
     def tokens_per_call(self) -> float:
@@ -106,8 +96,8 @@ def replayed(
 ) -> Replayed:
     """What at most `sequences` blocks cost a sampler (None: all of them), evenly spread.
 
-    tokens_per_call: so many positions at most are opened at each call, whatever the schedule, in as few steps
-    as that takes; None is the settings' own number of steps. Raises DdcliError where a sampler has no
+    tokens_per_call: so many positions at most are opened at each call, whatever the schedule, in as few calls
+    as each block takes; None is the settings' own number of steps. Raises DdcliError where a sampler has no
     likelihood, or goes at a pace of its own.
     """
     sampler = model.sampler(settings)
@@ -117,11 +107,12 @@ def replayed(
     whole = blocks.take(chosen)
     running = whole.valid & ~whole.given
     if tokens_per_call is not None:
-        if not has_pace(model.process, sampler):
+        if not isinstance(sampler, Ordered) or not has_pace(model.process, sampler):
             raise DdcliError(f"{settings.sampler} goes at a pace of its own; leave --tokens-per-call out")
         block = model.block or settings.block or int(running.sum(-1).max())
         parts = math.ceil(model.length / block) if model.block or settings.block else 1
         settings = settings.but(steps=parts * math.ceil(block / tokens_per_call))
+        sampler = replace(sampler, at_once=tokens_per_call)
     nats, nfe = np.zeros(running.shape), np.zeros(len(chosen), dtype=np.int64)
     for start in range(0, len(chosen), batch_size):
         here = slice(start, start + batch_size)
@@ -129,8 +120,7 @@ def replayed(
         cost = torch.zeros(text.shape, dtype=torch.float64, device=model.device)
         seeds = [derive_seed(seed, "replay", int(block)) for block in chosen[here]]
         canvas = Canvas(whole.tokens[here], ~running[here], whole.valid[here].sum(-1).tolist(), seeds)
-        replay = Replay(sampler, text, cost, even=tokens_per_call is not None)
-        frame = last_of(model.denoise(canvas, settings, sampler=replay), None)
+        frame = last_of(model.denoise(canvas, settings, None, sampler, Copyist(text, cost)), None)
         nats[here], nfe[here] = cost.cpu().numpy(), frame.nfe.numpy()
     return Replayed(settings, not isinstance(sampler, BY_CHANCE), blocks, chosen, nats, nfe)
 
@@ -168,10 +158,8 @@ def keeps_belief(settings: SamplerSettings) -> bool:
 
 
 def has_pace(process: Process, sampler: Sampler) -> bool:
-    """Whether the number of steps decides how many positions open at each."""
-    return (
-        isinstance(sampler, Ordered) and not isinstance(sampler, Adaptive) and isinstance(process, Absorbing)
-    )
+    """Whether it can be told how many positions to open at each call."""
+    return isinstance(sampler, Ordered) and sampler.paced(process)
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,34 @@
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from .checkpoint import load_model, save_budgets
-from .errors import DdcliError
+from .checkpoint import load_model, save_defaults
+from .errors import DdcliError, counted
 from .evaluation import Bound, Estimates, measure
 from .files import sha256
-from .frontier import Point, as_defaults, budgets, check_drawing, has_quality, point_at, read_sweep
+from .frontier import (
+    Point,
+    as_defaults,
+    budgets,
+    check_drawing,
+    check_within,
+    has_quality,
+    is_paced,
+    named,
+    point_at,
+    read_sweep,
+)
 from .generative import (
     Generation,
     Matched,
     TextFigures,
+    cost_of,
     figures,
-    generation,
+    figures_of_samples,
     load_scorer,
     matched,
     real_texts,
@@ -31,7 +43,9 @@ from .textmodel import TextModel
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
 SAMPLES = 64  # for a scorer, likewise
+TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)  # at which it judges them: real text mostly has an entropy between
 TESTED = 16  # blocks at most on which random order has to meet the bound; of fewer, the error is hardly known
+BEST = "quality"  # the budget whose settings become those of the run
 STRICT = "strict: an upper bound on -ln p(text), prior and reconstruction included"
 LIKELIHOOD = "the likelihood itself: -ln p(text), no bound"
 LITERATURE = "as papers on continuous time report it: the integral over t in [0.001, 1] alone"
@@ -72,6 +86,11 @@ class Evaluation:
     @property
     def bound(self) -> Bound:
         return self.estimates.bound()
+
+    @property
+    def unit(self) -> str:
+        """What the text is cut into."""
+        return _unit(self.model)
 
     def record(self) -> dict[str, Any]:
         """Everything, as JSON takes it: None for what is no number."""
@@ -144,6 +163,7 @@ def evaluate(
     temperatures: Sequence[float] | None = None,
     sweep: str | None = None,
     save: bool = False,
+    within: float | None = None,
     reporter: Silent | None = None,
     **settings: Unpack[Asked],
 ) -> Evaluation:
@@ -154,31 +174,41 @@ def evaluate(
     is all. draws: noisings of each block. seed: of noise, orders and samples. batch_size: changes the speed
     alone. order: a sampler that fills positions in order, `tokens_per_call` at most at each call, whose
     likelihood is wanted. generative: a causal model of transformers, a folder or a name, to judge `samples`
-    samples of `length` tokens at each of the `temperatures`; gguf: a GGUF file in its folder.
-    sweep: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save: keep
-    the best in the run folder, as the budgets quality, balanced and fast. reporter: who is told how it goes.
-    settings: in place of the model's own.
+    samples of `length` tokens at each of the `temperatures` (None: 0.7 to 1.1); gguf: a GGUF file in its
+    folder. sweep: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save:
+    make the best of them the run folder's own, and keep the budgets quality, balanced and fast there; within:
+    of those that take so many seconds a sample on this machine, drawn alone. reporter: who is told how it
+    goes. settings: in place of the model's own, for what is sampled or replayed.
 
     Raises DdcliError for what cannot be read, or cannot be known of such a model.
 
     >>> ddcli.evaluate("runs/x").bound.bits_per_char
     """
     say = (reporter or Silent()).say
+    judge, source, drawn = (
+        {"--generative": generative},
+        {"--data": data},
+        {"--order": order, "--sweep": sweep},
+    )
+    _check_said(
+        (f"--{name.replace('_', '-')}", value, drawn if name == "temperature" else drawn | judge)
+        for name, value in settings.items()
+    )
+    _check_said(
+        [
+            ("--tokens-per-call", tokens_per_call, {"--order": order}),
+            ("--generative-gguf", gguf, judge),
+            ("--samples", samples, judge),
+            ("--temperatures", temperatures, judge),
+            ("--length", length, judge | {"--sweep": sweep}),
+            ("--within", within, {"--save": save or None}),
+            ("--text-column", text_column, source),
+            ("--label-column", label_column, source),
+            ("--split", split, source),
+        ]
+    )
     model = model if isinstance(model, TextModel) else load_model(model)
     chosen = model.choose(**settings)
-    judge, source = {"--generative": generative}, {"--data": data}
-    for option, value, needed in (
-        ("--tokens-per-call", tokens_per_call, {"--order": order}),
-        ("--generative-gguf", gguf, judge),
-        ("--samples", samples, judge),
-        ("--temperatures", temperatures, judge),
-        ("--length", length, judge | {"--sweep": sweep}),
-        ("--text-column", text_column, source),
-        ("--label-column", label_column, source),
-        ("--split", split, source),
-    ):
-        if value is not None and all(other is None for other in needed.values()):
-            raise DdcliError(f"{option} says nothing alone; give {' or '.join(needed)}, or leave it out")
     count = SAMPLES if samples is None else samples
     points = read_sweep(sweep, model, chosen, length=length) if sweep is not None else []
     if save and (not points or model.folder is None):
@@ -193,7 +223,8 @@ def evaluate(
         tokens_per_call = _pace(
             model, in_order, tokens_per_call, steps_given=settings.get("steps") is not None
         )
-    at = [chosen.but(temperature=t) for t in sorted(set(temperatures or [chosen.temperature]))]
+    usual = TEMPERATURES if sweep is None else [chosen.temperature]  # a sweep is a frontier already
+    at = [chosen.but(temperature=t) for t in sorted(set(temperatures or usual))]
     for each in at if generative is not None else []:
         check_drawing(model, each, length)
     scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
@@ -205,44 +236,45 @@ def evaluate(
     )
     blocks = text.blocks
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+    drawing: dict[str, Any] = {"length": length, "seed": seed}
+    if points:
+        say(f"timing samples at {counted(len(points), 'point')}")
+    costs = [cost_of(model, point, **drawing) for point in points]
+    if save:
+        check_within(model, points, costs, within)
     estimates = measure(model, blocks, draws=draws, sequences=limit, **options)
     few = min(limit or REPLAYED, len(blocks))
     ordered = judged = None
     if order is not None:
-        say(f"replaying {few} blocks")
+        say(f"replaying {counted(few, _unit(model))}")
         found = replayed(model, blocks, in_order, tokens_per_call=tokens_per_call, sequences=few, **options)
         test = None
         if _testable(model):
-            say(f"self-test: replaying {min(few, TESTED)} blocks in random order, one token a call")
-            test = self_test(model, blocks, sequences=min(few, TESTED), **options)
+            tested = min(few, TESTED)
+            say(f"self-test: replaying {counted(tested, _unit(model))} in random order, one token a call")
+            test = self_test(model, blocks, sequences=tested, **options)
         ordered = Ordered(found, test)
     if scorer is not None:
-        say(f"drawing {count} samples at {len(at)} temperatures")
+        say(f"drawing {counted(count, 'sample')} at {counted(len(at), 'temperature')}")
         yardstick = real_texts(model, blocks, count=count, length=length)
         made = [
-            generation(model, scorer, each, yardstick, count=count, length=length, seed=seed) for each in at
+            Generation(
+                each,
+                figures_of_samples(model, scorer, each, yardstick, count=count, **drawing),
+                cost_of(model, each, **drawing),
+            )
+            for each in at
         ]
         real = figures(scorer, yardstick)
         judged = Generative(scorer.protocol, made, real, matched(made, real.entropy))
     frontier = []
-    for number, point in enumerate(points, 1):
-        say(f"point {number} of {len(points)}: {point.sampler}, {point.steps} steps")
-        frontier.append(
-            point_at(
-                model,
-                blocks,
-                point,
-                sequences=few,
-                draws=draws,
-                length=length,
-                scorer=scorer,
-                count=count,
-                **options,
-            )
-        )
-    kept = budgets(frontier) if save else {}
+    for number, (point, cost) in enumerate(zip(points, costs, strict=True), 1):
+        say(f"point {number} of {len(points)}: {named(point, paced=is_paced(model, point))}")
+        more: dict[str, Any] = {"scorer": scorer, "count": count, "length": length, **options}
+        frontier.append(point_at(model, blocks, point, cost, sequences=few, draws=draws, **more))
+    kept = budgets(frontier, within) if save else {}
     if save and model.folder is not None:
-        save_budgets(model.folder, as_defaults(kept))
+        save_defaults(model.folder, kept[BEST].settings, as_defaults(kept))
     asked = {
         "limit": limit,
         "replayed_blocks": few,
@@ -253,10 +285,24 @@ def evaluate(
         "generative": generative,
         "samples": count,
         "length": length,
-        "temperatures": temperatures,
+        "temperatures": [each.temperature for each in at] if generative is not None else None,
         "sweep": sweep,
+        "within": within,
     }
     return Evaluation(model, text, estimates, seed, asked, ordered, judged, frontier, kept)
+
+
+def _check_said(options: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> None:
+    """Raise DdcliError for an option that was given without any of those that it belongs to."""
+    for option, value, needed in options:
+        if value is not None and all(other is None for other in needed.values()):
+            *others, last = needed
+            either = f"{', '.join(others)} or {last}" if others else last
+            raise DdcliError(f"{option} says nothing alone; give {either}, or leave it out")
+
+
+def _unit(model: Model) -> str:
+    return "record" if model.record_lengths else "block"
 
 
 def _pace(
@@ -264,13 +310,17 @@ def _pace(
 ) -> int | None:
     """Tokens a call: one, where neither a pace nor a number of steps was asked for.
 
-    Raises DdcliError for a sampler that has no likelihood.
+    Raises DdcliError for a sampler that has no likelihood, or one that takes no pace.
     """
     sampler = model.sampler(settings)
     if reason := no_likelihood(model.process, settings, sampler):
         raise DdcliError(f"--order: {reason}")
-    free = has_pace(model.process, sampler) and not steps_given
-    return tokens_per_call or (1 if free else None)
+    paced = has_pace(model.process, sampler)
+    if tokens_per_call is not None and not paced:
+        raise DdcliError(
+            f"--order: {settings.sampler} goes at a pace of its own; leave --tokens-per-call out"
+        )
+    return tokens_per_call or (1 if paced and not steps_given else None)
 
 
 def _testable(model: Model) -> bool:
@@ -318,8 +368,7 @@ def _generative(found: Generative) -> dict[str, Any]:
         "samples": [
             {
                 **each.settings.model_dump(),
-                "nfe": each.nfe,
-                "seconds": each.seconds,
+                **asdict(each.cost),
                 **_text_figures(each.figures),
             }
             for each in found.samples

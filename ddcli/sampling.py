@@ -7,11 +7,12 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from .denoiser import Among, Denoiser
+from .denoiser import Denoiser
 from .errors import DdcliError
 from .generate import Frame
 from .model import Asked, Canvas, Model, OnFrame, fresh_seed, last_of
 from .randomness import Streams, derive_seed
+from .shaping import Among, Shaped
 
 Label = str | Sequence[str | None] | None  # of all samples; or a list, whose members they take in turn
 
@@ -49,6 +50,7 @@ class Sample:
     seed: int
     index: int  # with `seed`, its random stream
     label: str | None = None  # that it was asked for
+    fixed: int = 0  # of its tokens, those that were not drawn
 
     @property
     def text(self) -> str:
@@ -97,7 +99,7 @@ def samples(
             if model.tokenizer.eos_id in drawn:
                 drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
             content = prompt.encode() + model.tokenizer.continuation(given, drawn)
-            yield Sample(content, drawn, nfe, seed, i, _label_of(label, i))
+            yield Sample(content, drawn, nfe, seed, i, _label_of(label, i), sum(map(len, pieces.values())))
 
 
 def frames(
@@ -181,7 +183,7 @@ def _no_end_before(model: Model, start: int, pieces: Mapping[int, np.ndarray]) -
     edge = 1 if model.record_lengths else 0
     text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
     text[model.tokenizer.eos_id] = False
-    return Among(model.denoiser, dict.fromkeys(range(edge + start, edge + max(pieces)), text))
+    return Shaped(model.denoiser, Among(dict.fromkeys(range(edge + start, edge + max(pieces)), text)))
 
 
 def explain(
@@ -198,7 +200,9 @@ def explain(
     given = model.tokenizer.encode(prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
-    return model.explain(model.choose(**settings), ~canvas.frozen[0])
+    chosen = model.choose(**settings)
+    model.denoise(canvas, chosen, _no_end_before(model, len(given), pieces))  # refuses what it would refuse
+    return model.explain(chosen, ~canvas.frozen[0])
 
 
 def _length(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import glob
 import gzip
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import DdcliError
+from .files import sha256
 
 Document = str | bytes
 
+STDLIB_SOURCE = "python-stdlib"
 # Modules and packages of the standard library that make up the source `python-stdlib`: several MB of real
 # code that every interpreter carries. Tables, tests and the modules some versions have removed stay out.
 STDLIB = """
@@ -42,11 +45,19 @@ STDLIB = """
 """
 
 
+LONGEST_ROW = 50_000_000  # characters of a row of a table: more is no document, but a file gone wrong
+
+
+class BadRow(DdcliError):  # noqa: N818 - the row is bad
+    """A row that holds no text, named by its file and line."""
+
+
 class Row(NamedTuple):
     """A document as it is found, or None in its place, and its label."""
 
     text: Document | None
     label: str = ""  # empty: none
+    problem: str = ""  # why there is none, and where
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,9 @@ class Corpus:
 
     documents: list[Document]  # bytes only where asked for, and only those that are not UTF-8
     name: str  # the source, as given
-    sha256: str  # of documents, then labels, a NUL byte between them: of one file, what sha256sum says
+    sha256: str  # of a single file what sha256sum says; else of documents, then labels, a NUL byte between
     skipped: int  # null or empty rows, empty files and, in folders, binary ones
+    problems: list[str] = field(default_factory=list)  # of bad rows that were left out: where, and what
     labels: list[str] = field(default_factory=list)  # of each document, empty: none
 
 
@@ -68,6 +80,16 @@ class Reading:
     label_column: str | None = None
     lines: bool = False  # each non-empty line of a text is a document
     as_bytes: bool = False  # text that is not UTF-8 is taken as bytes instead of refused
+    skip_bad: bool = False  # a bad row is left out instead of refused
+
+    def row(self, make: Callable[[Any, Reading, str], Row], found: Any, where: str) -> Row:
+        """The row that `make` sees in what was found. Raises BadRow, unless such rows are left out."""
+        try:
+            return make(found, self, where)
+        except BadRow as error:
+            if not self.skip_bad:
+                raise BadRow(f"{error}; mend it, or leave such rows out with --bad-rows skip") from None
+            return Row(None, problem=str(error))
 
 
 def read_corpus(
@@ -78,19 +100,21 @@ def read_corpus(
     split: str = "train",
     lines: bool = False,
     as_bytes: bool = False,
+    skip_bad: bool = False,
 ) -> Corpus:
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
     A text file is one document, or with `lines` one for each non-empty line; of .jsonl, .json, .csv and
     .parquet files and datasets (their `split`), each row's `text_column` is one, with what its `label_column`
     says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
-    unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are refused.
+    unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are bad rows, as are rows
+    that are no JSON, no text, or too long to be any: refused, or left out with `skip_bad`.
     DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
-    reading = Reading(text_column, label_column, lines, as_bytes)
+    reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
     path = Path(source)
     found: Iterable[Row]
-    if source == "python-stdlib":
+    if source == STDLIB_SOURCE:
         found = chain.from_iterable(_read_text(file, reading) for file in _stdlib_files())
     elif path.is_dir():
         found = chain.from_iterable(_read_member(file, reading) for file in _files_below(path))
@@ -99,14 +123,17 @@ def read_corpus(
     elif glob.has_magic(source):
         found = chain.from_iterable(_read_file(Path(p), reading) for p in _files_matching(source))
     else:
-        found = (_row(row, reading, source) for row in _hub_rows(source, split, streaming=False))
+        found = _rows_of(_hub_rows(source, split, streaming=False), reading, source)
     rows = list(found)
     documents = list(present(row.text for row in rows))
     if not documents:
         raise DdcliError(f"{source} holds no text; give a source that does")
     labels = [row.label for row in rows if row.text]
-    sha256 = sha256_of([*documents, *labels] if label_column else documents)
-    return Corpus(documents, source, sha256, skipped=len(rows) - len(documents), labels=labels)
+    own = path.is_file() and source != STDLIB_SOURCE  # a pipe can be read but once
+    digest = sha256(path) if own else sha256_of([*documents, *labels] if label_column else documents)
+    problems = [row.problem for row in rows if row.problem]
+    skipped = len(rows) - len(documents) - len(problems)
+    return Corpus(documents, source, digest, skipped, problems, labels)
 
 
 def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
@@ -131,19 +158,43 @@ def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document]
 
 @dataclass(frozen=True)
 class StreamedDocuments:
-    """The text column of a dataset; each iteration starts from its first row. Null rows come as None."""
+    """The text column of a dataset, shard by shard."""
 
-    rows: Iterable[dict[str, Any]]
-    text_column: str
+    rows: Any  # an IterableDataset
+    reading: Reading
     source: str
+    log: Callable[[str], None]  # who is told of bad rows that are left out
 
-    def __iter__(self) -> Iterator[str | None]:
-        return (_text_of(row, self.text_column, self.source) for row in self.rows)
+    @property
+    def shards(self) -> int:
+        """How many parts there are."""
+        return self.rows.num_shards
+
+    def all(self) -> Iterator[Document | None]:
+        """The documents of all parts, once."""
+        return chain.from_iterable(self.shard(number, 0) for number in range(self.shards))
+
+    def shard(self, number: int, start: int) -> Iterator[Document | None]:
+        """The documents of a part from row `start` on; None for a row without one."""
+        rows = self.rows.shard(self.shards, number, contiguous=True) if self.shards > 1 else self.rows
+        where = f"{self.source} shard {number}" if self.shards > 1 else self.source
+        for row in _rows_of(rows.skip(start), self.reading, where, start + 1):
+            if row.problem:
+                self.log(f"left out: {row.problem}")
+            yield row.text
 
 
-def stream_documents(source: str, *, text_column: str = "text", split: str = "train") -> StreamedDocuments:
+def stream_documents(
+    source: str,
+    *,
+    text_column: str = "text",
+    split: str = "train",
+    skip_bad: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> StreamedDocuments:
     """A dataset of the Hugging Face hub (`name` or `name:config`), streamed row by row."""
-    return StreamedDocuments(_hub_rows(source, split, streaming=True), text_column, source)
+    reading = Reading(text_column, skip_bad=skip_bad)
+    return StreamedDocuments(_hub_rows(source, split, streaming=True), reading, source, log)
 
 
 def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
@@ -185,35 +236,55 @@ def _decode_text(data: bytes, path: Path, reading: Reading) -> Iterable[Row]:
             f"{path} is plain text, which has no column {reading.label_column!r}; "
             "--label-column takes .jsonl, .json, .csv or .parquet files, or a dataset"
         )
+    if not reading.lines:
+        return [reading.row(_text_row, data, str(path))]
+    lines = enumerate(re.split(rb"\r?\n", data), 1)
+    return [reading.row(_text_row, line, f"{path} line {i}") for i, line in lines if line]
+
+
+def _text_row(data: bytes, reading: Reading, where: str) -> Row:
     try:
-        text: Document = data.decode()
+        return Row(data.decode())
     except UnicodeDecodeError as error:
-        if not reading.as_bytes:
-            raise DdcliError(
-                f"{path} is not UTF-8 text (byte {error.start:,}); convert it, or use --tokenizer byte"
-            ) from error
-        text = data
-    return [Row(document) for document in (_lines(text) if reading.lines else [text])]
+        if reading.as_bytes:
+            return Row(data)
+        raise BadRow(
+            f"{where} is not UTF-8 text (byte {error.start:,}), which --tokenizer byte takes"
+        ) from error
 
 
 def _read_jsonl(path: Path, reading: Reading) -> Iterable[Row]:
     # Not splitlines, which would also cut at the line separators that JSON strings may hold.
-    for number, line in enumerate(_decode_table(path).split("\n"), 1):
+    for number, line in enumerate(_without_mark(_unpack(path)).split(b"\n"), 1):
         if line.strip():
-            yield _row(_parse_json(line, f"{path} line {number}"), reading, str(path))
+            yield reading.row(_json_row, line, f"{path} line {number}")
+
+
+def _json_row(line: bytes, reading: Reading, where: str) -> Row:
+    try:
+        return _row(json.loads(line), reading, where)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"{where} is not JSON: {error}") from error
 
 
 def _read_json(path: Path, reading: Reading) -> Iterable[Row]:
-    rows = _parse_json(_decode_table(path), str(path))
+    try:
+        rows = json.loads(_decode_table(path))
+    except (ValueError, RecursionError) as error:
+        raise DdcliError(f"{path} is not JSON: {error}") from error
     if not isinstance(rows, list):
         raise DdcliError(f"{path} is not a list of rows; rename it .jsonl if each line is one")
-    return (_row(row, reading, str(path)) for row in rows)
+    return _rows_of(rows, reading, str(path))
 
 
 def _read_csv(path: Path, reading: Reading) -> Iterable[Row]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 kB is less than a long document
     rows = csv.DictReader(io.StringIO(_decode_table(path), newline=""))
-    return (_row(row, reading, str(path)) for row in rows)
+    try:
+        for row in rows:
+            yield reading.row(_row, row, f"{path} line {rows.line_num}")
+    except csv.Error as error:
+        raise DdcliError(f"{path} line {rows.line_num}: {error}") from error
 
 
 def _read_parquet(path: Path, reading: Reading) -> Iterable[Row]:
@@ -230,8 +301,7 @@ def _read_parquet(path: Path, reading: Reading) -> Iterable[Row]:
     for column, option in columns.items():
         if column not in file.schema_arrow.names:
             raise _no_column(str(path), column, file.schema_arrow.names, option)
-    rows = file.read(columns=list(columns)).to_pylist()
-    return (_row(row, reading, str(path)) for row in rows)
+    return _rows_of(file.read(columns=list(columns)).to_pylist(), reading, str(path))
 
 
 def _unpack_zst(packed: bytes) -> bytes:
@@ -269,18 +339,20 @@ def _unpack(path: Path) -> bytes:
         raise DdcliError(f"{path} cannot be read: {_first_line(error)}") from error
 
 
+def _without_mark(data: bytes) -> bytes:
+    return data.removeprefix(codecs.BOM_UTF8)  # in a table a byte order mark is no part of the text
+
+
 def _decode_table(path: Path) -> str:
     try:
-        return _unpack(path).decode("utf-8-sig")  # here a byte order mark is no part of the text
+        return _without_mark(_unpack(path)).decode()
     except UnicodeDecodeError as error:
         raise DdcliError(f"{path} is not UTF-8 (byte {error.start:,}); convert it first") from error
 
 
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DdcliError(f"{where} is not JSON: {error}") from error
+def _rows_of(rows: Iterable[Any], reading: Reading, source: str, first: int = 1) -> Iterator[Row]:
+    for number, row in enumerate(rows, first):
+        yield reading.row(_row, row, f"{source} row {number}")
 
 
 def _row(row: Any, reading: Reading, where: str) -> Row:
@@ -291,20 +363,22 @@ def _row(row: Any, reading: Reading, where: str) -> Row:
 def _text_of(row: Any, column: str, where: str) -> str | None:
     text = _cell(row, column, where, "--text-column")
     if not isinstance(text, str | None):
-        raise DdcliError(f"{where}: column {column!r} holds {type(text).__name__}, not text")
+        raise BadRow(f"{where}: column {column!r} holds {type(text).__name__}, not text")
+    if text and len(text) > LONGEST_ROW:
+        raise BadRow(f"{where}: {len(text):,} characters are no document (at most {LONGEST_ROW:,})")
     return _whole_characters(text, where)
 
 
 def _label_of(row: Any, column: str, where: str) -> str:
     label = _cell(row, column, where, "--label-column")
     if not isinstance(label, str | int | None):
-        raise DdcliError(f"{where}: column {column!r} holds {type(label).__name__}, which is no label")
+        raise BadRow(f"{where}: column {column!r} holds {type(label).__name__}, which is no label")
     return "" if label is None else _whole_characters(str(label), where)
 
 
 def _cell(row: Any, column: str, where: str, option: str) -> Any:
     if not isinstance(row, dict):
-        raise DdcliError(f"{where}: a row is {type(row).__name__}, not a mapping of columns")
+        raise BadRow(f"{where}: a row is {type(row).__name__}, not a mapping of columns")
     if column not in row:
         raise _no_column(where, column, row, option)
     return row[column]
@@ -315,7 +389,7 @@ Text = TypeVar("Text", str, str | None)
 
 def _whole_characters(text: Text, where: str) -> Text:
     if text and re.search("[\ud800-\udfff]", text):  # JSON can spell them, UTF-8 cannot
-        raise DdcliError(f"{where}: a text holds half a surrogate pair, which is no character; mend it")
+        raise BadRow(f"{where}: a text holds half a surrogate pair, which is no character")
     return text
 
 
@@ -323,13 +397,6 @@ def _no_column(where: str, column: str, columns: Iterable[Any], option: str) -> 
     return DdcliError(
         f"{where} has no column {column!r}; set {option} to one of: {', '.join(map(str, columns))}"
     )
-
-
-def _lines(text: Document) -> list[Document]:
-    """Non-empty lines, without their ends; only \\n and \\r\\n end one."""
-    if isinstance(text, bytes):
-        return [line for line in re.split(rb"\r?\n", text) if line]
-    return [line for line in re.split(r"\r?\n", text) if line]
 
 
 def _stdlib_files() -> Iterator[Path]:
@@ -357,7 +424,7 @@ def present(documents: Iterable[Document | None]) -> Iterator[Document]:
 
 
 def sha256_of(documents: Iterable[Document]) -> str:
-    """Of the documents with a NUL byte between them: of a single file, what sha256sum says."""
+    """Of the documents, with a NUL byte between them."""
     digest = hashlib.sha256()
     for i, document in enumerate(documents):
         digest.update(b"\0" * (i > 0))

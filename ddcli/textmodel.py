@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Unpack
 
 from . import filling, sampling
+from .errors import DdcliError
 from .evaluation import Bound, measure
 from .filling import Infilling, OfGaps
 from .generate import Frame
@@ -38,12 +39,27 @@ class TextModel(Model):
     def score(self, text: str | bytes, *, draws: int = 4, seed: int = 0) -> Bound:
         """The bound on -ln p(text), cut in blocks of the model's length that know nothing of each other.
 
-        draws: noisings of each block. A model of records takes the text as one.
+        draws: noisings of each block. A model of records takes the text as one. Of bytes that are no UTF-8 a
+        vocabulary that is not of bytes knows nothing.
         Raises DdcliError where the vocabulary knows nothing of the text.
 
         >>> model.score("To be, or not to be").bits_per_char
         """
+        if not text:
+            raise DdcliError("there is no text to score")
+        if isinstance(text, bytes) and self.tokenizer.unit != "byte":
+            text = text.decode(errors="replace")
         return measure(self, blocks_of(self, [text], "the text"), draws=draws, seed=seed).bound()
+
+    def text_of(self, frame: Frame) -> list[str]:
+        """The canvas of each sequence as text, (B,): masks by their name, other special tokens left out.
+
+        >>> for frame in model.frames(seed=1): print(model.text_of(frame)[0])
+        """
+        silent = {*self.tokenizer.special_ids, self.tokenizer.eos_id} - {self.tokenizer.mask_id}
+        return [
+            "".join(self.tokenizer.pieces([i for i in ids if i not in silent])) for ids in frame.x.tolist()
+        ]
 
     def infill(
         self, document: str | bytes | Document, n: int = 1, **options: Unpack[OfGaps]

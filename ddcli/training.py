@@ -240,7 +240,8 @@ class _Run:
             self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
             self.window = _Window(**found[1]["window"])
             self.recent, self.lost = found[1]["recent"], found[1]["lost"]
-            self.gradients = found[1].get("gradients", self.gradients)
+            self.plan.data.train.go_to(found[1]["place"])
+            self.gradients = found[1]["gradients"]
             if found[1]["clip"] is not None:
                 self._clip(found[1]["clip"])
         if first >= self.config.train.steps:
@@ -478,6 +479,7 @@ class _Run:
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,
+            "place": self.plan.data.train.place(),
             "gradients": self.gradients,
             "recent": self.recent,
             "lost": self.lost,

@@ -29,6 +29,7 @@ FLOORS = {
     "backbones": 3,
     "backbones.transformer": 3,
     "denoiser": 4,
+    "shaping": 4.1,
     "config": 4,
     "tokenizer": 4,
     "sources": 4,

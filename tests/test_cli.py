@@ -230,6 +230,7 @@ FLAGS = {
     "--valid-fraction": (0.25, "data.valid_fraction"),
     "--text-column": ("body", "data.text_column"),
     "--split": ("test", "data.split"),
+    "--bad-rows": ("skip", "data.bad_rows"),
     "--device": ("cpu", "train.device"),
     "--precision": ("bf16", "train.precision"),
     "--threads": (1, "train.threads"),
@@ -506,7 +507,7 @@ def test_what_a_model_cannot_write_is_refused(refused, absorbing_run, uniform_ru
     assert "leave nothing to write" in refused("sample", absorbing_run, "--prompt", "abc", "--length", "3")
     assert "unknown sampler 'best'" in refused("sample", absorbing_run, "--sampler", "best")
     assert "did you mean 'ancestral'" in refused("sample", absorbing_run, "--sampler", "ancestor")
-    assert "top_p 0.0" in refused("sample", absorbing_run, "--top-p", "0")
+    assert "--top-p 0.0: " in refused("sample", absorbing_run, "--top-p", "0")
     assert "temperature" in refused("sample", absorbing_run, "--temperature", "-1")
     assert "unknown precision" in refused("sample", absorbing_run, "--precision", "half")
     assert "device 'x'" in refused("sample", absorbing_run, "--device", "x")
@@ -886,7 +887,7 @@ def test_a_length_in_a_line_of_json_may_be_a_number_and_what_is_no_text_is_named
     assert (first["gap"], len(first["fills"][0])) == (3, 3)
     assert [record["error"].partition(":")[0] for record in others] == [
         "--gap 0",
-        "`gap` is not a string",
+        "`gap` is a whole number, or a string such as 12, 3-20 or *, not True",
         "`suffix` is not UTF-8 text",
     ]
 
@@ -1081,3 +1082,40 @@ def test_methods_are_typed_by_the_keywords_of_the_functions_behind_them(options,
     assert get_type_hints(options) == get_type_hints(Asked) | {
         p.name: get_type_hints(function)[p.name] for p in keywords
     }
+
+
+def test_text_that_is_fixed_is_not_drawn(run, absorbing_run):
+    how = ["--sampler", "confidence", "--steps", "4", "--seed", "1", "--fix", "5:cat"]
+    _, _, err = run("sample", absorbing_run, *how)
+    assert f"NFE 4, {(LENGTH - 3) / 4:.1f} tokens per call" in err
+
+
+def test_bytes_that_are_no_text_survive_json_both_ways(run, absorbing_run):
+    text = b"the \xff\xe9[MASK:2] s\xe9t"
+    _, out, _ = run("infill", absorbing_run, "-", "--json", *FEW, stdin=text)
+    found = json.loads(out)
+    content = found["text"].encode(errors="surrogateescape")
+    (span,) = found["spans"]
+    filled = content[span["start"]["byte"] : span["end"]["byte"]]
+    assert content == text.replace(b"[MASK:2]", filled)
+    assert filled == found["fills"][0].encode(errors="surrogateescape")
+    line = json.dumps({"text": text.decode(errors="surrogateescape")}).encode()
+    _, out, _ = run("infill", absorbing_run, "-", "--jsonl", *FEW, stdin=line)
+    assert json.loads(out)["text"] == found["text"]
+
+
+def test_ways_that_are_one_text_are_counted(run, absorbing_run):
+    how = ["-n", "3", "--temperature", "0", "--sampler", "confidence", *FEW]
+    _, out, err = run("infill", absorbing_run, "-", *how, stdin=b"the [MASK:3] sat")
+    assert out.count(b"sat") == 1
+    assert "(estimate) (3 of 3 ways)" in err
+    assert err.count("at temperature 0 there is a single way") == 1
+    _, out, _ = run("infill", absorbing_run, "-", *how, "--json", stdin=b"the [MASK:3] sat")
+    assert json.loads(out)["ways"] == 3
+
+
+def test_weighing_lengths_is_told_but_not_if_quiet(run, absorbing_run):
+    arguments = ["infill", absorbing_run, "-", *FEW]
+    _, _, err = run(*arguments, stdin=b"the [MASK:2-5] sat on a mat")
+    assert "gap at 1:5: weighing lengths 2 to 5, up to 52 evaluations" in err
+    assert run(*arguments, "-q", stdin=b"the [MASK:2-5] sat on a mat")[2] == ""

@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
+import threading
 
 import datasets
 import numpy as np
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from ddcli.data import StreamBlocks, pack, pack_records, permutation
 from ddcli.errors import DdcliError
-from ddcli.sources import Corpus, StreamedDocuments, read_corpus, split_corpus, stream_documents
+from ddcli.sources import Corpus, read_corpus, split_corpus, stream_documents
 from ddcli.tokenizer import make_tokenizer
 
 AWKWARD = "\ufeffa BOM, then\r\nCRLF\u2028 and \x0c, trailing blanks  \n\n\te\u0301\n"
@@ -174,6 +176,69 @@ def test_data_that_cannot_be_read_is_refused_in_one_line(name, data, said, tmp_p
     assert "\n" not in str(error.value)
 
 
+BAD = {
+    "a.jsonl": (
+        b'{"text": "one"}\n{\n[1]\n{"text": null}\n{"text": 3}\n'
+        b'{"text": "\\ud83d"}\n{"text": "two"}\n"\xff"\n',
+        [
+            "line 2 is not JSON",
+            "line 3: a row is list",
+            "line 5: column 'text' holds int",
+            "line 6: a text holds half a surrogate pair",
+            "line 8 is not JSON",
+        ],
+    ),
+    "a.csv": (b"text,b\none,1\n\ntwo,2\n", []),
+    "a.json": (b'[{"text": "one"}, 3, {"text": "two"}]', ["row 2: a row is int"]),
+    "lines.txt": (b"one\r\ncaf\xe9\n\ntwo", ["line 2 is not UTF-8 text (byte 3)"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_rows_are_named_by_file_and_line_and_left_out_if_asked(name, tmp_path):
+    content, problems = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    corpus = read_corpus(str(tmp_path / name), lines="lines" in name, skip_bad=True)
+    assert corpus.documents == ["one", "two"]
+    assert len(corpus.problems) == len(problems)
+    for told, problem in zip(corpus.problems, problems, strict=True):
+        assert told.startswith(f"{tmp_path / name} {problem}")
+    if problems:
+        with pytest.raises(
+            DdcliError, match=r"; mend it, or leave such rows out with --bad-rows skip$"
+        ) as error:
+            read_corpus(str(tmp_path / name), lines="lines" in name)
+        assert problems[0] in str(error.value)
+
+
+def test_a_row_that_is_longer_than_any_document_is_bad(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddcli.sources.LONGEST_ROW", 10)
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "more than that"}\n')
+    with pytest.raises(DdcliError, match=r"a.jsonl line 2: 14 characters are no document \(at most 10\)"):
+        read_corpus(str(tmp_path / "a.jsonl"))
+    assert read_corpus(str(tmp_path / "a.jsonl"), skip_bad=True).documents == ["one"]
+
+
+def test_bytes_are_no_bad_rows_for_a_vocabulary_of_them(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\ncaf\xe9\n")
+    corpus = read_corpus(str(tmp_path / "a.txt"), lines=True, as_bytes=True)
+    assert corpus.documents == ["one", b"caf\xe9"]
+
+
+def test_bad_rows_of_a_stream_are_told_and_left_out(monkeypatch):
+    rows = Dataset.from_dict({"text": ["one", "\ud83d", None, "two"][:0] or ["one", None, "two", "x" * 11]})
+    monkeypatch.setattr("ddcli.sources.LONGEST_ROW", 10)
+    monkeypatch.setattr("ddcli.sources._hub_rows", lambda *_, **__: rows.to_iterable_dataset(num_shards=2))
+    told: list[str] = []
+    stream = stream_documents("some/name", skip_bad=True, log=told.append)
+    assert stream.shards == 2
+    assert [[*stream.shard(i, 0)] for i in range(2)] == [["one", None], ["two", None]]
+    assert told == ["left out: some/name shard 1 row 2: 11 characters are no document (at most 10)"]
+    assert [*stream.shard(0, 1)] == [None]
+    with pytest.raises(DdcliError, match="shard 1 row 2: 11 characters"):
+        list(stream_documents("some/name").shard(1, 1))
+
+
 def test_for_the_byte_tokenizer_data_need_not_be_text(tmp_path):
     (tmp_path / "a").write_bytes(b"\x00\xff\n\xfe")
     (tmp_path / "b").write_bytes(b"text")
@@ -185,6 +250,23 @@ def test_for_the_byte_tokenizer_data_need_not_be_text(tmp_path):
 def test_a_path_that_is_nowhere_is_said_to_be(source):
     with pytest.raises(DdcliError, match=f"no such file or folder: {source}"):
         read_corpus(source)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.txt.gz"])
+def test_the_sum_of_a_single_file_is_that_of_the_file(tmp_path, name, lines):
+    content = b'{"text": "one"}\r\n\n' if name == "a.jsonl" else b"text\r\none\n\ntwo\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert read_corpus(str(path), lines=lines).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_pipe_is_read_but_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"the cat\n",), daemon=True)
+    writer.start()
+    assert read_corpus(str(pipe)).documents == ["the cat\n"]
 
 
 def test_the_standard_library_is_one_corpus_in_a_fixed_order():
@@ -357,22 +439,73 @@ def test_batches_of_records_carry_their_given_ends():
 # -------------------------------------------------------------------------------------------- streaming
 
 
+class Letters:
+    """One letter a document, dealt out to shards in order, which counts the rows that are read."""
+
+    def __init__(self, count, shards=1):
+        self.rows = [None, *(chr(ord("a") + i) for i in range(count))]
+        self.shards, self.read = shards, 0
+
+    def shard(self, number, start):
+        for row in np.array_split(np.array(self.rows, object), self.shards)[number][start:]:
+            self.read += 1
+            yield row
+
+
+@pytest.fixture(params=[1, 3])
+def letters(request):
+    return Letters(20, request.param)
+
+
 @pytest.fixture
-def stream(monkeypatch):
+def stream(monkeypatch, letters):
     """Blocks of two tokens, `document <eos>`, in windows of 8 blocks; 20 documents, 4 held out."""
     monkeypatch.setattr(StreamBlocks, "window", 8)
-    letters = [chr(ord("a") + i) for i in range(20)]
-    rows = Dataset.from_list([{"text": x} for x in [None, *letters]]).to_iterable_dataset()
-    return StreamBlocks(StreamedDocuments(rows, "text", "letters"), characters(*letters), 2, held_out=4)
+    monkeypatch.setattr(StreamBlocks, "at_once", 5)
+    return StreamBlocks(letters, characters(*letters.rows[1:]), 2, held_out=4)
 
 
 def test_a_stream_goes_round_its_documents_without_the_held_out_ones(stream):
     assert stream.valid_documents == ["a", "b", "c", "d"]
     shown = np.concatenate([stream.batch(step, 8, seed=0).tokens for step in range(4)])
     assert (shown[:, 1] == stream.tokenizer.eos_id).all()
-    windows = np.sort(shown[:, 0].reshape(4, 8))
-    assert windows.tolist() == [[*range(4, 12)], [*range(12, 20)]] * 2
-    assert (shown[:16, 0] != np.sort(shown[:16, 0])).any()
+    rounds = shown[:, 0].reshape(2, 16)
+    assert np.sort(rounds).tolist() == [[*range(4, 20)]] * 2
+    assert (rounds[0] != np.sort(rounds[0])).any()
+
+
+def test_documents_that_are_held_out_are_left_out_wherever_they_turn_up(monkeypatch):
+    monkeypatch.setattr(StreamBlocks, "window", 3)
+    documents = Letters(3)
+    documents.rows = ["a", "b", "c", "b", "d", "a", "e"]
+    stream = StreamBlocks(documents, characters(*"abcde"), 2, held_out=2)
+    assert sorted(stream.batch(0, 3, seed=0).tokens[:, 0].tolist()) == [2, 3, 4]
+
+
+def test_shards_are_read_in_a_new_order_each_round(monkeypatch):
+    monkeypatch.setattr(StreamBlocks, "window", 24)
+    documents = Letters(24, 6)
+    documents.rows.remove(None)
+    tokens = [
+        StreamBlocks(documents, characters(*documents.rows), 2, 0)._window(i)[:, 0] // 4 for i in range(3)
+    ]
+    assert all(sorted(order) == sorted([*range(6)] * 4) for order in tokens)
+    assert len({tuple(order) for order in tokens}) == 3
+
+
+@pytest.mark.parametrize("step", [0, 3, 11, 40])
+def test_a_stream_goes_on_from_a_place_without_reading_all_that_went_before(stream, letters, step):
+    for i in range(step):
+        stream.batch(i, 3, seed=1)
+    wanted = [stream.batch(i, 3, seed=1).tokens.tolist() for i in range(step, step + 20)]
+    again = StreamBlocks(letters, stream.tokenizer, 2, held_out=4)
+    stream.go_to([0, 0, 0, 0])
+    stream.batch(step, 3, seed=1)
+    place = json.loads(json.dumps(stream.place()))
+    again.go_to(place)
+    letters.read = 0
+    assert [again.batch(i, 3, seed=1).tokens.tolist() for i in range(step, step + 20)] == wanted
+    assert letters.read <= (60 + 8 + 5) * 21 / 16 + 1
 
 
 def test_a_batch_of_a_stream_is_a_pure_function_of_seed_and_step(stream):
@@ -388,7 +521,9 @@ def test_a_batch_of_a_stream_is_a_pure_function_of_seed_and_step(stream):
 
 def test_a_stream_of_long_documents_is_cut_in_blocks():
     tokenizer = characters("abc")
-    blocks = StreamBlocks(["abcabca"], tokenizer, 3, held_out=0)
+    documents = Letters(0)
+    documents.rows = ["abcabca"]
+    blocks = StreamBlocks(documents, tokenizer, 3, held_out=0)
     blocks.window = 4
     shown = blocks.batch(0, 4, seed=0).tokens[np.argsort(permutation(4, 0, 0))]
     assert shown.ravel().tolist() == [
@@ -399,5 +534,5 @@ def test_a_stream_of_long_documents_is_cut_in_blocks():
 
 
 def test_a_stream_with_all_documents_held_out_is_refused():
-    with pytest.raises(DdcliError, match="100 documents held out"):
-        StreamBlocks(["a", "b"], characters("ab"), 2).batch(0, 1, seed=0)
+    with pytest.raises(DdcliError, match="2 documents held out"):
+        StreamBlocks(Letters(2), characters("ab"), 2).batch(0, 1, seed=0)

@@ -214,6 +214,20 @@ def test_a_model_of_labels_is_measured_with_them(tmp_path):
     assert ddcli.evaluate(run).text.blocks.tokens[0, 0] in ddcli.load(run).tokenizer.label_ids.values()
 
 
+def test_of_two_sources_the_one_that_is_validated_on_is_named(tmp_path):
+    for name in ("train", "valid"):
+        (tmp_path / name).write_text(words(30, seed=len(name) + (name == "valid")))
+    train_tiny(
+        tmp_path / "run",
+        tmp_path / "train",
+        train__steps=2,
+        validation__every=0,
+        data__valid=str(tmp_path / "valid"),
+    )
+    found = validation_text(ddcli.load(tmp_path / "run"), print)
+    assert (found.name, found.sha256) == (str(tmp_path / "valid"), sha256(tmp_path / "valid"))
+
+
 def test_data_that_has_changed_or_gone_is_not_measured(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(words(60))
@@ -250,6 +264,25 @@ def test_the_answer_is_a_table_of_figures_that_name_their_text_and_convention(ru
     assert "as papers on continuous time report it" in out
     assert "bits/byte" in out
     assert "0.9 to 1.0" in out
+
+
+def test_curves_are_told_where_nothing_else_is_asked_for_or_they_are(run, absorbing_run):
+    asked = ["--limit", 1, "--draws", 1, "--order", "entropy", "--quiet"]
+    for arguments, told in ((asked[:4], True), (asked, False), ([*asked, "--curve"], True)):
+        _, out, _ = run(absorbing_run, *arguments)
+        assert ("share masked" in out) == ("unit of time" in out) == told
+    assert out.index("bound: strict") < out.index("order entropy") < out.index("unit of time")
+    _, out, _ = run(absorbing_run, *asked, "--json")
+    assert len(json.loads(out)["bound"]["by_time"]) == 10
+
+
+def test_what_there_is_one_of_is_called_so(run, records_run):
+    code, out, err = run(records_run, "--limit", 1, "--draws", 1, "--order", "entropy")
+    assert code == 0
+    assert "replaying 1 record\n" in err
+    assert "1 noising of each; no standard error of 1 cluster" in out
+    assert "\n  1 record, " in out
+    assert "paired on 1 record: too few to tell" in out
 
 
 def test_what_is_not_known_is_not_printed(run, uniform_run):
@@ -298,7 +331,7 @@ REFUSED = {
     "a split of nothing": (["--split", "x"], "--split says nothing alone; give --data"),
     "a sweep without a prompt": (
         ["--sweep", "steps=2 guidance=1,2"],
-        "samples by ancestral, 2 steps: guidance",
+        "samples by ancestral, 2 steps, guidance 2: guidance",
     ),
     "a sweep of too few steps": (
         ["--sweep", "steps=5,3 sampler=remask:loop"],
@@ -321,7 +354,28 @@ REFUSED = {
     "twice": (["--sweep", "steps=2 steps=3"], "steps is swept twice"),
     "empty": (["--sweep", ""], "--sweep is empty"),
     "no sampler": (["--sweep", "sampler=magic"], "unknown sampler 'magic'"),
-    "no budget": (["--budget", "fast"], "holds no budgets"),
+    "no budget": (["--budget", "fast", "--order", "entropy"], "holds no budgets"),
+    "a budget of nothing": (
+        ["--budget", "fast"],
+        "--budget says nothing alone; give --order, --sweep or --gen",
+    ),
+    "settings of nothing": (["--top-p", "0.5"], "--top-p says nothing alone; give --order, --sweep or --gen"),
+    "a temperature among several": (
+        ["--temperature", "0.5", "--generative", "empty"],
+        "--temperature says nothing alone; give --order or --sweep, or leave it out",
+    ),
+    "seconds of nothing": (
+        ["--within", "1", "--sweep", "steps=2"],
+        "--within says nothing alone; give --save",
+    ),
+    "too few seconds": (
+        ["--within", "1e-9", "--sweep", "steps=2,4", "--save"],
+        "the fastest, ancestral, ",
+    ),
+    "a pace of its own": (
+        ["--order", "threshold:0.9", "--tokens-per-call", "2"],
+        "--order: threshold:0.9 goes at a pace of its own; leave --tokens-per-call out",
+    ),
 }
 
 
@@ -331,7 +385,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, absorbing_run, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "strange.txt").write_text("\N{SNOWMAN}" * 40, encoding="utf-8")
     (tmp_path / "empty").mkdir()
-    code, out, err = run(absorbing_run, "--limit", 2, *arguments)
+    monkeypatch.setattr("ddcli.report.measure", lambda *_, **__: pytest.fail("it was measured before"))
+    code, out, err = run(absorbing_run, "--limit", 2, "--quiet", *arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1

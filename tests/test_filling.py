@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tiny import train_tiny, words
 
 import ddcli
-from ddcli.denoiser import Among
+from ddcli import filling
 from ddcli.infilling import between, cut_spans, line_and_column
 from ddcli.process import Vocabulary, make_process
 from ddcli.randomness import LOG_ZERO
+from ddcli.shaping import Among, Shaped
 from ddcli.textmodel import TextModel
 from ddcli.tokenizer import Tokenizer, make_tokenizer
 
@@ -127,7 +128,7 @@ def test_a_text_cut_inside_of_its_tokens_is_made_whole_again(before, after, cont
 def test_ways_of_several_lengths_do_not_depend_on_each_other(absorbing_run):
     model = ddcli.load(absorbing_run)
     document = "the [MASK:2-9] on [MASK:*] mat"
-    many = model.infill(document, 6, seed=5, steps=6)
+    many = model.infill(document, 6, seed=5, steps=6, score=False)
     lengths = {tuple(len(gap.tokens) for gap in way.gaps) for way in many}
     assert len(lengths) > 2
     for way in many:
@@ -143,6 +144,7 @@ def test_temperature_0_takes_the_likeliest_length(absorbing_run):
     model = ddcli.load(absorbing_run)
     ways = model.infill("the [MASK:1-9] on a mat", 5, seed=5, temperature=0, score=True)
     assert len({len(way.gaps[0].tokens) for way in ways}) == 1
+    assert sum(way.ways for way in ways) == 5
     drawn = model.infill("the [MASK:1-9] on a mat", 40, seed=5, steps=2, score=True)
     assert ways[0].gaps[0].log_length == max(way.gaps[0].log_length for way in drawn)
 
@@ -204,8 +206,45 @@ def test_beliefs_among_some_tokens_are_those_given_that_it_is_one_of_them():
     rows = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 1]], dtype=torch.bool)
     t = torch.ones(3, 5)
     plain = model.denoiser(xt, t, rows).exp()
-    found = Among(model.denoiser, {1: fits, 4: ~fits})(xt, t, rows).exp()
+    found = Shaped(model.denoiser, Among({1: fits, 4: ~fits}))(xt, t, rows).exp()
     for row, (_, place) in enumerate(rows.nonzero().tolist()):
         given = {1: fits, 4: ~fits}.get(place, torch.ones_like(fits))
         expected = torch.where(given, plain[row], 0.0)
         np.testing.assert_allclose(found[row], expected / expected.sum(), atol=1e-6)
+
+
+# -- what is said -------------------------------------------------------------------------------------------
+
+
+def test_ways_that_come_out_as_one_text_are_listed_once(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    (only,) = model.infill("the [MASK:3] sat", 3, seed=1, temperature=0, sampler="confidence")
+    assert only.ways == 3
+    drawn = model.infill("the [MASK] sat", 30, seed=1)
+    assert sum(way.ways for way in drawn) == 30
+    assert len({way.text for way in drawn}) == len(drawn) < 30
+    assert [way.score for way in drawn] == sorted((way.score for way in drawn), reverse=True)
+
+
+def test_the_cost_of_an_infilling_is_foretold_window_by_window(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    far = "the [MASK:3] sat" + " on a mat" * 12 + " and [MASK:2] dog"
+    how = {"sampler": "confidence", "steps": 4}
+    (way,) = model.infill(far, seed=1, **how)
+    assert way.nfe == 5  # one gap takes a call a token, at most 4
+    assert filling.explain(model, far, **how).endswith("; NFE 5.0 expected for 5 characters")
+    chosen = "the [MASK:3-5] sat on a mat"
+    (way,) = model.infill(chosen, seed=1, **how)
+    least, most = 3 * 4 + 3, 3 * 13 + 4  # 13 tokens of evidence
+    said = filling.explain(model, chosen, **how)
+    assert f"NFE {least} to {most} for 3 to 5 characters" in said
+    assert least <= way.nfe <= most
+
+
+def test_a_range_that_has_no_room_is_told_and_lengths_are_judged_by_something(absorbing_run):
+    heard = []
+    model = ddcli.load(absorbing_run)
+    model.infill("the [MASK:2-900] on a mat and saw", 2, seed=1, steps=2, log=heard.append)
+    assert heard == [
+        "gap at 1:5: weighing lengths 2 to 27 (of 900 asked for: no room for more), up to 104 evaluations"
+    ]

@@ -11,6 +11,7 @@ from tiny import train_tiny
 import ddcli
 from ddcli.denoiser import PrefixCached
 from ddcli.errors import DdcliError
+from ddcli.model import Canvas
 
 
 @pytest.fixture(scope="module", params=["absorbing", "uniform"])
@@ -30,7 +31,7 @@ def test_the_right_context_fills_a_gap_better_than_a_wrong_one(runs_of_letters):
     """For uniform noise too: its network is told what is given, and has learnt to look at it."""
 
     def share_of_b(document):
-        ways = runs_of_letters.infill(document, n=20, seed=1, steps=32)
+        ways = runs_of_letters.infill(document, n=20, seed=1, steps=32, score=False)
         return np.mean([way.fills[0].count("b") / 4 for way in ways])
 
     right, wrong = share_of_b("bbbbbbbb[MASK:4]bbbbbbbb"), share_of_b("ffffffff[MASK:4]ffffffff")
@@ -60,7 +61,7 @@ def test_a_sample_depends_on_its_seed_and_place_alone_to_the_last_bit(kind, requ
 @pytest.mark.parametrize("kind", ["absorbing_run", "uniform_run", "records_run"])
 def test_ways_to_infill_do_not_depend_on_each_other(kind, request):
     model = ddcli.load(request.getfixturevalue(kind))
-    many = model.infill("ab[MASK:3]cd[MASK]e", n=4, seed=5, steps=9)
+    many = model.infill("ab[MASK:3]cd[MASK]e", n=4, seed=5, steps=9, score=False)
     assert model.infill("ab[MASK:3]cd[MASK]e", n=1, seed=5, steps=9)[0] == many[0]
 
 
@@ -122,7 +123,7 @@ def test_records_have_the_lengths_of_the_training_records(records_run):
         ({"prompt": "x" * 500}, "leave nothing to write"),
         ({"steps": 0}, "steps"),
         ({"temperature": -1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": 0}, "--top-p 0"),
         ({"sampler": "ancestrel"}, "did you mean 'ancestral'"),
         ({"n": 0}, "at least one"),
         ({"batch_size": 0}, "at least one"),
@@ -157,7 +158,7 @@ def test_a_model_without_blocks_writes_block_after_block_if_asked(absorbing_run)
             assert (clock[: i * 8] == 0).all()
             assert (clock[(i + 1) * 8 :] == 1).all()
     assert (frame.clock == 0).all()
-    assert frame.steps == 3 * 3  # of ten steps each takes the share of 8 in 32 tokens
+    assert frame.steps == 10  # of which the blocks take 4, 4 and 2
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "first-hitting", "threshold", "remask:loop", "corrector"])
@@ -196,7 +197,8 @@ def test_what_sampling_costs_is_foretold(absorbing_run, settings):
     said = model.explain(chosen, [True] * 20)
     assert f"NFE {least:.1f} expected for 20 characters" in said
     assert all(str(value) in said for value in settings.values())
-    assert "NFE 1 to 20, by the text" in model.explain(model.choose(sampler="threshold"), [True] * 20)
+    said = model.explain(model.choose(sampler="threshold"), [True] * 20)
+    assert said == "sampler threshold, temperature 1.0; NFE 1 to 20 for 20 characters, as the text turns out"
 
 
 def test_the_prefix_cache_is_exact_until_a_second_block_and_says_that_it_is_not_then(absorbing_run):
@@ -288,6 +290,9 @@ class OnlyEnds:
     [
         ({"sampler": "first-hitting", "greedy_tail": 2}, "greedy tail"),
         ({"sampler": "threshold", "greedy_tail": 2}, "greedy tail"),
+        ({"steps": 4, "greedy_tail": 5}, "--greedy-tail 5: there are only 4 steps"),
+        ({"top_q": 0.9}, "unknown setting 'top_q'; did you mean 'top_p'"),
+        ({"top_p": 1.5}, "--top-p 1.5: "),
         ({"sampler": "remask:loop", "steps": 8, "block": 4}, "at least 4 steps"),
     ],
 )
@@ -303,3 +308,67 @@ def test_the_cost_of_blocks_is_that_of_what_they_hold(absorbing_run):
     said = model.explanation(**how)
     (sample,) = model.sample(1, **how)
     assert f"NFE {sample.nfe:.1f} expected for 20 characters" in said
+
+
+@pytest.mark.parametrize(("length", "block"), [(32, 8), (16, 4), (20, 20), (8, 32)])
+def test_steps_are_those_from_noise_to_text_however_it_is_cut(absorbing_run, length, block):
+    model = ddcli.load(absorbing_run)
+    how = {"steps": 8, "block": block, "sampler": "confidence"}
+    assert {one.nfe for one in model.sample(2, length=length, seed=1, **how)} == {8}
+    assert "NFE 8.0 expected" in model.explanation(length=length, **how)
+
+
+def test_an_explanation_tells_the_steps_of_each_block(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    assert "steps 8 (2 a block)" in model.explanation(steps=8, block=8)
+    assert "steps 16 (4 to 7 a block)" in model.explanation(steps=16, block=8, prompt="the cat sat ")
+
+
+def test_a_loop_of_remasking_is_refused_only_where_full_blocks_are_too_short_for_it(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    for length in (8, 17):  # one block that takes all steps; a last one of a single position
+        (one,) = model.sample(1, length=length, sampler="remask:loop", steps=16, block=8, seed=1)
+        assert len(one.tokens) == length
+
+
+def test_a_threshold_at_temperature_0_waits_until_it_is_sure(absorbing_run):
+    """A model that has hardly learnt is sure of nothing."""
+    (one,) = ddcli.load(absorbing_run).sample(1, length=20, sampler="threshold", temperature=0, seed=1)
+    assert one.nfe > 10
+
+
+def test_sequences_of_a_batch_go_through_blocks_of_their_own(absorbing_run):
+    """Some are given text that others are not: their draws stay what they are alone."""
+    model = ddcli.load(absorbing_run)
+    tokens = np.zeros((2, 24), dtype=np.int64)
+    frozen = np.zeros_like(tokens, dtype=bool)
+    frozen[0, :12] = True
+    how = model.choose(sampler="first-hitting", block=8)
+    *_, both = model.denoise(Canvas(tokens, frozen, [24, 24], [5, 6]), how)
+    for i in range(2):
+        here = slice(i, i + 1)
+        *_, alone = model.denoise(Canvas(tokens[here], frozen[here], [24], [5 + i]), how)
+        assert (alone.x[0] == both.x[i]).all()
+
+
+def test_an_explanation_refuses_what_sampling_would(absorbing_run, uniform_run):
+    with pytest.raises(DdcliError, match="cannot be cut to likely tokens"):
+        ddcli.load(uniform_run).explanation(guidance=2, temperature=0, prompt="the")
+    with pytest.raises(DdcliError, match="give --prompt"):
+        ddcli.load(absorbing_run).explanation(guidance=2)
+
+
+def test_a_model_is_shown_in_a_line_and_its_frames_as_text(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    assert repr(model).startswith(f"<TextModel from {absorbing_run}: absorbing, 32 characters at once, ")
+    assert len(repr(model).splitlines()) == 1
+    first, *_, last = model.frames(length=5, seed=1, steps=3)
+    assert model.text_of(first) == ["<mask>" * 5]
+    assert model.text_of(last) == [model.sample(1, length=5, seed=1, steps=3)[0].text]
+
+
+def test_bytes_are_scored_as_the_text_they_are_and_nothing_is_not(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    assert model.score(b"the cat") == model.score("the cat")
+    with pytest.raises(DdcliError, match="there is no text to score"):
+        model.score("")

@@ -1,7 +1,9 @@
 """Samples before a scorer: what a figure counts, and that real text is measured just as samples are."""
 
 import json
+import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 import ddcli
 from ddcli import cli
 from ddcli.errors import DdcliError
-from ddcli.generative import Generation, Text, figures, load_scorer, matched, real_texts
+from ddcli.generative import Cost, Generation, Text, cost_of, figures, load_scorer, matched, real_texts
 from ddcli.heldout import blocks_of
 from ddcli.model import SamplerSettings
 
@@ -130,7 +132,7 @@ def test_identical_text_has_identical_figures_whoever_wrote_it(scorer, absorbing
 def at(temperature, entropy, nats, scorer):
     plain = figures(scorer, [text("the cat")])
     found = type(plain)(**{**plain.__dict__, "entropy": entropy, "nats_per_token": nats})
-    return Generation(SamplerSettings(temperature=temperature), found, 1, 1)
+    return Generation(SamplerSettings(temperature=temperature), found, Cost(1, 1))
 
 
 def test_perplexity_is_read_off_at_the_entropy_of_real_text(scorer):
@@ -151,6 +153,23 @@ def test_a_folder_that_is_no_scorer_is_refused_in_one_line(tmp_path, absorbing_r
         with pytest.raises(DdcliError, match=r"is no (folder|causal language model)") as refused:
             load_scorer(str(source))
         assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_the_hub_does_not_give_is_asked_for_once_and_quietly(monkeypatch):
+    asked, hub = [], logging.getLogger("huggingface_hub")
+
+    def nowhere(self, name, timeout):
+        asked.append((name, hub.isEnabledFor(logging.WARNING)))
+        raise OSError("nobody answers\nat all")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", nowhere)
+    level = hub.level
+    with pytest.raises(DdcliError) as refused:
+        load_scorer("nosuchfolder/x")
+    assert str(refused.value).endswith("as a Hugging Face name it could not be loaded: nobody answers")
+    assert str(refused.value).startswith("there is no folder nosuchfolder/x here; ")
+    assert asked == [("nosuchfolder/x", False)]
+    assert hub.level == level
 
 
 def test_a_gguf_file_is_named_in_two_ways(tmp_path):
@@ -186,13 +205,33 @@ def test_no_perplexity_stands_alone(absorbing_run, scorer_folder, capfd):
     assert found["samples"][0]["nfe"] <= 4
 
 
+def test_by_default_it_is_a_frontier_over_temperature(absorbing_run, scorer_folder):
+    found = ddcli.evaluate(absorbing_run, limit=2, draws=1, generative=str(scorer_folder), samples=1, steps=2)
+    at = [0.7, 0.8, 0.9, 1.0, 1.1]
+    assert [each.settings.temperature for each in found.generative.samples] == at
+    assert found.record()["settings"]["temperatures"] == at
+
+
+def test_seconds_of_a_sample_are_those_of_one_drawn_alone_after_one_that_does_not_count(monkeypatch):
+    drawn, times = [], iter([0.0, 1.0])
+
+    def sampled(model, n, batch_size=16, **options):
+        drawn.append((n, batch_size))
+        return [SimpleNamespace(nfe=i) for i in range(n)]
+
+    monkeypatch.setattr("ddcli.generative.samples", sampled)
+    monkeypatch.setattr("ddcli.generative.time.perf_counter", lambda: next(times))
+    assert cost_of(None, SamplerSettings(), length=3, seed=1) == Cost(1.5, 0.25)
+    assert drawn == [(1, 16), (4, 1)]
+
+
 def test_a_scorer_judges_every_point_of_a_sweep(absorbing_run, scorer_folder, tmp_path, capfd):
     arguments = ["eval", absorbing_run, "--limit", 2, "--draws", 1, "--generative", scorer_folder]
     arguments += ["--samples", 2, "--steps", 2, "--sweep", "steps=2,4 sampler=remask", "--quiet"]
     arguments += ["-o", tmp_path / "sweep.png"]
     assert cli.main([str(a) for a in arguments]) == 0
     out = capfd.readouterr().out
-    assert "generative only" in out
+    assert "not known" in out
     assert "their entropy" in out
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main([str(a) for a in [*arguments, "--json"]]) == 0

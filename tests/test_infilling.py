@@ -566,8 +566,7 @@ def test_a_pattern_that_is_none_or_matches_nothing_is_refused():
         cut_matches(b"abc", "(")
     with pytest.raises(DdcliError, match="--regex z: matches nothing"):
         cut_matches(b"abc", "z")
-    with pytest.raises(DdcliError, match=r"--regex b\(x\)\?: matches nothing"):
-        cut_matches(b"abc", "b(x)?", exactly(3))
+    assert cut_matches(b"abc", "b(x)?").gaps[0].replaces == b"b"  # a group that took no part is no reason
 
 
 @pytest.mark.parametrize(
@@ -647,6 +646,18 @@ def test_a_gap_and_what_is_given_up_to_it_have_to_fit():
 def test_a_range_of_lengths_ends_where_the_room_does():
     for source, least in ((b"abcabcabc[MASK:3-99]abcabcabc", 3), (b"abcabcabc[MASK:13-99]abcabcabc", 13)):
         encoded = encode(parse(source), PAIRS, 16, spelling=PAIRS.spelling)
-        assert list(encoded.candidates(0)) == list(range(least, max(12, least) + 1))
+        assert list(encoded.candidates(0)) == list(range(least, max(9, least) + 1))
     with pytest.raises(GapError, match="at most 12, not 13"):
         encoded.layout([13])
+
+
+def test_a_marker_of_one_repeated_character_takes_the_whole_run():
+    document = parse(b"a ____ b ______ c ___ d", "____")
+    assert document.pieces == (b"a ", b" b ", b" c ___ d")
+    assert parse("a █████ b".encode(), "██").pieces == (b"a ", b" b")
+    assert len(parse(b"__", "_").gaps) == 2  # one of a single character is a gap each
+
+
+def test_of_alternatives_in_groups_the_one_that_took_part_is_replaced():
+    document = cut_matches(b"a cat, a dog, a cow", "(cat)|a (dog)|cow")
+    assert [gap.replaces for gap in document.gaps] == [b"cat", b"dog", b"cow"]

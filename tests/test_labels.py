@@ -21,6 +21,7 @@ from ddcli.config import Data
 from ddcli.data import pack_records
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
+from ddcli.files import sha256
 from ddcli.generate import generate
 from ddcli.generative import real_texts
 from ddcli.guidance import guided, without_label
@@ -110,7 +111,7 @@ def test_each_text_comes_with_its_label_and_one_without_has_none(name, tmp_path)
     assert corpus.skipped == 1
     plain = read_corpus(str(tmp_path / name))
     assert plain.documents == corpus.documents
-    assert plain.sha256 != corpus.sha256  # other labels are other data
+    assert plain.sha256 == corpus.sha256 == sha256(tmp_path / name)  # of which the labels are a part
 
 
 def test_datasets_have_labels_too_and_numbers_can_be_labels(monkeypatch):
@@ -297,9 +298,9 @@ def test_samples_before_a_scorer_have_the_labels_of_the_real_text_beside_them(
     assert {text.label for text in real} == {"A", "B", None}
     assert all(text.label in {None, text.content[0].upper()} for text in real)
     monkeypatch.setattr(generative, "figures", lambda scorer, texts: texts)
-    made = generative.generation(
+    made = generative.figures_of_samples(
         model, None, SamplerSettings(steps=16), real, count=12, length=None, seed=1
-    ).figures
+    )
     asked = model.sample(12, label=[text.label for text in real], seed=1, steps=16)
     assert [text.content for text in made] == [one.text for one in asked]
     unlabelled = text_from(model, str(letters_file))

@@ -14,8 +14,18 @@ import ddcli
 from ddcli import cli
 from ddcli.data import Blocks
 from ddcli.errors import DdcliError
-from ddcli.evaluation import estimates, measure
-from ddcli.frontier import quality_of
+from ddcli.evaluation import Bound, Clusters, estimates, measure
+from ddcli.frontier import (
+    Point,
+    Quality,
+    above_the_best,
+    budgets,
+    is_paced,
+    named,
+    quality_of,
+    read_sweep,
+)
+from ddcli.generative import Cost
 from ddcli.heldout import blocks_of
 from ddcli.model import Model, SamplerSettings
 from ddcli.process import Absorbing, Uniform
@@ -84,8 +94,11 @@ def test_the_probabilities_of_all_texts_sum_to_one(order, calls):
     assert np.exp(likelihoods(model_of(someone), order, calls)).sum() == pytest.approx(1, abs=1e-9)
 
 
-def by_hand(order, calls, string):
-    """ln p of a string: what the order would choose is worked out anew, position by position."""
+def by_hand(order, calls, string, temperature=1.0):
+    """ln p of a string: what the order would choose is worked out anew, position by position.
+
+    It chooses by what is believed, and draws from that at a temperature.
+    """
     ranks = {
         "confidence": lambda p: p.max(),
         "margin": lambda p: p.sort().values[-1] - p.sort().values[-2],
@@ -104,7 +117,7 @@ def by_hand(order, calls, string):
         else:
             chosen = sorted(masked, key=lambda i: (-ranks[order](law[i]).item(), i))[: left - stay]
         for i in chosen:
-            total += law[i][string[i]].log().item()
+            total += (law[i].log() / temperature).log_softmax(-1)[string[i]].item()
         known[chosen] = string[chosen]
         left = stay
     return total
@@ -115,6 +128,15 @@ def by_hand(order, calls, string):
 def test_a_replay_is_what_comes_out_by_hand(order, calls):
     expected = [by_hand(order, calls, string) for string in STRINGS]
     assert likelihoods(model_of(someone), order, calls) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 4.0])
+@pytest.mark.parametrize("order", CERTAIN)
+def test_a_temperature_changes_what_is_drawn_and_not_the_order(order, temperature):
+    settings = SamplerSettings(sampler=order, steps=2, temperature=temperature)
+    found = -replayed(model_of(someone), EVERY, settings).nats.sum(-1)
+    assert found == pytest.approx([by_hand(order, 2, string, temperature) for string in STRINGS], rel=1e-9)
+    assert np.exp(found).sum() == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -269,7 +291,11 @@ def test_what_has_no_likelihood_in_order_is_refused_by_name(model, blocks):
             "some positions are visible from the start",
         ),
         (uniform, {"sampler": "ancestral"}, "under absorbing noise alone.* this model's is uniform"),
-        (uniform, {"sampler": "entropy"}, "sampler entropy: it chooses which masks to open"),
+        (
+            uniform,
+            {"sampler": "entropy"},
+            "sampler entropy: it chooses which masks to open, and needs noise that only",
+        ),
         (
             model,
             {"sampler": "greedy"},
@@ -350,19 +376,77 @@ def test_a_sweep_is_saved_as_budgets_and_read_again(absorbing_run, tmp_path, cap
     assert saved["mine"] == "kept"
     assert saved["budgets"] == found["budgets"]
     assert set(saved["budgets"]) == {"quality", "balanced", "fast"}
-    best = min(point["nats_per_token"] for point in found["frontier"])
-    assert saved["budgets"]["quality"]["nats_per_token"] == best
-    assert saved["budgets"]["fast"]["nats_per_token"] <= 1.1 * best
     assert saved["budgets"]["fast"]["nfe"] <= saved["budgets"]["quality"]["nfe"]
+    best = {name: saved["budgets"]["quality"][name] for name in SamplerSettings.model_fields}
+    assert {name: saved[name] for name in best} == best
+    assert ddcli.load(run).settings == SamplerSettings(**best)
     assert b"entropy" in (tmp_path / "frontier.svg").read_bytes()
     assert cli.main(["sample", str(run), "--budget", "fast", "--length", "4", "--seed", "1"]) == 0
+
+
+def point(nfe, costs, seconds=1.0, settings=None):
+    """Of a sampler whose four documents of ten tokens cost so much a token."""
+    clusters = Clusters(10.0 * np.array(costs), np.full(4, 10))
+    bound = Bound(clusters.mean()[0], 1.0, 1.0, clusters.mean()[1], 4, 40)
+    settings = settings or SamplerSettings(steps=int(nfe))
+    return Point(settings, True, Cost(nfe, seconds), Quality(bound, "exact", clusters), None)
+
+
+def test_a_budget_is_the_fewest_evaluations_of_those_that_cannot_be_told_from_the_best():
+    best = point(64, [1.0, 2.0, 3.0, 4.0])
+    by_chance = point(32, [1.1, 1.95, 3.1, 3.96])  # 0.0275 ± 0.038
+    surely_worse = point(16, [1.03, 2.03, 3.03, 4.03])  # 1.2 % worse, each of them
+    much_worse = point(8, [1.2, 2.2, 3.2, 4.2])
+    chosen = budgets([best, by_chance, surely_worse, much_worse])
+    assert {name: at.cost.nfe for name, at in chosen.items()} == {"quality": 32, "balanced": 16, "fast": 8}
+    assert above_the_best([best, surely_worse])[1] == pytest.approx((0.03, 0.0), abs=1e-12)
+
+
+def test_a_budget_within_a_time_is_the_best_of_what_takes_no_longer():
+    slow, quick = point(64, [1.0, 2.0, 3.0, 4.0], 2.0), point(8, [2.0, 3.0, 4.0, 5.0], 0.5)
+    assert {at.cost.nfe for at in budgets([slow, quick], within=1.0).values()} == {8}
+    assert budgets([slow, quick])["quality"] is slow
+
+
+def test_points_that_come_to_the_same_are_measured_once(model, tmp_path, text_file):
+    def read(sweep, of=model):
+        found = read_sweep(sweep, of, SamplerSettings(steps=7))
+        return [named(each, paced=is_paced(of, each)) for each in found]
+
+    assert read("steps=4,4,2") == ["ancestral, 4 steps", "ancestral, 2 steps"]
+    assert read("steps=2,4 sampler=threshold:0.8,first-hitting,entropy-bounded") == [
+        "threshold:0.8",
+        "first-hitting",
+        "entropy-bounded",
+    ]
+    assert read("steps=2,4 sampler=threshold temperature=0.5,1") == [
+        "threshold, temperature 0.5",
+        "threshold",
+    ]
+    run = tmp_path / "run"
+    train_tiny(run, text_file, train__steps=2, validation__every=0, process__name="autoregressive")
+    assert read("steps=2,4 sampler=left-to-right", ddcli.load(run)) == ["left-to-right"]
+    assert len(read("steps=2,4 sampler=left-to-right")) == 2
+
+
+def test_what_is_swept_is_named_in_the_table_the_progress_and_the_picture(absorbing_run, tmp_path, capfd):
+    arguments = ["eval", absorbing_run, "--limit", 2, "--draws", 1, "-o", tmp_path / "sweep.svg"]
+    arguments += ["--sweep", "steps=2,4 sampler=entropy,remask,threshold block=8,16 top_k=3"]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out, err = capfd.readouterr()
+    (head,) = (line for line in out.splitlines() if "s a sample" in line)
+    assert head.split()[:5] == ["sampler", "steps", "top", "k", "block"]
+    (row,) = (line.split() for line in out.splitlines() if line.startswith("  threshold") and " 16 " in line)
+    assert row[:4] == ["threshold", "-", "3", "16"]
+    assert "point 1 of 10: entropy, 2 steps, top k 3, block 8\n" in err
+    assert b"remask, top k 3, block 16 (no likelihood)" in (tmp_path / "sweep.svg").read_bytes()
 
 
 def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
     arguments = ["eval", absorbing_run, "--limit", 3, "--order", "entropy", "--tokens-per-call", 4, "--quiet"]
     assert cli.main([str(a) for a in arguments]) == 0
     out = capfd.readouterr().out
-    assert "order entropy, 8 steps, exact" in out
+    assert "order entropy, 8 steps; exact" in out
     assert "tokens a call" in out
     assert "self-test: random order" in out
 
@@ -371,8 +455,8 @@ def test_the_self_test_is_announced_and_takes_no_more_blocks_than_asked_for(abso
     arguments = ["eval", absorbing_run, "--limit", 1, "--order", "entropy", "--tokens-per-call", 16]
     assert cli.main([str(a) for a in arguments]) == 0
     out, err = capfd.readouterr()
-    assert "self-test: replaying 1 blocks in random order" in err
-    assert "paired on 1 blocks: too few to tell" in out
+    assert "self-test: replaying 1 block in random order" in err
+    assert "paired on 1 block: too few to tell" in out
     assert "nan" not in out
 
 

@@ -12,8 +12,9 @@ from ddcli.errors import DdcliError
 from ddcli.generate import generate
 from ddcli.process import Absorbing, Uniform
 from ddcli.randomness import LOG_ZERO, Streams
-from ddcli.sampler import SAMPLERS, Ancestral, Surest, make_sampler
+from ddcli.sampler import SAMPLERS, Ancestral, Step, Surest, as_believed, make_sampler
 from ddcli.schedule import SCHEDULES, Linear
+from ddcli.shaping import Temperature, TopK, TopP
 
 F64 = torch.float64
 ABSORBING = Absorbing.over(VOCABULARY, Linear())
@@ -333,6 +334,29 @@ def test_thresholds_open_what_is_sure_and_at_least_one():
     assert opened("entropy-bounded:0.15")[:1] == [[True, False, False]]
     assert opened("entropy-bounded:0.25")[:2] == [[True, True, False], [False, False, True]]
     assert opened("entropy-bounded:0.5")[:1] == [[True, True, True]]
+
+
+@pytest.mark.parametrize("spec", ["confidence", "margin", "entropy", "threshold:0.5", "entropy-bounded:0.5"])
+def test_positions_are_chosen_by_what_is_believed_whatever_tokens_are_drawn_from(spec):
+    n, length = 40, 6
+    rng = torch.Generator().manual_seed(3)
+    belief = torch.full((n * length, VOCABULARY.size), LOG_ZERO, dtype=F64)
+    belief[:, :SYMBOLS] = (2 * torch.randn(n * length, SYMBOLS, generator=rng, dtype=F64)).log_softmax(-1)
+    xt = torch.full((n, length), ABSORBING.mask_id)
+    s, t = (torch.full(xt.shape, clock, dtype=F64) for clock in (0.6, 1.0))
+    chance = torch.rand(2, n, length, generator=rng, dtype=F64)
+    found = []
+    for shape in (as_believed, Temperature(0), Temperature(3), TopK(1), TopP(0.5)):
+        step = Step(ABSORBING, xt, s, t, *chance, None, shape)
+        sampler = make_sampler(spec)
+        found.append(sampler.move(step, belief, sampler.rows(step)))
+    opened = [x != ABSORBING.mask_id for x in found]
+    assert all((other == opened[0]).all() for other in opened[1:])
+    assert (opened[0][:, 1:] & ~opened[0][:, :-1]).any(-1).double().mean() > 0.3  # not from left to right
+    greedy = belief.view(n, length, -1).argmax(-1)
+    for sharp in (found[1], found[3]):
+        assert (sharp[opened[0]] == greedy[opened[0]]).all()
+    assert (found[2][opened[0]] != greedy[opened[0]]).any()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
 from ddcli import TextModel, noise_viz, viz
 from ddcli.errors import DdcliError
+from ddcli.evaluation import Bound, Clusters
+from ddcli.frontier import Point, Quality
+from ddcli.generative import Cost
+from ddcli.model import SamplerSettings
 from ddcli.process import PROCESSES, Interpolating, Vocabulary, flat_text, one_hot, prior
 from ddcli.process.matrix import normalised
 from ddcli.randomness import Streams
@@ -27,6 +32,7 @@ from ddcli.schedule import SCHEDULES
 from ddcli.tokenizer import make_tokenizer
 from ddcli.viz.layout import cell, wrap
 from ddcli.viz.story import SHOWN, Redraw, State, Table, existing, spread, transition, visible, walk
+from ddcli.viz.tradeoff import ROWS, _curves, _draw, draw_frontier
 
 TIMES = [i / 10 for i in range(11)]
 TEXT = "to be, or not to be: that is the question\n"
@@ -540,3 +546,48 @@ def test_a_browser_shows_the_text_and_runs_nothing_of_it(tmp_path):
     text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
     assert text.count('<span class="k">&lt;</span>') == HOSTILE.count("<")
     assert 'aria-valuetext="t = 0.00, 0 % noise"' in dom
+
+
+# -- the picture of a sweep -------------------------------------------------------------------------------
+
+
+def swept(sampler, steps, nfe, nats, kind="exact"):
+    """A point whose two documents of ten tokens cost so much a token."""
+    clusters = Clusters(10.0 * np.array(nats or [0, 0]), np.full(2, 10))
+    mean, stderr = clusters.mean()
+    bound = Bound(mean, mean, mean, stderr, 2, 20)
+    quality = Quality(bound, kind, clusters) if nats else None
+    return Point(SamplerSettings(sampler=sampler, steps=steps), True, Cost(nfe, nfe / 100), quality, None)
+
+
+def texts_of(picture):
+    return {node.text for node in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_a_sweep_is_labelled_where_it_was_measured_and_names_what_has_no_likelihood(tmp_path):
+    points = [
+        *(swept("ancestral", n, n, [2 + 1 / n, 3 + 1 / n], "bound") for n in (8, 12, 32)),
+        *(swept("entropy", n, n, [2 + 2 / n, 3 + 2 / n]) for n in (8, 12, 32)),
+        swept("remask", 20, 20, None),
+    ]
+    draw_frontier(points, tmp_path / "sweep.svg")
+    texts = texts_of((tmp_path / "sweep.svg").read_bytes())
+    assert {"8", "12", "20", "32", "0.08", "0.12", "0.2", "0.32"} <= texts
+    assert {"ancestral (an upper bound)", "entropy", "remask (no likelihood)"} <= texts
+    draw_frontier(points[-1:], tmp_path / "none.svg")
+    assert any(
+        "only a scorer can tell" in (text or "") for text in texts_of((tmp_path / "none.svg").read_bytes())
+    )
+
+
+def test_errors_of_a_sweep_are_of_differences_and_stand_beside_each_other():
+    points = [swept("ancestral", 8, 8, [2, 4]), swept("entropy", 8, 8, [2.1, 4.1])]
+    figure = Figure()
+    axis = figure.subplots()
+    (own, _) = ROWS
+    found = dict(zip(map(id, points), own.figures(points), strict=True))
+    assert [error for _, error in found.values()] == pytest.approx([0, 0], abs=1e-9)
+    _draw(axis, found, "nfe", _curves(points))
+    places = [bars.lines[0].get_xdata()[0] for bars in axis.containers]
+    assert places[0] < 8 < places[1]
+    assert places == pytest.approx([8, 8], rel=0.02)

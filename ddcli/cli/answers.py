@@ -132,7 +132,10 @@ def backed_up(file: Path, kept: Path | None) -> Iterator[None]:
 
 
 def record_of(way: "Infilling") -> dict[str, Any]:
-    """What is known of an infilling, as JSON; places in the filled text, columns in characters."""
+    """What is known of an infilling, as JSON; places in the filled text, columns in characters.
+
+    Texts are byte exact: a byte that is no UTF-8, as \xe9, is an escape, \udce9 (surrogateescape).
+    """
     from ..infilling import line_and_column, line_starts
 
     spans, lines = [], line_starts(way.content)
@@ -144,7 +147,8 @@ def record_of(way: "Infilling") -> dict[str, Any]:
         )
         measured = {"tokens": gap.tokens, "log_probs": gap.log_probs, "log_length": gap.log_length}
         spans.append({"start": start, "end": end, **measured})
-    known = {"text": way.text, "fills": way.fills, "spans": spans, "score": way.score}
+    text, *fills = (x.decode(errors="surrogateescape") for x in (way.content, *(g.content for g in way.gaps)))
+    known = {"text": text, "fills": fills, "spans": spans, "score": way.score, "ways": way.ways}
     return known | {"nfe": way.nfe, "seed": way.seed, "index": way.index}
 
 
@@ -163,6 +167,12 @@ def console() -> Any:
 
 def tell(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def end_line() -> None:
+    """On a terminal, a new line for what is said after a text that did not end its own."""
+    if sys.stdout.isatty():
+        tell("")
 
 
 def close(quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int) -> None:

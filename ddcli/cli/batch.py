@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DdcliError
-from .answers import Answer, check_utf8, record_of, tell
+from .answers import Answer, record_of, tell
 from .gaps import Gaps
 
 if TYPE_CHECKING:
@@ -52,18 +52,27 @@ class Batch:
 
     def _document(self, record: dict[str, Any]) -> "Document":
         texts = {name: record[name] for name in ("text", "prefix", "suffix", "gap") if name in record}
-        if type(texts.get("gap")) is int:
-            texts["gap"] = str(texts["gap"])
+        gap = texts.pop("gap", None)
+        if not isinstance(gap, str | int | None) or isinstance(gap, bool):
+            raise DdcliError(f"`gap` is a whole number, or a string such as 12, 3-20 or *, not {gap!r}")
+        gap = None if gap is None else str(gap)
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise DdcliError(f"`{name}` is not a string")
-            check_utf8(f"`{name}`", text)
-        gap, found = texts.pop("gap", None), {name: text.encode() for name, text in texts.items()}
+        found = {name: _bytes(name, text) for name, text in texts.items()}
         if "text" in found and len(found) == 1:
             return self.gaps.of_text(found["text"], gap)
         if "text" in found or not found:
             raise DdcliError("a line has either a `text` with gaps in it, or a `prefix` and a `suffix`")
         return self.gaps.of_two(found.get("prefix", b""), found.get("suffix", b""), gap)
+
+
+def _bytes(name: str, text: str) -> bytes:
+    """Of a text as `record_of` writes it: an escape such as \\udce9 is a byte that is no UTF-8."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise DdcliError(f"`{name}` is not UTF-8 text") from None
 
 
 def _fields(line: bytes) -> dict[str, Any]:

@@ -4,13 +4,28 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DdcliError
+from ..errors import DdcliError, counted
 from .answers import tell
-from .options import Budget, Device, Model, Precision, Quiet, Sampler, Steps, TopP, settings_of
+from .options import (
+    Block,
+    Budget,
+    Cache,
+    Device,
+    GreedyTail,
+    Model,
+    Precision,
+    Quiet,
+    Sampler,
+    Steps,
+    Temperature,
+    TopK,
+    TopP,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from ..evaluation import Share
@@ -60,7 +75,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Samples for the scorer; 64 by default.")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens of a sample.")] = None,
     temperatures: Annotated[
-        str | None, typer.Option(help="Temperatures for the scorer, such as 0.7,0.8,0.9,1.0.")
+        str | None, typer.Option(help="Temperatures for the scorer; 0.7,0.8,0.9,1.0,1.1 by default.")
     ] = None,
     sweep: Annotated[
         str | None,
@@ -68,11 +83,28 @@ def evaluate(
     ] = None,
     save: Annotated[
         bool,
-        typer.Option("--save", help="Keep the best of a sweep as the budgets of `ddcli sample --budget`."),
+        typer.Option(
+            "--save",
+            help="Make the best of a sweep what the run samples by, and keep the budgets of `ddcli sample "
+            "--budget`.",
+        ),
     ] = False,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="With --save: the best that takes so long a sample on this machine.",
+        ),
+    ] = None,
     sampler: Sampler = None,
     steps: Steps = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
     top_p: TopP = None,
+    greedy_tail: GreedyTail = None,
+    block: Block = None,
+    cache: Cache = None,
     budget: Budget = None,
     seed: Annotated[int, typer.Option(min=0, help="Of noise, orders and samples.")] = 0,
     batch_size: Annotated[
@@ -81,6 +113,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .png or .svg picture of the sweep.")
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="The bound by time and by share masked, beside what else is asked for."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with everything.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -121,14 +157,18 @@ def evaluate(
         temperatures=None if temperatures is None else _numbers(temperatures),
         sweep=sweep,
         save=save,
+        within=within,
         reporter=reporter,
         **settings_of(context),
     )
     if output is not None:
         draw_frontier(found.frontier, output)
-    print(json.dumps(found.record(), ensure_ascii=False, indent=2) if as_json else "\n".join(_lines(found)))
+    told = found.record() if as_json else None
+    print("\n".join(_lines(found, curve)) if told is None else json.dumps(told, ensure_ascii=False, indent=2))
     if save and not quiet:
-        tell(f"{model / 'generation_config.json'} holds the budgets; try: ddcli sample {model} --budget fast")
+        best = found.budgets[report.BEST].name
+        tell(f"{model / 'generation_config.json'} now says {best}, and holds the budgets;")
+        tell(f"try: ddcli sample {model}, or ddcli sample {model} --budget fast")
 
 
 def _numbers(text: str) -> list[float]:
@@ -141,38 +181,40 @@ def _numbers(text: str) -> list[float]:
 # -- tables -----------------------------------------------------------------------------------------------
 
 
-def _lines(found: "Evaluation") -> Iterator[str]:
+def _lines(found: "Evaluation", curve: bool) -> Iterator[str]:
     yield from _text(found)
     yield ""
     yield from _bound(found)
     if found.ordered:
         yield ""
-        yield from _ordered(found.ordered)
+        yield from _ordered(found, found.ordered)
     if found.generative:
         yield ""
         yield from _generative(found.generative)
     if found.frontier:
         yield ""
-        yield from _frontier(found.frontier, found.settings["replayed_blocks"])
-    for name, point in found.budgets.items():
-        settings = point.settings
-        yield f"budget {name}: {settings.sampler}, {settings.steps} steps, {point.nfe:.0f} evaluations"
+        yield from _frontier(found)
+    if found.budgets:
+        yield ""
+        yield from _budgets(found.budgets)
+    if curve or not (found.ordered or found.generative or found.frontier):
+        yield from _curves(found)
 
 
 def _text(found: "Evaluation") -> Iterator[str]:
     text, blocks, unit = found.text, found.text.blocks, found.model.tokenizer.unit
-    measured, count = len(found.estimates.chosen), len(blocks)
-    kind = "records" if found.model.record_lengths else "blocks"
-    yield f"text: {text.name} (sha256 of the source {text.sha256})"
+    measured = len(found.estimates.chosen)
+    yield f"text: {text.name}"
+    yield f"  sha256 of the source {text.sha256}"
     yield (
-        f"  {blocks.characters:,} characters, {blocks.predicted:,} {unit}s to predict; "
-        f"{measured:,} of {count:,} {kind} of up to {found.model.length} {unit}s measured"
+        f"  {counted(blocks.characters, 'character')}, {counted(blocks.predicted, unit)} to predict; "
+        f"{measured:,} of {counted(len(blocks), found.unit)} of up to {found.model.length} {unit}s measured"
     )
     yield "  each on its own: no context is carried over from one to the next"
     if text.unknown:
-        yield f"  {text.unknown:,} symbols that the vocabulary lacks: context, never predicted"
+        yield f"  {counted(text.unknown, 'symbol')} that the vocabulary lacks: context, never predicted"
     if blocks.left_out:
-        yield f"  {blocks.left_out:,} records too long for the model left out"
+        yield f"  {counted(blocks.left_out, 'record')} too long for the model left out"
 
 
 def _bound(found: "Evaluation") -> Iterator[str]:
@@ -188,12 +230,22 @@ def _bound(found: "Evaluation") -> Iterator[str]:
     )
     if not estimates.exact:
         yield f"  {bound.literature_nats_per_token:.4f} nats/token {LITERATURE}"
-    noise = "" if estimates.exact else f"{estimates.draws} noisings of each; "
-    yield f"  {noise}standard error over {bound.clusters:,} clusters (documents, or blocks of a single one)"
+    noise = "" if estimates.exact else f"{counted(estimates.draws, 'noising')} of each; "
+    clusters = counted(bound.clusters, "cluster")
+    error = f"standard error over {clusters}" if bound.clusters > 1 else "no standard error of 1 cluster"
+    yield f"  {noise}{error} (documents, or blocks of a single one)"
+
+
+def _curves(found: "Evaluation") -> Iterator[str]:
+    estimates = found.estimates
     if shares := estimates.by_time():
+        yield ""
+        yield "the bound by time"
         yield from _shares("time", "nats/token per unit of time", shares)
-        yield f"  at t = 1 (prior): {estimates.prior / bound.tokens:.4f} nats/token"
+        yield f"  at t = 1 (prior): {estimates.prior / found.bound.tokens:.4f} nats/token"
     if shares := estimates.by_masks():
+        yield ""
+        yield "the bound by share masked"
         yield from _shares("share masked", "nats/masked token", shares)
 
 
@@ -207,17 +259,19 @@ def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
     )
 
 
-def _ordered(found: "Ordered") -> Iterator[str]:
+def _ordered(whole: "Evaluation", found: "Ordered") -> Iterator[str]:
+    from ..frontier import is_paced, named
+
     likelihood, bound = found.likelihood, found.likelihood.bound()
     settings = likelihood.settings
     kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over drawn orders: an upper bound"
-    yield f"order {settings.sampler}, {settings.steps} steps, {kind}"
+    yield f"order {named(settings, paced=is_paced(whole.model, settings))}; {kind}"
     yield (
         f"  {_with_error(bound.nats_per_token, bound.stderr)} nats/token, {bound.bits_per_char:.4f} "
         f"bits/character, perplexity {bound.perplexity:.3f}"
     )
     yield (
-        f"  {len(likelihood.chosen):,} blocks, {likelihood.nfe.mean():.1f} evaluations of each, "
+        f"  {counted(len(likelihood.chosen), whole.unit)}, {likelihood.nfe.mean():.1f} evaluations of each, "
         f"{likelihood.tokens_per_call:.2f} tokens a call"
     )
     if test := found.test:
@@ -229,18 +283,22 @@ def _ordered(found: "Ordered") -> Iterator[str]:
         difference = _with_error(test.difference, test.stderr, "+.4f")
         yield (
             f"  self-test: random order one token a call less the bound is {difference} nats/token, "
-            f"paired on {test.blocks} blocks: {verdict[test.passed]}"
+            f"paired on {counted(test.blocks, whole.unit)}: {verdict[test.passed]}"
         )
 
 
 def _generative(found: "Generative") -> Iterator[str]:
-    yield f"generative: {found.protocol}"
+    from ..frontier import named
+
+    first, *more = found.protocol.split("; ")
+    yield f"generative: {first}"
+    yield f"  {'; '.join(more)}"
     rows = [
-        [f"temperature {each.settings.temperature:g}", *_figures(each.figures), f"{each.nfe:.0f}"]
+        [f"temperature {each.settings.temperature:g}", *_figures(each.figures), f"{each.cost.nfe:.0f}"]
         for each in found.samples
     ]
     rows.append(["real text", *_figures(found.real), ""])
-    first = found.samples[0].settings
+    plain = found.samples[0].settings.but(temperature=1)
     names = [
         "perplexity",
         "nats/scorer token",
@@ -250,8 +308,9 @@ def _generative(found: "Generative") -> Iterator[str]:
         "repeated 4-grams",
         "NFE",
     ]
-    yield from _table([f"{first.sampler}, {first.steps} steps", *names], rows)
-    yield f"  {found.real.texts} real texts, {found.samples[0].figures.texts} samples at each temperature"
+    yield from _table([named(plain), *names], rows)
+    samples = counted(found.samples[0].figures.texts, "sample")
+    yield f"  {counted(found.real.texts, 'real text')}, {samples} at each temperature"
     if found.matched:
         match = found.matched
         yield (
@@ -259,7 +318,14 @@ def _generative(found: "Generative") -> Iterator[str]:
             f"{match.temperature:.3f}, interpolated); real text has {found.real.perplexity:.2f}"
         )
     else:
-        yield "  no two temperatures have the entropy of real text between them; give more --temperatures"
+        lowest, highest = (pick(each.figures.entropy for each in found.samples) for pick in (min, max))
+        where = (
+            "above" if found.real.entropy > highest else "below" if found.real.entropy < lowest else "among"
+        )
+        yield (
+            f"  the entropy of real text is {where} those of the samples, and no two have it between them; "
+            "give other --temperatures"
+        )
 
 
 def _figures(found: "TextFigures") -> list[str]:
@@ -273,22 +339,45 @@ def _figures(found: "TextFigures") -> list[str]:
     ]
 
 
-def _frontier(points: "list[Point]", blocks: int) -> Iterator[str]:
-    yield f"sweep: {blocks} blocks of the text under each sampler's own law, at its own number of steps"
+def _frontier(whole: "Evaluation") -> Iterator[str]:
+    from ..frontier import above_the_best, shown, told
+    from ..generative import TIMED
+
+    points, few = whole.frontier, counted(whole.settings["replayed_blocks"], whole.unit)
+    yield f"sweep: {few} of the text under each sampler's own law, at its own number of steps"
     judged = any(point.generative for point in points)
-    names = ["sampler", "steps", "temperature", "NFE", "s a sample", "nats/token", "figure"]
+    names = told(point.settings for point in points)
     rows = []
-    for point in points:
-        settings, found = point.settings, point.quality
-        row: list[Any] = [settings.sampler, settings.steps, f"{settings.temperature:g}", f"{point.nfe:.1f}"]
-        row.append(f"{point.seconds:.3f}")
-        nats = "" if found is None else _with_error(found.bound.nats_per_token, found.bound.stderr)
-        row += [nats, "generative only" if found is None else found.kind]
+    for point, more in zip(points, above_the_best(points), strict=True):
+        row = [shown(getattr(point.settings, name)) for name in names]
+        row[names.index("steps")] = str(point.settings.steps) if point.paced else "-"
+        row += [f"{point.cost.nfe:.1f}", f"{point.cost.seconds:.3f}"]
+        found = point.quality
+        row.append("-" if found is None else _with_error(found.bound.nats_per_token, found.bound.stderr))
+        row.append("-" if more is None else _with_error(*more) if more[0] > 0 else "best")
+        row.append("not known" if found is None else found.kind)
         if point.generative:
             row += [f"{point.generative.perplexity:.2f}", f"{point.generative.entropy:.3f}"]
-        rows.append([str(value) for value in row])
-    yield from _table([*names, *(["perplexity of samples", "their entropy"] if judged else [])], rows)
-    yield "  exact: -ln p(text) itself; bound: an upper bound, by how much is not known"
+        rows.append(row)
+    head = [name.replace("_", " ") for name in names]
+    head += ["NFE", "s a sample", "nats/token", "above the best", "figure"]
+    yield from _table([*head, *(["perplexity of samples", "their entropy"] if judged else [])], rows)
+    if any(point.quality for point in points):
+        yield "  exact: -ln p(text) itself; bound: an upper bound, by how much is not known"
+        yield f"  above the best: paired, on the same {whole.unit}s and noise"
+    if any(point.quality is None for point in points):
+        hint = "" if judged else "; samples before a scorer tell (--generative)"
+        yield f"  not known: no likelihood of its own{hint}"
+    own = "" if all(point.paced for point in points) else "; steps -: at a pace of its own"
+    yield f"  NFE and seconds: the mean of {TIMED} samples, each drawn alone{own}"
+
+
+def _budgets(budgets: "dict[str, Point]") -> Iterator[str]:
+    rows = [
+        [name, point.name, f"{point.cost.nfe:.1f}", f"{point.cost.seconds:.3f}"]
+        for name, point in budgets.items()
+    ]
+    yield from _table(["budget", "settings", "NFE", "s a sample"], rows)
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,7 @@ from .answers import (
     close,
     deliver,
     difference,
+    end_line,
     read,
     record_of,
     replace_whole,
@@ -59,13 +60,16 @@ def infill(
         str | None, typer.Argument(metavar="FILE|-", help="A text with gaps, or - for stdin.")
     ] = None,
     n: Annotated[int, typer.Option("-n", "--count", min=1, help="How many ways, best first.")] = 1,
-    mask_token: Annotated[str, typer.Option(help="What marks a gap.")] = "[MASK]",
+    mask_token: Annotated[
+        str, typer.Option(help="What marks a gap; ____ takes the whole of a longer run.")
+    ] = "[MASK]",
     span: Annotated[
         list[str] | None,
         typer.Option(help="Make a gap of LINE:COLUMN-LINE:COLUMN, end not included; =3-20 says how long."),
     ] = None,
     regex: Annotated[
-        str | None, typer.Option(help="Make a gap of what this matches, or of its first group.")
+        str | None,
+        typer.Option(help="Make a gap of what this matches, or of its first group that took part."),
     ] = None,
     prefix: Annotated[
         str | None, typer.Option(metavar="FILE", help="In the place of FILE: the text before a gap.")
@@ -98,7 +102,10 @@ def infill(
     ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changes, not the text.")] = False,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="FILE has a JSON object a line: text, or prefix and suffix.")
+        bool,
+        typer.Option(
+            "--jsonl", help="FILE has a JSON object a line: text, or prefix and suffix; gap, as --gap."
+        ),
     ] = False,
     as_json: Json = False,
     null: Null = False,
@@ -115,6 +122,7 @@ def infill(
     """
     from ..api import load
     from ..filling import check
+    from ..filling import explain as explanation
     from ..model import fresh_seed
 
     gaps = Gaps(mask_token, span or [], regex, prefix, suffix, gap, max_gap)
@@ -136,11 +144,11 @@ def infill(
     kept = check_backup(file, backup)
     loaded = load(model, device=device, precision=precision)
     settings = check(loaded, label, **settings_of(context))
+    log = None if quiet or jsonl else tell
     if document and not quiet:
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     if explain and document:
-        widest = sum(gap.lengths[-1] for gap in document.measured(loaded.tokenizer).gaps if gap.lengths)
-        tell(loaded.explain(settings, [True] * widest))
+        tell(explanation(loaded, document, label=label, **settings_of(context)))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
     began = time.perf_counter()
@@ -150,10 +158,11 @@ def infill(
         found = loaded.infill(
             document,
             n,
-            score=n > 1 or as_json or jsonl,
+            score=n > 1 or as_json or jsonl,  # of JSON, of one way too
             seed=seed,
             on_frame=on_frame,
             label=label,
+            log=log,
             **settings_of(context),
         )
         ways.extend(found)
@@ -175,9 +184,15 @@ def infill(
             replace_whole(Path(str(file)), ways[0].content)
     if diff or not in_place:
         deliver(shown, output, as_json or jsonl, null, line_end=b"")
+    plain = output is None and not (as_json or jsonl or in_place or diff or quiet)
+    if plain and not ways[-1].content.endswith(b"\n"):
+        end_line()
     if n > 1 and not jsonl and not quiet:
         for place, way in enumerate(ways, 1):
-            tell(f"{place}: ln p(gaps | text) at least {way.score:.2f} nats (estimate)")
+            several = f" ({way.ways} of {n} ways)" if way.ways > 1 else ""
+            tell(f"{place}: ln p(gaps | text) at least {way.score:.2f} nats (estimate){several}")
+        if len(ways) == 1 and settings.temperature == 0:
+            tell("at temperature 0 there is a single way; raise --temperature for others")
     tokens = sum(len(gap.tokens) for way in ways for gap in way.gaps)
     if ways:
         close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)

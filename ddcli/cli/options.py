@@ -17,7 +17,14 @@ Sampler = Annotated[
         "corrector[:SHARE], euler, tau-leaping or edit[:SHARE]."
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Steps from noise to text.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Steps from noise to text, shared out over blocks; of a text longer than those a network of "
+        "blocks was trained on, for each such length.",
+    ),
+]
 Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; above: more varied.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Keep so many of the likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]

@@ -114,7 +114,7 @@ def sample(
             yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate
 
     deliver(watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
-    tokens = sum(len(one.tokens) for one in drawn)
+    tokens = sum(len(one.tokens) - one.fixed for one in drawn)
     if approximate and not quiet:
         tell(f"approximate: sampled with the {how.cache} cache")
     close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed)

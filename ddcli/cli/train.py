@@ -15,6 +15,7 @@ TRAIN_FLAGS = {
     "tokenizer": "data.tokenizer",
     "text_column": "data.text_column",
     "label_column": "data.label_column",
+    "bad_rows": "data.bad_rows",
     "split": "data.split",
     "streaming": "data.streaming",
     "lines": "data.lines",
@@ -92,6 +93,9 @@ def train(
     text_column: Annotated[str | None, typer.Option(help="Column of .jsonl, .csv, .parquet.")] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column of what each record is, to write more like it by --label.")
+    ] = None,
+    bad_rows: Annotated[
+        str | None, typer.Option(help="refuse or skip rows that are no text: not UTF-8, no JSON, a number.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,

@@ -23,10 +23,11 @@ from .document import (
     line_starts,
     read_lengths,
 )
-from .layout import Encoded, Layout, Window, encode
+from .layout import FEW, Encoded, Layout, Window, encode
 from .parsing import between, cut_matches, cut_spans, parse
 
 __all__ = [
+    "FEW",
     "MAX_GAP",
     "Document",
     "Encoded",

@@ -16,6 +16,7 @@ import numpy as np
 
 from .document import Document, GapError, Lengths, Tokenizer, UpTo
 
+FEW = 4  # tokens behind a gap that any length to choose from leaves in view, to judge it by
 SEAM = 16  # tokens distrusted where a text was cut: half a word, or a character in 9 byte tokens
 
 
@@ -78,11 +79,12 @@ class Encoded:
     def candidates(self, gap: int) -> range:
         """The lengths to choose from: those a window has room for, or else the least that was asked for.
 
-        Of `*` in running text at most half of a window.
+        In running text beside FEW tokens to judge them by; of `*` at most half of a window.
         """
-        lengths = self._lengths(gap)
-        half = isinstance(lengths, UpTo) and not self.record
-        room = self.length // 2 if half else self._room(gap)
+        lengths, room = self._lengths(gap), self._room(gap)
+        if not self.record:
+            room -= max(0, min(FEW, len(self.after(gap))) - 1)
+            room = min(room, self.length // 2) if isinstance(lengths, UpTo) else room
         return range(lengths[0], max(lengths[0], min(lengths[-1], room)) + 1)
 
     def before(self, gap: int, lengths: Sequence[int]) -> np.ndarray:

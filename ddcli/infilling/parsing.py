@@ -36,7 +36,8 @@ def parse(
 ) -> Document:
     r"""Find the markers in a document of any bytes.
 
-    A marker that ends with a bracket also takes a length before it: `<gap>`, `<gap:12>`. After an odd number
+    A marker that ends with a bracket also takes a length before it: `<gap>`, `<gap:12>`. One of one repeated
+    character, such as `____`, takes the whole run of it, be that longer. After an odd number
     of backslashes it is text and one backslash goes; an even number stays and the marker is a gap.
     lengths: of a marker that says none; by default one token. max_gap: what `*` allows at most.
     Raises `GapError` for a bad length, `DdcliError` for an empty marker or a document without gaps.
@@ -45,7 +46,10 @@ def parse(
         raise DdcliError("the mask token is empty; give the text that stands for a gap, such as [MASK]")
     plain = marker.encode(errors="surrogateescape")
     pattern, example = re.escape(plain), None
-    if len(plain) > 1 and marker.endswith(BRACKETS):
+    counted = len(plain) > 1 and marker.endswith(BRACKETS)
+    if len(marker) > 1 and len(set(marker)) == 1:
+        pattern = rb"(?:%b){%d,}" % (re.escape(marker[0].encode(errors="surrogateescape")), len(marker))
+    elif counted:
         stem, close = re.escape(plain[:-1]), re.escape(plain[-1:])
         # A length that nothing closes matches too: a slip of the pen is an error, not text.
         pattern = rb"%b(?:%b|:(?:(?!%b)[^\\\r\n%b])*+%b?)" % (stem, close, stem, close, close)
@@ -60,7 +64,7 @@ def parse(
             piece[-1:] = written
             continue
         found: Lengths | None = lengths or exactly(1)
-        if written != plain:
+        if counted and written.startswith(plain[:-1] + b":"):
             closed = written.endswith(plain[-1:])
             said = written[len(plain) : -1].decode(errors="surrogateescape")
             found = read_lengths(said, max_gap) if closed else None
@@ -115,7 +119,8 @@ def cut_spans(
 
 
 def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> Document:
-    r"""Replace what a regular expression matches by gaps; of one with groups, what the first group matches.
+    r"""Replace what a regular expression matches by gaps; of one with groups, what the first that took part
+    matches, as in `(cat)|a (dog)`, or all where none did.
 
     `^` and `$` are the ends of lines. A match of no text inserts where `lengths` are given, but not right
     behind another gap. Raises `DdcliError` for a pattern that is none, or one that makes no gap.
@@ -128,10 +133,11 @@ def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> 
     places: list[tuple[int, int, Lengths | None]] = []
     at, offset, empty = 0, 0, False
     for match in compiled.finditer(text):
-        start, end = match.span(min(1, compiled.groups))
+        took_part = (i for i in range(1, compiled.groups + 1) if match[i] is not None)
+        start, end = match.span(next(took_part, 0))
         empty |= start == end >= 0
         if start < at or (start == end and (lengths is None or (places and start == at))):
-            continue  # the group took no part, or there is nothing to replace
+            continue  # there is nothing to replace
         begins = offset + len(text[at:start].encode(errors="surrogateescape"))
         offset = begins + len(text[start:end].encode(errors="surrogateescape"))
         places.append((begins, offset, lengths))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ..errors import DdcliError, unknown
 from .ancestral import Ancestral, Edit, Euler, FirstHitting, TauLeaping
-from .base import Sampler, Step, default_sampler
+from .base import Draw, Sampler, Shape, Step, as_believed, by_chance, default_sampler
 from .ordered import (
     EntropyBounded,
     Greedy,
@@ -23,6 +23,7 @@ __all__ = [
     "SAMPLERS",
     "Ancestral",
     "Corrector",
+    "Draw",
     "Edit",
     "EntropyBounded",
     "Euler",
@@ -32,10 +33,13 @@ __all__ = [
     "Ordered",
     "RandomOrder",
     "Sampler",
+    "Shape",
     "Step",
     "Surest",
     "TauLeaping",
     "Threshold",
+    "as_believed",
+    "by_chance",
     "default_sampler",
     "make_sampler",
 ]

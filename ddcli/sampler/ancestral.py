@@ -18,7 +18,7 @@ from ..process import (
     log_ratios,
     posterior,
 )
-from ..randomness import Streams, categorical
+from ..randomness import Streams
 from .base import EvenSteps, Step, chance_of_a_call, default_sampler, even_times
 
 LATEST = 1 - 1e-6  # where alpha_t is 0 the rates of the reverse chain are infinite
@@ -40,7 +40,7 @@ class Ancestral(EvenSteps):
         return step.whether < step.process.opening(step.xt, step.s, step.t)
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        return step.put(rows, categorical(step.law(_opened, log_p0, rows), step.what[rows]))
+        return step.put(rows, step.draw(step.law(_opened, step.shaped(log_p0, rows), rows), rows))
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
         if not isinstance(process, Interpolating):
@@ -70,6 +70,9 @@ class FirstHitting(EvenSteps):
 
     even: ClassVar[bool] = False
 
+    def paced(self, process: Process) -> bool:
+        return False
+
     def check(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
             raise DdcliError(
@@ -93,7 +96,7 @@ class FirstHitting(EvenSteps):
         return first & step.masks
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        return step.put(rows, categorical(log_p0, step.what[rows]))
+        return step.open(rows, log_p0)
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
         return unknown, unknown
@@ -129,8 +132,9 @@ class Euler(EvenSteps):
         return unknown & ((step.s == 0) | (step.whether < self.leaving(jumps)))
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        law = log_p0 if isinstance(step.process, Masking) else step.law(self._jump, log_p0, rows)
-        return step.put(rows, categorical(law, step.what[rows]))
+        if isinstance(step.process, Masking):
+            return step.open(rows, log_p0)
+        return step.put(rows, step.draw(step.law(self._jump, step.shaped(log_p0, rows), rows), rows))
 
     def _jump(self, process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
         now = t.clamp(max=LATEST)

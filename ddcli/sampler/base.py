@@ -2,8 +2,9 @@
 
 Legend as in `process`; canvases are (B, L), beliefs (N, V) for the N positions a sampler asked for, in the
 order of `rows.nonzero()`. A sampler first says which positions need a belief; where none does, the network
-is not called. Two uniform numbers a position and step are all a sequence's chance: so it draws as many
-whatever its neighbours do.
+is not called. It chooses by what is believed, and draws by what a step makes of that (temperature, cuts).
+Two uniform numbers a position and step are all a sequence's chance: so it draws as many whatever its
+neighbours do.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,22 @@ import torch
 from torch import Tensor
 
 from ..process import Autoregressive, Masking, Process
-from ..randomness import Streams
+from ..randomness import Streams, categorical
 from ..schedule import time_grid
 
 Law = Callable[[Process, Tensor, Tensor, Tensor, Tensor], Tensor]
+Shape = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of beliefs (N, V), xt, t and rows (B, L): (N, V)
+Draw = Callable[[Tensor, Tensor, Tensor], Tensor]  # of laws (N, V), rows (B, L) and numbers (N,): tokens (N,)
+
+
+def as_believed(log_p0: Tensor, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+    """The shape of beliefs that are left as they are."""
+    return log_p0
+
+
+def by_chance(law: Tensor, rows: Tensor, u: Tensor) -> Tensor:
+    """Tokens (N,) of laws (N, V), nats, by numbers in [0, 1)."""
+    return categorical(law, u)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,8 @@ class Step:
     mix: Callable[[Tensor], Tensor] | None = (
         None  # several laws (..., n, V) of one position into one (..., V)
     )
+    shape: Shape = as_believed  # of beliefs, into what tokens are drawn from
+    pen: Draw = by_chance  # who writes the tokens down
 
     @property
     def masks(self) -> Tensor:
@@ -50,12 +65,31 @@ class Step:
         several = (x[:, None].expand(log_p0.shape[:2]) for x in clocks)
         return self.mix(of(self.process, log_p0, *several))
 
+    def shaped(self, log_p0: Tensor, rows: Tensor) -> Tensor:
+        """What tokens are drawn from, (N, V), where log p0 (N, V) is believed."""
+        return self.shape(log_p0, self.xt, self.t, rows) if len(log_p0) else log_p0
+
+    def draw(self, law: Tensor, rows: Tensor) -> Tensor:
+        """Tokens (N,) for `rows`, of their laws (N, V)."""
+        return self.pen(law, rows, self.what[rows])
+
     def put(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """x_t with tokens (N,) at `rows`."""
         return self.xt.masked_scatter(rows, tokens)
 
+    def open(self, rows: Tensor, log_p0: Tensor) -> Tensor:
+        """x_t with tokens drawn at `rows`, masks, where log p0 (N, V) is believed."""
+        return self.put(rows, self.draw(self.shaped(log_p0, rows), rows))
+
 
 class Sampler(Protocol):
+    @property
+    def fewest(self) -> int:
+        """Steps that it cannot do without."""
+
+    def paced(self, process: Process) -> bool:
+        """Whether the number of steps that is asked for is how many it takes."""
+
     @property
     def even(self) -> bool:
         """Whether its clocks fall by equal steps."""
@@ -79,14 +113,20 @@ class Sampler(Protocol):
         """Draw x_s, (B, L), given the beliefs (N, V) at `rows`."""
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        """How often the network is called for a sequence of so many unknown positions: at least and at most,
-        or twice the expected number where theory has one."""
+        """How often the network is called for a sequence of so many unknown positions.
+
+        At least, and at most; where theory has an expected number, that, for both.
+        """
 
 
 class EvenSteps:
     """A sampler whose clocks fall by equal steps, and which tells the network the time it is."""
 
+    fewest: ClassVar[int] = 1
     even: ClassVar[bool] = True
+
+    def paced(self, process: Process) -> bool:
+        return True
 
     def check(self, process: Process) -> None:
         pass

@@ -7,7 +7,7 @@ them for independent.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import DdcliError
 from ..process import Absorbing, Autoregressive, Masking, Process, at
-from ..randomness import Streams, categorical
+from ..randomness import Streams
 from .base import EvenSteps, Step, default_sampler, even_times
 
 
@@ -24,11 +24,13 @@ from .base import EvenSteps, Step, default_sampler, even_times
 class Ordered(EvenSteps, ABC):
     """Opens masks in an order, as many as the schedule asks of each sequence."""
 
+    at_once: int | None = field(default=None, kw_only=True)  # so many a call, whatever schedule and steps
+
     def check(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
             raise DdcliError(
-                "it chooses which masks to open, but this model's noise has none to choose from; use "
-                f"--sampler {default_sampler(process)}"
+                "it chooses which masks to open, and needs noise that only masks, as this model's does not; "
+                f"use --sampler {default_sampler(process)}"
             )
 
     @abstractmethod
@@ -39,15 +41,24 @@ class Ordered(EvenSteps, ABC):
     def rows(self, step: Step) -> Tensor:
         return step.masks & (self.quota(step) > 0)[:, None]
 
+    def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
+        if self.at_once is None:
+            return super().times(process, steps, unknown, rng)
+        calls = (unknown.sum(-1) / self.at_once).ceil().clamp(min=1)
+        passed = torch.arange(int(calls.max()) + 1, dtype=torch.float64)[:, None] / calls
+        return process.schedule.when((1 - passed).clamp(min=0))
+
     def quota(self, step: Step) -> Tensor:
         """How many of its masks each sequence opens, (B,)."""
         return opening_count(step.process, step.masks, step.s, step.t)
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         chosen = self.choose(step, log_p0, rows)
-        return step.put(chosen, categorical(log_p0[chosen[rows]], step.what[chosen]))
+        return step.open(chosen, log_p0[chosen[rows]])
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
+        if self.at_once is not None:
+            return (each := -(-unknown // self.at_once)), each
         times, masked, calls = even_times(process, steps), unknown, 0
         for t, s in pairwise(times):
             moving = torch.arange(unknown)[None] < masked
@@ -68,8 +79,11 @@ class LeftToRight(Ordered):
         if not isinstance(process, Masking):
             super().check(process)
 
+    def paced(self, process: Process) -> bool:
+        return not isinstance(process, Autoregressive)
+
     def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
-        one_by_one = int(unknown.sum(-1).max()) if isinstance(process, Autoregressive) else steps
+        one_by_one = steps if self.paced(process) else int(unknown.sum(-1).max())
         return super().times(process, max(1, one_by_one), unknown, rng)
 
     def rows(self, step: Step) -> Tensor:
@@ -79,7 +93,7 @@ class LeftToRight(Ordered):
         return rows
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        return super().calls(process, unknown if isinstance(process, Autoregressive) else steps, unknown)
+        return super().calls(process, steps if self.paced(process) else unknown, unknown)
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,9 @@ class Adaptive(Surest, ABC):
 
     even: ClassVar[bool] = False
 
+    def paced(self, process: Process) -> bool:
+        return False
+
     def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
         return super().times(process, max(1, int(unknown.sum(-1).max())), unknown, rng)
 
@@ -193,7 +210,8 @@ class Greedy(Ordered):
     """
 
     def choose(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        return _top(spread(at(log_p0, categorical(log_p0, step.what[rows])), rows), step, self)
+        drawn = step.draw(step.shaped(log_p0, rows), rows)
+        return _top(spread(at(log_p0, drawn), rows), step, self)
 
 
 def spread(score: Tensor, rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import DdcliError
 from ..process import Absorbing, Autoregressive, Masking, Process, at, clean_posterior, posterior
-from ..randomness import Streams, categorical
+from ..randomness import Streams
 from .base import EvenSteps, Step, chance_of_a_call, default_sampler
 
 Odds = tuple[Tensor, Tensor]  # the chance of a mask to open, and of a visible token to be masked again
@@ -45,7 +45,7 @@ class Revising(EvenSteps, ABC):
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         assert isinstance(step.process, Masking)
-        x = step.put(rows, categorical(log_p0, step.what[rows]))
+        x = step.open(rows, log_p0)
         visible = self._running(step) & (step.xt != step.process.mask_id)
         again = visible & (step.whether < self.odds(step.process, step.s, step.t)[1])
         return x.masked_fill(again, step.process.mask_id)
@@ -95,14 +95,15 @@ class LoopedRemask(Remask):
     (ReMDM-loop).
     """
 
+    fewest: ClassVar[int] = 4
     even: ClassVar[bool] = False
 
     masked: float = 0.1
 
     def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
-        if steps < 4:
+        if steps < self.fewest:
             raise DdcliError(
-                f"remask:loop needs at least 4 steps (of each block), not {steps}; raise --steps"
+                f"remask:loop needs at least {self.fewest} steps (of each block), not {steps}; raise --steps"
             )
         halt = process.schedule.when(torch.tensor(self.masked, dtype=torch.float64)).item()
         down, still = steps // 4, steps // 2
@@ -123,7 +124,8 @@ class ConfidentRemask(Revising):
     """Masks again by preference what was unsure when it was drawn (ReMDM-conf).
 
     The chances of `Remask` at full strength, shared out over a sequence's tokens by the softmax of minus the
-    probability each was drawn with. Remembers these over one run, so each run needs a sampler of its own.
+    probability each was believed with when it was drawn. Remembers these over one run, so each run needs a
+    sampler of its own.
     """
 
     strength: float = 1.0
@@ -136,7 +138,7 @@ class ConfidentRemask(Revising):
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         assert isinstance(step.process, Masking)
         before = torch.zeros_like(step.what) if self.sure is None else self.sure
-        drawn = categorical(log_p0, step.what[rows])
+        drawn = step.draw(step.shaped(log_p0, rows), rows)
         self.sure = before.masked_scatter(rows, at(log_p0, drawn).exp().to(before))
         visible = self._running(step) & (step.xt != step.process.mask_id)
         share = (-before).masked_fill(~visible, -torch.inf).softmax(-1)
@@ -176,7 +178,7 @@ class Corrector(Revising):
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         if isinstance(step.process, Masking):
             return super().move(step, log_p0, rows)
-        return step.put(rows, categorical(step.law(self._law, log_p0, rows), step.what[rows]))
+        return step.put(rows, step.draw(step.law(self._law, step.shaped(log_p0, rows), rows), rows))
 
     def _law(self, process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
         onward = posterior(process, log_p0, xt, s, t).double()
