@@ -2,9 +2,9 @@
 
 The belief is that of one who knows the source, drawn from the seed: a Markov chain or, with --states, a
 hidden Markov model. Surplus: mean of -ln p(x) under the source less its entropy, nats a symbol, with its
-standard error; 0 in the mean for exact draws. (The entropy of a hidden model is that of many draws of its
-own.) Distance: total variation between the pairs of neighbours drawn and the source's own, those of many
-draws where states are hidden; the first line, draws of the source itself, is as near as so many samples come.
+standard error; 0 in the mean for exact draws. Distance: total variation between the pairs of neighbours drawn
+and the source's own; the first line, draws of the source itself, is as near as this many samples come. The
+entropy and the pairs of a hidden model are those of many draws of its own.
 
 python benchmarks/oracle.py --length 256 --samples 128 --seed 0
 python benchmarks/oracle.py --states 4 --length 256

@@ -82,14 +82,17 @@ def _(process: Interpolating, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tens
     Tokens turn into z from everywhere alike, and m is a mixture of a few laws; so of a row it needs the sum
     of s, the mean of ln s under each law, and ln s at x_0 and z.
     """
-    log_s = log_score.double()
+    z = xt[..., None]
+    log_s = log_score.double().scatter(-1, z, 0.0)
     into, (alpha, m_x), m_z = process.into(xt, t), process.mix_at(x0, t), process.mix_at(xt, t)[1]
     moving = into > 0
-    q_x, q_z = alpha + m_x, torch.where(moving, torch.where(x0 == xt, alpha, 0.0) + m_z, 1.0)
-    log_s_z = at(log_s, xt)
-    said = alpha * at(log_s, x0) + process.mean_of_noise(log_s, t) - q_z * log_s_z
+    kept, lost = torch.where(x0 == xt, alpha, 0.0), process.shares(t)[1].sum(-1)
+    q_x, q_z = alpha + m_x, torch.where(moving, kept + m_z, 1.0)
+    others = (alpha - kept) + (lost - m_z)  # 1 - q_z, with its digits
+    said = alpha * at(log_s, x0) + process.mean_of_noise(log_s, t)
     own = torch.xlogy(q_x, q_x) - torch.xlogy(m_x, m_x) + process.order(t) - torch.xlogy(q_z, q_z)
-    gap = log_s.exp().sum(-1) - log_s_z.exp() + (own - said - (1 - q_z) * (1 + q_z.log())) / q_z
+    s = log_s.exp().scatter(-1, z, 0.0).sum(-1)
+    gap = s + (own - said - others * (1 + q_z.log())) / q_z
     return torch.where(moving, into * gap, 0.0).to(log_score)
 
 

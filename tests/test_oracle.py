@@ -39,7 +39,7 @@ from worlds import (
 )
 
 from ddcli.process import make_process, posterior, prior
-from ddcli.sampler import Ancestral, LeftToRight, Surest, make_sampler
+from ddcli.sampler import SAMPLERS, Ancestral, LeftToRight, Surest, make_sampler
 from ddcli.sampler.base import even_times
 
 F64 = torch.float64
@@ -173,6 +173,36 @@ def test_one_position_a_step_draws_a_source_whose_states_are_hidden():
     assert expected.mean().item() == pytest.approx(found.mean().item(), abs=4 * found.std().item() / n**0.5)
     one_step, _ = draw("absorbing", LeftToRight(), n, 1, HIDDEN, length)
     assert expected.mean() - HIDDEN.log_prob(one_step).mean() > 20 * found.std() / n**0.5
+
+
+NEARLY_ONE_BY_ONE = ("first-hitting", "threshold", "entropy-bounded")
+
+
+@pytest.fixture(scope="module")
+def hidden_entropy():
+    """Of a symbol of the hidden model, by the mean over draws of its own."""
+    return -HIDDEN.log_prob(HIDDEN.draw(4_000, LENGTH, seed=4)).mean().item() / LENGTH
+
+
+@pytest.fixture(scope="module")
+def blind(hidden_entropy):
+    """What it costs to draw all positions at once, nats a symbol."""
+    x, _ = draw("absorbing", LeftToRight(), 16, 1, HIDDEN)
+    return -HIDDEN.log_prob(x).mean().item() / LENGTH - hidden_entropy
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_draws_a_long_hidden_source_better_than_all_at_once(name, blind, hidden_entropy):
+    """No error is mistaken for a gain: but by the likeliest tokens alone, no text comes out too likely."""
+    x, _ = draw("absorbing", make_sampler(name), 16, 64, HIDDEN)
+    each = -HIDDEN.log_prob(x) / LENGTH - hidden_entropy
+    error, deviation = each.mean().item(), each.std().item() / len(x) ** 0.5
+    if name == "greedy":
+        assert error < -10 * deviation
+    else:
+        assert -4 * deviation < error < blind - 3 * deviation
+    if name in NEARLY_ONE_BY_ONE:
+        assert error < 4 * deviation
 
 
 # -- whole laws, by a hundred thousand draws ---------------------------------------------------------------
