@@ -101,11 +101,14 @@ def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(l
 def test_a_chain_of_steps_that_masks_trains_samples_and_fills(objective, letters, tmp_path):
     """Early in such a chain nothing of a batch may be masked, and no belief is asked for."""
     noise = tmp_path / "noise.npy"
-    step = np.diag([0.75, 0.75, 0.75, 0.75, 1.0])
-    step[4, :4] = 0.25
-    np.save(noise, np.stack([step] * 16))
-    changes = {"process__name": f"steps:{noise}", "objective__name": objective, "train__batch_size": 2}
-    model = trained(tmp_path / "run", letters, train__steps=200, train__times="even", **changes)
+    masked = np.array([0.001] * 4 + [0.25] * 12)
+    steps = np.tile(np.eye(5), (16, 1, 1))
+    steps[:, range(4), range(4)] = (1 - masked)[:, None]
+    steps[:, 4, :4] = masked[:, None]
+    np.save(noise, steps)
+    one_by_one = {"train__batch_size": 8, "train__accumulate": 8, "train__times": "even"}
+    changes = {"process__name": f"steps:{noise}", "objective__name": objective, **one_by_one}
+    model = trained(tmp_path / "run", letters, **changes)
     bounds = [line["bound_nats_per_token"] for line in metrics(tmp_path / "run") if "bound_stderr" in line]
     assert bounds[-1] < bounds[0] - 0.2
     assert set(model.sample(1, seed=1)[0].text) <= set(LETTERS)

@@ -531,6 +531,8 @@ def test_clipped_times_are_chosen_where_gradients_vary_least_and_resume_knows_th
     stop_at(15, tmp_path / "run", tiny_config(text_file, **changes))
     train_tiny(tmp_path / "run", text_file, resume=True, **changes)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+    run, whole = (checkpoints(tmp_path / name)[-1][1] / "state.json" for name in ("run", "whole"))
+    assert json.loads(run.read_text())["gradients"] == json.loads(whole.read_text())["gradients"]
 
 
 def test_clips_are_compared_by_sums_over_the_run_and_one_lost_in_chance_is_not_chosen(
