@@ -232,7 +232,10 @@ BROKEN = {
     "no tokenizer": (remove("tokenizer.json"), "tokenizer"),
     "tokenizer broken": (edit_file("tokenizer.json", b"{}"), "tokenizer"),
     "no sampler settings": (remove("generation_config.json"), "generation_config.json is missing"),
-    "sampler settings wrong": (edit_file("generation_config.json", b'{"steps": "many"}'), "steps 'many'"),
+    "sampler settings wrong": (
+        edit_file("generation_config.json", b'{"steps": "many"}'),
+        "generation_config.json: --steps many",
+    ),
     "sampler unknown": (edit_file("generation_config.json", b'{"sampler": "best"}'), "sampler 'best'"),
 }
 
