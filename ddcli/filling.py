@@ -310,9 +310,13 @@ def _weighing(text: Encoded, gap: int, question: Question) -> str:
 
 
 def _weigher(model: Model) -> Denoiser:
-    """What is believed where no text ends, of canvases that are always asked about together."""
-    together = Batched(model.plain) if model.plain is not None else model.denoiser
-    return Shaped(together, Without((model.tokenizer.eos_id,)))
+    """What is believed where no text ends, of canvases that are always asked about together.
+
+    In one batch, then, whatever the precision; on a CPU, where that was 1.3 times slower, as the model asks.
+    """
+    if model.plain is None or model.device.type == "cpu":
+        return _within_text(model)
+    return Shaped(Batched(model.plain), Without((model.tokenizer.eos_id,)))
 
 
 def _within_text(model: Model) -> Denoiser:
