@@ -7,6 +7,7 @@ runs/x/
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -309,10 +310,10 @@ def best_checkpoint(folders: Sequence[Path]) -> Path | None:
     """Of some checkpoints, oldest first, the newest with the lowest bound; None where none was measured."""
     bounds = {}
     for folder in folders:
-        try:
-            bounds[folder] = float(json.loads((folder / STATE).read_text())["bound"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not measured, or damaged
+        with suppress(OSError, ValueError, KeyError, TypeError):  # not measured, or damaged
+            bound = float(json.loads((folder / STATE).read_text(encoding="utf-8"))["bound"])
+            if math.isfinite(bound):
+                bounds[folder] = bound
     return min(reversed(bounds), key=bounds.__getitem__, default=None)
 
 

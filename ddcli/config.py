@@ -138,6 +138,7 @@ FREE_TO_CHANGE = (
     "train.minutes",
     "train.threads",
     "train.device",
+    "train.accumulate",  # sums are then rounded otherwise; memory decides it in any case
     "validation.",
     "checkpoint.",
     "samples.",

@@ -19,7 +19,6 @@ from .errors import DdcliError, counted, unknown
 from .evaluation import Bound, Clusters, estimates
 from .generative import Cost, Scorer, TextFigures, figures_of_samples, real_texts
 from .model import Model, SamplerSettings
-from .process import Autoregressive
 from .replay import keeps_belief, no_likelihood, replayed
 from .sampler import Ancestral
 from .sampling import frames
@@ -73,11 +72,6 @@ class Point:
         }
 
 
-def is_paced(model: Model, settings: SamplerSettings) -> bool:
-    """Whether the number of steps has a say in how a sampler goes."""
-    return model.sampler(settings).even and not isinstance(model.process, Autoregressive)
-
-
 def told(several: Iterable[SamplerSettings]) -> list[str]:
     """The settings by which some are told apart from each other and from the plain ones, SAID the first."""
     others = [name for name in SamplerSettings.model_fields if name not in SAID]
@@ -124,7 +118,7 @@ def read_sweep(
     for combination in combinations:
         point = settings.but(**dict(zip(axes, combination, strict=True)))
         check_drawing(model, point, length)
-        points.setdefault(point if is_paced(model, point) else point.but(steps=PLAIN.steps), point)
+        points.setdefault(point if model.paced(point) else point.but(steps=PLAIN.steps), point)
     return list(points.values())
 
 
@@ -164,7 +158,7 @@ def point_at(
     if scorer is not None:
         like = real_texts(model, blocks, count=count, length=length)
         figures = figures_of_samples(model, scorer, settings, like, count=count, length=length, seed=seed)
-    return Point(settings, is_paced(model, settings), cost, quality, figures)
+    return Point(settings, model.paced(settings), cost, quality, figures)
 
 
 def quality_of(

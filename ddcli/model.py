@@ -20,8 +20,8 @@ from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
 from .process import Autoregressive, Masking, Process
 from .randomness import Streams, derive_seed
-from .sampler import Draw, Sampler, by_chance, make_sampler
-from .shaping import GreedyTail, InTurn, Shape, Shaped, Temperature, TopK, TopP
+from .sampler import Draw, Sampler, Shape, by_chance, make_sampler
+from .shaping import GreedyTail, InTurn, Shaped, Temperature, TopK, TopP
 from .tokenizer import Tokenizer
 
 
@@ -189,6 +189,10 @@ class Model:
             raise DdcliError(f"sampler {settings.sampler}: {error}") from None
         return sampler
 
+    def paced(self, settings: SamplerSettings) -> bool:
+        """Whether the number of steps has a say in how some settings sample."""
+        return self.sampler(settings).paced(self.process)
+
     def calls(self, settings: SamplerSettings, unknown: Sequence[bool] | np.ndarray) -> tuple[float, float]:
         """Network evaluations for a sequence whose positions are to be filled where `unknown` (L,) bool.
 
@@ -231,7 +235,7 @@ class Model:
     def described(self, settings: SamplerSettings, steps: Sequence[int] = ()) -> str:
         """Settings for people, as far as they matter; with the steps that each block takes of them."""
         told = settings.model_dump(include=set(SAID)) | settings.model_dump(exclude_defaults=True)
-        if not self.sampler(settings).paced(self.process):
+        if not self.paced(settings):
             told.pop("steps")
         if "steps" in told and (self.block or settings.block) and steps:
             least, most = min(steps), max(steps)

@@ -18,7 +18,6 @@ from .frontier import (
     check_drawing,
     check_within,
     has_quality,
-    is_paced,
     named,
     point_at,
     read_sweep,
@@ -269,7 +268,7 @@ def evaluate(
         judged = Generative(scorer.protocol, made, real, matched(made, real.entropy))
     frontier = []
     for number, (point, cost) in enumerate(zip(points, costs, strict=True), 1):
-        say(f"point {number} of {len(points)}: {named(point, paced=is_paced(model, point))}")
+        say(f"point {number} of {len(points)}: {named(point, paced=model.paced(point))}")
         more: dict[str, Any] = {"scorer": scorer, "count": count, "length": length, **options}
         frontier.append(point_at(model, blocks, point, cost, sequences=few, draws=draws, **more))
     kept = budgets(frontier, within) if save else {}

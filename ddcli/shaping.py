@@ -1,13 +1,13 @@
 """Beliefs reshaped: sharpened, cut to likely tokens, or conditioned on which tokens may stand at a place.
 
-Legend: B sequences, L positions, N positions asked for, V states. Each is a function of beliefs (N, V) and of
-where they stand. Conditions belong to the belief (`Shaped` makes a denoiser of them); temperature and cuts
+Legend: B sequences, L positions, N positions asked for, V states. Each is a `Shape`: a function of beliefs
+(N, V) and of where they stand, the tokens xt and clocks t and the positions asked for, `rows`, (B, L) each.
+Conditions belong to the belief (`Shaped` makes a denoiser of them); temperature and cuts
 only to the draw: samplers choose positions by what is believed, and draw tokens by what is made of it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +15,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .process import Process, clean_posterior, one_hot
 from .randomness import LOG_ZERO
-
-
-class Shape(Protocol):
-    def __call__(self, log_p0: Tensor, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """log p0 (N, V), reshaped, at the positions `rows` (B, L) of tokens xt (B, L) at clocks t (B, L)."""
+from .sampler import Shape
 
 
 @dataclass(frozen=True)

@@ -467,12 +467,17 @@ class _Run:
         self.reporter.metrics(line)
 
     def _save(self, step: int, *, measured: bool) -> None:
-        """The checkpoint first: it is what a run goes on from. Then the model people use.
+        """The model people use, then the checkpoint: where there is one, all that goes with it is there too.
 
         Amid steps that come to no number there is none, but at the end: it would take a good one's place.
         """
         if self.lost and step < self.config.train.steps:
             return
+        process, network = self.plan.process, self.plan.network
+        defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
+        save_model(self.folder, network.config, self.state.ema, process.tables(), defaults)
+        card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
+        write_text(self.folder / "README.md", card)
         state = {
             "step": step,
             "fingerprint": self.plan.data.fingerprint,
@@ -487,11 +492,6 @@ class _Run:
             "bound": self.bounds[-1].nats_per_token if measured else None,
         }
         save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
-        process, network = self.plan.process, self.plan.network
-        defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
-        save_model(self.folder, network.config, self.state.ema, process.tables(), defaults)
-        card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
-        write_text(self.folder / "README.md", card)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -20,7 +20,6 @@ from ddcli.frontier import (
     Quality,
     above_the_best,
     budgets,
-    is_paced,
     named,
     quality_of,
     read_sweep,
@@ -411,7 +410,7 @@ def test_a_budget_within_a_time_is_the_best_of_what_takes_no_longer():
 def test_points_that_come_to_the_same_are_measured_once(model, tmp_path, text_file):
     def read(sweep, of=model):
         found = read_sweep(sweep, of, SamplerSettings(steps=7))
-        return [named(each, paced=is_paced(of, each)) for each in found]
+        return [named(each, paced=of.paced(each)) for each in found]
 
     assert read("steps=4,4,2") == ["ancestral, 4 steps", "ancestral, 2 steps"]
     assert read("steps=2,4 sampler=threshold:0.8,first-hitting,entropy-bounded") == [

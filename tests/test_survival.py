@@ -38,7 +38,8 @@ from ddcli.training import PATIENCE, RECENT, Brake, Stopped, train
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_was(text_file, tmp_path):
     """A short form of `make torture`."""
-    config = tiny_config(text_file, checkpoint__every=2, samples__every=5, samples__count=1, train__ema=0.5)
+    changes = {"checkpoint__every": 2, "samples__every": 5, "samples__count": 1, "train__ema": 0.5}
+    config = tiny_config(text_file, train__steps=40, **changes)
     train(config, tmp_path / "whole")
     run, rng = tmp_path / "killed", random.Random(1)
     for _ in range(6):
@@ -47,10 +48,33 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_was(text_fil
     heard = Heard()
     train(config, run, resume=True, reporter=heard)
     if not heard.steps:  # it had come to its end already
-        assert "is finished at step 20" in heard.text
+        assert "is finished at step 40" in heard.text
     assert_same_run(run, tmp_path / "whole")
     assert files(run / "samples") == files(tmp_path / "whole" / "samples")
     assert not [path for path in run.rglob(".*")]
+
+
+def test_where_the_last_checkpoint_is_whole_so_is_the_model_of_it(text_file, tmp_path, monkeypatch):
+    """A run that died right before its end, or right after, is the run that did not."""
+    train_tiny(tmp_path / "whole", text_file)
+
+    class Killed(BaseException):
+        pass
+
+    for name in ("save_checkpoint", "save_model", "write_text"):
+        run, real = tmp_path / name, getattr(training, name)
+
+        def die(*arguments, real=real, run=run, **options):
+            if (run / "metrics.jsonl").exists() and metrics(run) and metrics(run)[-1]["step"] == 20:
+                raise Killed
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(training, name, die)
+        with pytest.raises(Killed):
+            train_tiny(run, text_file)
+        monkeypatch.undo()
+        train_tiny(run, text_file, resume=True)
+        assert_same_run(run, tmp_path / "whole")
 
 
 def test_of_a_checkpoint_any_bit_that_is_flipped_is_found(tmp_path):
@@ -84,7 +108,7 @@ def _same_json(content, whole):
 # -- asked to stop ----------------------------------------------------------------------------------------
 
 
-def test_a_run_stops_when_its_time_is_up_and_goes_on_as_if_nothing_had_been(text_file, tmp_path, monkeypatch):
+def test_a_run_stops_when_its_time_is_up_and_goes_on_as_if_nothing_had_been(text_file, tmp_path):
     config = tiny_config(text_file)
     train(config, tmp_path / "whole")
     with pytest.raises(Stopped) as stopped:
@@ -227,7 +251,10 @@ def test_the_checkpoint_with_the_lowest_bound_is_kept_too(tmp_path):
     assert [number for number, _ in found] == [3, 5, 6]
     assert best == found[0][1]
     save_checkpoint(tmp_path, 7, tensors, {"bound": 1.0}, keep=1)  # no worse, and newer
-    assert [number for number, _ in checkpoints(tmp_path)] == [7]
+    save_checkpoint(tmp_path, 8, tensors, {"bound": math.nan}, keep=2)
+    assert best_checkpoint([folder for _, folder in checkpoints(tmp_path)]).name == "step-00000007"
+    save_checkpoint(tmp_path, 9, tensors, {"bound": 0.5}, keep=1)
+    assert [number for number, _ in checkpoints(tmp_path)] == [9]
 
 
 def test_a_run_is_read_from_a_checkpoint_too(absorbing_run, tmp_path, capsys):
@@ -284,6 +311,7 @@ def test_what_does_not_fit_into_memory_is_read_in_parts(text_file, tmp_path, mon
         "out of memory: 1 sequences at a time from here on",
     ]
     monkeypatch.undo()
+    train_tiny(tmp_path / "run", text_file, resume=True, train__batch_size=6)  # is not taken for another run
     train_tiny(tmp_path / "whole", text_file, train__batch_size=6, train__accumulate=6)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 

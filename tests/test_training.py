@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import (
     LENGTH,
     Heard,
@@ -753,8 +753,10 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, name):
     ids=["file", "safetensors"],
 )
 def test_a_full_disk_is_a_failed_run_in_one_line(text_file, tmp_path, monkeypatch, error):
-    def full(*_, **__):
-        raise error
+    def full(tensors, path, **options):
+        if "checkpoints" in path.parts:
+            raise error
+        save_file(tensors, path, **options)
 
     monkeypatch.setattr("ddcli.checkpoint.save_file", full)
     with pytest.raises(RunFailed) as failure:

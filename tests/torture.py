@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ddcli
 from ddcli.checkpoint import checkpoints, verified
 from ddcli.config import Config
@@ -17,11 +19,12 @@ from ddcli.training import train
 
 WRITING = ("open", "fsync", "replace", "mkdir", "rmdir", "unlink", "chmod")  # of os: what changes a disk
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torture"])  # torch is imported once, not for every process to be killed
+CONTEXT.set_forkserver_preload(["ddcli.training"])  # so that it is imported once, not for each to be killed
 
 
-def train_and_die(config: Config, run: Path, fatal: int | None) -> None:
-    """Train, and be killed before the call that changes the disk for the time number `fatal`."""
+def train_and_die(config: Config, run: Path, fatal: int | None, begun: Any) -> None:
+    """Train, say so by the event `begun`, and die before the call number `fatal` that changes the disk."""
+    torch.set_num_threads(1)
     calls = 0
 
     def dying(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,15 +39,17 @@ def train_and_die(config: Config, run: Path, fatal: int | None) -> None:
 
     for name in WRITING:
         setattr(os, name, dying(getattr(os, name)))
+    begun.set()
     train(config, run, resume=True)
 
 
 def kill_while_training(config: Config, run: Path, rng: random.Random, *, seconds: float) -> str:
     """Resume a run and kill it, at a random call that writes or within so many seconds; which it was."""
-    fatal = rng.randint(1, 120) if rng.random() < 0.6 else None
-    process = CONTEXT.Process(target=train_and_die, args=(config, run, fatal))
+    fatal, begun = rng.randint(1, 120) if rng.random() < 0.6 else None, CONTEXT.Event()
+    process = CONTEXT.Process(target=train_and_die, args=(config, run, fatal, begun))
     process.start()
     if fatal is None:
+        begun.wait()
         time.sleep(seconds * rng.random())
         process.kill()
     process.join()

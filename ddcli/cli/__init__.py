@@ -1,7 +1,7 @@
 """The command line: parse, call the Python twin, print. torch is imported inside the commands.
 
 stdout is the answer, stderr is the conversation. Exit codes: 0; 2 for what the user can mend; 1 for a run
-that failed; 128 + the signal for one that was stopped.
+that failed; 128 + the signal for one that was stopped, 75 for one whose time was up (--stop-after).
 """
 
 import errno

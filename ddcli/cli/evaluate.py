@@ -260,12 +260,12 @@ def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
 
 
 def _ordered(whole: "Evaluation", found: "Ordered") -> Iterator[str]:
-    from ..frontier import is_paced, named
+    from ..frontier import named
 
     likelihood, bound = found.likelihood, found.likelihood.bound()
     settings = likelihood.settings
     kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over drawn orders: an upper bound"
-    yield f"order {named(settings, paced=is_paced(whole.model, settings))}; {kind}"
+    yield f"order {named(settings, paced=whole.model.paced(settings))}; {kind}"
     yield (
         f"  {_with_error(bound.nats_per_token, bound.stderr)} nats/token, {bound.bits_per_char:.4f} "
         f"bits/character, perplexity {bound.perplexity:.3f}"
