@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from tiny import Heard, assert_same_run, copy_of, files, tiny_config, words
 from torture import assert_whole, kill_while_training
 
-from ddcli.checkpoint import checkpoints, load_checkpoint, verified
+from ddcli.checkpoint import checkpoints, intact_checkpoint, read_checkpoint, verified
 from ddcli.config import Config
 from ddcli.errors import RunFailed
 from ddcli.training import train
@@ -78,9 +78,9 @@ def flipped(run: Path, flips: int, rng: random.Random) -> Iterator[str]:
                 content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
             file.write_bytes(content)
             if not verified(newest):
-                loaded = load_checkpoint(run, lambda line: None)
-                assert loaded is not None
-                found += loaded[1]["step"] == before
+                taken = intact_checkpoint(run, lambda line: None)
+                assert taken is not None
+                found += read_checkpoint(taken)[1]["step"] == before
             elif file.name == "manifest.json":  # another blank between its words says the same
                 found += 1
         file.write_bytes(whole)

@@ -333,16 +333,19 @@ def verified(folder: Path) -> bool:
         return False
 
 
-def load_checkpoint(
-    run: Path, log: Callable[[str], None]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Tensors by group and state of the newest checkpoint that verifies, or None where there is none."""
+def intact_checkpoint(run: Path, log: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that verifies, or None where there is none."""
     for step, folder in reversed(checkpoints(run)):
         if verified(folder):
-            groups = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
-            return groups, _read_json(folder / STATE)
+            return folder
         log(f"checkpoint {step} is damaged and is passed over")
     return None
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Tensors by group, and state."""
+    groups = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
+    return groups, _read_json(folder / STATE)
 
 
 # -- the folder itself ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The typed tree of settings that recipes, flags and run folders share."""
 
 import importlib.resources
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ class Data(Section):
     label_column: str | None = None  # of records: what each is to be conditioned on
     split: str = "train"
     streaming: bool = False
+    lanes: int = Field(8, ge=1)  # of a stream: read apart, so that as many processes need not read the same
     lines: bool = False  # one record per line, of varying length
     tokenizer: str | None = None  # char, byte, bpe:N or a Hugging Face name; chosen by the data if not set
     length: int | None = Field(None, ge=2)  # tokens in a block; 256, or what the longest record needs
@@ -79,6 +81,11 @@ class Train(Section):
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it
     threads: int | None = Field(None, ge=1)
     compile: bool = True  # where a C++ compiler is found
+    # of several processes, each holds a share of the weights (FSDP2), not all of them (DDP)
+    shard: bool = Field(default_factory=lambda: os.environ.get("ACCELERATE_USE_FSDP") == "true")
+    recompute: bool = (
+        False  # what layers keep for the way back is computed again: less memory, a third slower
+    )
 
 
 class Validation(Section):
@@ -139,6 +146,8 @@ FREE_TO_CHANGE = (
     "train.threads",
     "train.device",
     "train.accumulate",  # sums are then rounded otherwise; memory decides it in any case
+    "train.shard",
+    "train.recompute",
     "validation.",
     "checkpoint.",
     "samples.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from typing import NamedTuple, Protocol
@@ -25,6 +25,8 @@ class Batch:
     tokens: np.ndarray  # (B, L) int64
     given: np.ndarray  # (B, L) bool: clean from the start, never noised (ends of records, unknown symbols)
     valid: np.ndarray  # (B, L) bool: False at padding
+    of: int  # rows of the whole batch
+    first: int = 0  # the number of the first row in it
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,27 @@ class Blocks:
     def take(self, rows: np.ndarray) -> Batch:
         """The blocks numbered `rows` (B,), in that order."""
         tokens, valid = self.tokens[rows].astype(np.int64), self.document[rows] >= 0
-        return Batch(tokens, np.zeros_like(valid) if self.given is None else self.given[rows], valid)
+        given = np.zeros_like(valid) if self.given is None else self.given[rows]
+        return Batch(tokens, given, valid, of=len(rows))
 
-    def batch(self, step: int, size: int, seed: int) -> Batch:
-        """Batch number `step` of `size` blocks, in a new order each epoch; a pure function."""
-        return self.take(self._rows(step, size, seed))
+    def batch(self, step: int, size: int, seed: int, rows: range | None = None) -> Batch:
+        """Batch number `step` of `size` blocks, or some `rows` of it; in a new order each epoch.
+
+        A pure function.
+        """
+        rows = range(size) if rows is None else rows
+        numbers = self._rows(step, size, seed)[rows.start : rows.stop]
+        return replace(self.take(numbers), of=size, first=rows.start)
 
     def where(self, step: int, size: int, seed: int) -> str:
         """Which blocks those are, for people."""
         return numbered("block", self._rows(step, size, seed).tolist())
 
-    def place(self) -> list[int]:
+    def place(self) -> list[list[int] | None]:
         """Nothing needs to be known to go on."""
         return []
 
-    def go_to(self, place: Sequence[int]) -> None:
+    def go_to(self, place: Sequence[Sequence[int] | None]) -> None:
         """Any block can be read at any time."""
 
     def _rows(self, step: int, size: int, seed: int) -> np.ndarray:
@@ -168,61 +176,118 @@ class Place(NamedTuple):
 class StreamBlocks:
     """Blocks of documents too many to hold, round and round.
 
-    Shards are read in a new order each round, blocks shuffled within windows of 4096. The first `held_out`
-    documents are set aside in `valid_documents`, and left out wherever they turn up again. Batches are pure
-    functions of (seed, step): a later step is reached by reading up to it, or from a `place` near it.
+    The shards are dealt out to lanes, read apart from each other, and each row of a batch has its lane; so
+    processes that share a batch need not read the same shards. The first `held_out` documents are set aside
+    in `valid_documents`, and left out wherever they turn up again. Batches are pure functions of (seed,
+    step): a later step is reached by reading up to it, or from a `place` near it.
     """
 
-    window = 4096  # blocks
-    at_once = 256  # documents: enough to keep all cores encoding
+    window = 4096  # blocks that are shuffled, over all lanes
 
-    def __init__(self, documents: Shards, tokenizer: Tokenizer, length: int, held_out: int = 100):
-        self.documents, self.tokenizer, self.length = documents, tokenizer, length
+    def __init__(
+        self, documents: Shards, tokenizer: Tokenizer, length: int, held_out: int = 100, lanes: int = 1
+    ):
+        """lanes: at most so many; no more than there are shards, and as many as divide a batch evenly."""
+        self.documents, self.tokenizer, self.length, self.most_lanes = documents, tokenizer, length, lanes
         rows = chain.from_iterable(documents.shard(i, 0) for i in range(documents.shards))
         self.valid_documents = list(islice(present(rows), held_out))
         self._held_out = {_digest(document) for document in self.valid_documents}
-        self.go_to(Place())
+        self.go_to([])
 
-    def batch(self, step: int, size: int, seed: int) -> Batch:
-        """Batch number `step` of `size` blocks. DdcliError if all documents are held out."""
-        numbers = np.divmod(self._numbers(step, size, seed), self.window)
-        rows = [self._window(int(window))[place] for window, place in zip(*numbers, strict=True)]
-        tokens = np.stack(rows).astype(np.int64)
-        return Batch(tokens, np.isin(tokens, self.tokenizer.special_ids), np.ones(tokens.shape, bool))
+    def batch(self, step: int, size: int, seed: int, rows: range | None = None) -> Batch:
+        """Batch number `step` of `size` blocks, or some `rows` of it.
+
+        Raises DdcliError where a lane has no documents.
+        """
+        rows = range(size) if rows is None else rows
+        self._count = self._lanes_of(size)
+        tokens = np.concatenate(
+            [self._lane(lane).take(own, seed) for lane, own in self._numbers(step, size, rows).items()]
+        )
+        given = np.isin(tokens, self.tokenizer.special_ids)
+        return Batch(tokens, given, np.ones_like(given), of=size, first=rows.start)
 
     def where(self, step: int, size: int, seed: int) -> str:
         """Which blocks of the stream those are, for people."""
-        return numbered("block", self._numbers(step, size, seed).tolist())
+        lanes = self._numbers(step, size, range(size))
+        told = [numbered("block", self._lane(lane).order(own, seed).tolist()) for lane, own in lanes.items()]
+        if len(told) == 1:
+            return told[0]
+        return "; ".join(f"lane {lane}: {blocks}" for lane, blocks in zip(lanes, told, strict=True))
 
     def counts(self, vocab_size: int) -> np.ndarray:
         """How often each id occurs in the first window, (V,)."""
-        return np.bincount(self._window(0).ravel(), minlength=vocab_size)
+        first = Lane(self, 0, 1)
+        return np.bincount(first.window_of(0).ravel(), minlength=vocab_size)
 
-    def place(self) -> list[int]:
-        """Where the window in hand begins, for `go_to`."""
-        return list(self._place)
+    def place(self) -> list[list[int] | None]:
+        """Where the window in hand of each lane begins, for `go_to`; None of a lane that was not read."""
+        return [list(self._lanes[i].place) if i in self._lanes else None for i in range(self._count)]
 
-    def go_to(self, place: Sequence[int]) -> None:
-        """Read from a place on."""
-        self._place = self._next = Place(*place)
-        self._blocks: np.ndarray | None = None
-        self._rest, self._skip = np.array([], np.int32), self._next.skip
-        self._encoded = self._encode(self._next)
+    def go_to(self, place: Sequence[Sequence[int] | None]) -> None:
+        """Read each lane from a place on."""
+        self._count = len(place)
+        self._begin = {lane: Place(*at) for lane, at in enumerate(place) if at is not None}
+        self._lanes: dict[int, Lane] = {}
 
-    def _numbers(self, step: int, size: int, seed: int) -> np.ndarray:
-        """Of the blocks of a batch, (size,)."""
-        windows, places = np.divmod(np.arange(step * size, (step + 1) * size), self.window)
-        orders = (permutation(self.window, seed, int(window)) for window in windows)
+    def held_out(self, document: Document) -> bool:
+        return _digest(document) in self._held_out
+
+    def _lanes_of(self, size: int) -> int:
+        most = min(self.most_lanes, self.documents.shards)
+        return next(n for n in range(most, 0, -1) if size % n == 0)
+
+    def _lane(self, number: int) -> Lane:
+        if number not in self._lanes:
+            self._lanes[number] = Lane(self, number, self._count, self._begin.get(number, Place()))
+        return self._lanes[number]
+
+    def _numbers(self, step: int, size: int, rows: range) -> dict[int, np.ndarray]:
+        """Of the blocks of some rows of a batch: lane, and which ones of the lane, (n,)."""
+        each = size // self._lanes_of(size)
+        lanes, places = np.divmod(np.array(rows), each)
+        return {int(lane): step * each + places[lanes == lane] for lane in np.unique(lanes)}
+
+
+class Lane:
+    """The blocks of a share of a stream's shards: read in a new order each round, shuffled within windows."""
+
+    at_once = 256  # documents: enough to keep all cores encoding
+    _blocks: np.ndarray | None  # of the window in hand
+
+    def __init__(self, stream: StreamBlocks, number: int, of: int, place: Place = Place()):
+        self.stream, self.number, self.of = stream, number, of
+        self.tokenizer, self.length = stream.tokenizer, stream.length
+        self.window = max(1, stream.window // of)
+        self.place = place
+        self._go_to(place)
+
+    def take(self, numbers: np.ndarray, seed: int) -> np.ndarray:
+        """Blocks by their numbers (n,) in the order of the seed, (n, L) int64."""
+        windows, places = np.divmod(self.order(numbers, seed), self.window)
+        found = [self.window_of(int(w))[place] for w, place in zip(windows, places, strict=True)]
+        return np.stack(found).astype(np.int64)
+
+    def order(self, numbers: np.ndarray, seed: int) -> np.ndarray:
+        """Which of the lane's blocks come at those numbers, (n,)."""
+        windows, places = np.divmod(numbers, self.window)
+        orders = (permutation(self.window, seed, int(w) * self.of + self.number) for w in windows)
         return np.array([w * self.window + o[p] for w, o, p in zip(windows, orders, places, strict=True)])
 
-    def _window(self, number: int) -> np.ndarray:
+    def window_of(self, number: int) -> np.ndarray:
         """Blocks of a window, (window, L)."""
-        if number < self._place.window:
-            self.go_to(Place())
-        while self._blocks is None or self._place.window < number:
-            self._place = self._next
+        if number < self.place.window:
+            self._go_to(Place())
+        while self._blocks is None or self.place.window < number:
+            self.place = self._next
             self._blocks = self._read()
         return self._blocks
+
+    def _go_to(self, place: Place) -> None:
+        self.place, self._next = place, place
+        self._blocks = None
+        self._rest, self._skip = np.array([], np.int32), self._next.skip
+        self._encoded = self._encode(self._next)
 
     def _read(self) -> np.ndarray:
         """The window that begins at `_next`, which moves on to its end."""
@@ -233,21 +298,23 @@ class StreamBlocks:
             self._rest, self._skip = np.concatenate([self._rest, encoded[self._skip :]]), 0
         blocks, self._rest = self._rest[:size], self._rest[size:]
         # what is left over is the end of what was encoded last
-        self._next = self._begins._replace(window=self._place.window + 1, skip=self._size - len(self._rest))
+        self._next = self._begins._replace(window=self.place.window + 1, skip=self._size - len(self._rest))
         return blocks.reshape(-1, self.length)
 
     def _encode(self, place: Place) -> Iterator[tuple[Place, np.ndarray]]:
         """`doc <eos> doc <eos> ...`, some documents at a time, without end; and where each of them begins."""
-        turn, row, count = place.turn, place.row, self.documents.shards
+        turn, row = place.turn, place.row
+        own = np.arange(self.stream.documents.shards)[self.number :: self.of]
         some: list[Document] = []
         begins, end = place, np.array([self.tokenizer.eos_id], np.int32)
         empty = -1 if row else 0  # shards in a row without a document; of the first some may have been read
-        while empty < count:
-            round_, number = divmod(turn, count)
+        while empty < len(own):
+            round_, number = divmod(turn, len(own))
             empty += 1
-            for document in self.documents.shard(int(permutation(count, 0, round_)[number]), row):
+            shard = int(own[permutation(len(own), self.number, round_)[number]])
+            for document in self.stream.documents.shard(shard, row):
                 row += 1
-                if not document or _digest(document) in self._held_out:
+                if not document or self.stream.held_out(document):
                     continue
                 empty = 0
                 some.append(document)
@@ -256,9 +323,14 @@ class StreamBlocks:
                     yield begins, np.concatenate([part for ids in encoded for part in (ids, end)])
                     some, begins = [], Place(turn=turn, row=row)
             turn, row = turn + 1, 0
+        those = f"the {len(self.stream.valid_documents)} documents held out for validation"
+        if self.of > 1:
+            raise DdcliError(
+                f"shards {self.number + 1}, {self.number + 1 + self.of}, ... of the stream have no documents "
+                f"but {those}; give a larger dataset, or set data.lanes=1"
+            )
         raise DdcliError(
-            f"the stream has no more than the {len(self.valid_documents)} documents held out for validation; "
-            "give a larger dataset, or read it without streaming"
+            f"the stream has no more than {those}; give a larger dataset, or read it without streaming"
         )
 
 

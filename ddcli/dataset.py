@@ -196,7 +196,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
     first: list[Document] = [text for text in islice(documents.all(), 10_000) if text]
     spec = _tokenizer_spec(settings, first, log)
     tokenizer = tokenizer or make_tokenizer(spec, first, log)
-    stream = StreamBlocks(documents, tokenizer, length)
+    stream = StreamBlocks(documents, tokenizer, length, lanes=settings.lanes)
     valid = _checked(pack(stream.valid_documents, tokenizer, length, end_of_text=True))
     return TrainingData(
         tokenizer,

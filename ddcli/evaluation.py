@@ -17,6 +17,7 @@ from .model import Model
 from .process import Absorbing, Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .schedule import stratified
+from .world import ALONE, World
 
 AT_ONCE = 2**25  # log-probabilities of a batch, in float64, if more than one block
 
@@ -113,13 +114,15 @@ def estimates(
     device: torch.device | None = None,
     timesteps: int | None = None,
     parts: int = 1,
+    world: World = ALONE,
 ) -> Estimates:
     """What at most `sequences` blocks cost, evenly spread (None: all), each noised `draws` times.
 
     Blocks and noise depend on (seed, block, draw) alone: every call asks the same questions, so that two
     models, or one model at two steps, are compared on equal terms. Times are stratified over all draws.
     timesteps: T of the chain whose bound is asked for; None in continuous time. parts: into how many a block
-    is divided by a network of blocks, each of which is asked about given the clean ones before it.
+    is divided by a network of blocks, each of which is asked about given the clean ones before it. world:
+    processes that are called alike, and each ask a share.
     """
     length = blocks.tokens.shape[1]
     batch_size = min(batch_size, max(1, AT_ONCE // (length * process.vocabulary.size)))
@@ -134,9 +137,9 @@ def estimates(
     u = stratified(u.flatten())[spread].view(u.shape)
     strict, literature = np.zeros((2, len(chosen), length))
     time, masks = np.zeros((len(asked), BINS)), np.zeros((len(asked), BINS, 3))
-    prior, drawn, counted = np.zeros(len(asked)), np.zeros(BINS), False
+    prior, drawn = np.zeros(len(asked)), np.zeros(BINS)
     place = {block: i for i, block in enumerate(chosen)}
-    for start in range(0, len(asked), batch_size):
+    for start in range(0, len(asked), batch_size)[world.rank :: world.size]:
         part = asked[start : start + batch_size]
         batch = blocks.take(np.array([block for block, _ in part]))
         rng = Streams([derive_seed(seed, "validation", block, draw) for block, draw in part])
@@ -164,12 +167,14 @@ def estimates(
             time[here] = (nats[..., None] * when).sum(1)
             drawn += when.sum((0, 1))
         if cost.masked is not None:
-            counted = True
             share = cost.masked.cpu().numpy()
             count = share * running.view(len(part), parts, -1).sum(-1).cpu().numpy()
             which = np.clip(np.ceil(share * BINS - 1e-9).astype(int) - 1, 0, None)
             each = np.stack([nats, nats * share, count], -1)  # (B, G, 3)
             masks[here] = (np.eye(BINS)[which][..., None] * each[..., None, :]).sum(1)
+    strict, literature, prior, drawn, time, masks = (
+        world.total(found) for found in (strict, literature, prior, drawn, time.sum(0), masks.sum(0))
+    )
     return Estimates(
         blocks,
         chosen,
@@ -178,8 +183,8 @@ def estimates(
         draws,
         exact,
         float(prior.sum() / draws),
-        np.where(drawn > 0, time.sum(0) / draws, np.nan) if drawn.any() else None,
-        masks.sum(0) / draws if counted else None,
+        np.where(drawn > 0, time / draws, np.nan) if drawn.any() else None,
+        masks / draws if masks.any() else None,
     )
 
 

@@ -78,17 +78,20 @@ class Plan:
     def memory(self) -> int:
         """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
 
-        Of a layer, some 20 widths a token and the attention's scores are kept for the way back; of the head,
+        Of a layer, some 20 widths a token and the attention's scores are kept for the way back, or what goes
+        into it where the rest is computed again; of the head,
         logits and their gradient at the positions that are unknown, half of them on average. Where noise
         leaves tokens visible it is all of them, and what turns logits into beliefs.
         """
         shape, train = self.config.shape(), self.config.train
-        micro = train.batch_size // train.accumulate
+        micro = -(-train.batch_size // train.accumulate)
         size = 2 if self.dtype == torch.bfloat16 else 4
         tokens = micro * self.data.length
         copies = 1 if self.blocks == 1 else 2
         scores = 2 * shape["heads"] * self.data.length * copies
-        activations = copies * tokens * shape["layers"] * (20 * shape["width"] + scores) * size
+        layer = 20 * shape["width"] + scores
+        kept = shape["layers"] * shape["width"] + layer if train.recompute else shape["layers"] * layer
+        activations = copies * tokens * kept * size
         logits = 8 if self.process.needs_clock else 2
         return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * logits
 
@@ -102,11 +105,6 @@ def make_plan(
     """
     check_objective(config.objective.name)
     make_times(config.train.times)
-    if config.train.batch_size % config.train.accumulate:
-        raise DdcliError(
-            f"--batch-size ({config.train.batch_size}) must be a multiple of "
-            f"train.accumulate ({config.train.accumulate})"
-        )
     if config.train.times == CHOSEN_TIMES and not config.validation.every:
         raise DdcliError(
             "clipped times are chosen after each validation, and there is none; give their ends, "
@@ -149,6 +147,8 @@ def make_plan(
         )
     )
     torch.nn.Module.to(network, device)
+    if config.train.recompute:
+        network.recompute()
     return Plan(config, data, process, objective, head, network, device, dtype)
 
 

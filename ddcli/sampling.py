@@ -59,7 +59,7 @@ class Sample:
 
 def samples(
     model: Model,
-    n: int = 1,
+    n: int | range = 1,
     *,
     length: int | None = None,
     prompt: str = "",
@@ -70,7 +70,7 @@ def samples(
     on_frame: OnFrame | None = None,
     **settings: Unpack[Asked],
 ) -> Iterator[Sample]:
-    """Draw n texts, a batch at a time. Sample i depends on (seed, i) alone.
+    """Draw n texts, or those of a range of numbers, a batch at a time. Sample i depends on (seed, i) alone.
 
     length: tokens, the prompt included; of records the default is drawn as often as in training, among those
     of the `label` where one is given. label: of all texts, or a list whose labels they take in turn. fixed:
@@ -80,13 +80,14 @@ def samples(
     """
     chosen = model.choose(**settings)
     seed = fresh_seed() if seed is None else seed
-    if n < 1 or batch_size < 1:
+    numbers = range(n) if isinstance(n, int) else n
+    if not numbers or batch_size < 1:
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
     given = model.tokenizer.encode(prompt)
     pieces = _placed(model, fixed or {}, len(given))
     believed = _no_end_before(model, len(given), pieces)
-    for start in range(0, n, batch_size):
-        indices = range(start, min(start + batch_size, n))
+    for start in range(0, len(numbers), batch_size):
+        indices = numbers[start : start + batch_size]
         canvas = _blank(model, length, given, label, seed, indices, pieces)
         frames = model.denoise(canvas, chosen, believed)
         if model.block:

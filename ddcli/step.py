@@ -6,8 +6,10 @@ weights, so a resumed run is the run that was never stopped.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from .objective import Objective
 from .process import Process
 from .randomness import Streams, derive_seed
 from .schedule import Times, stratified
+from .world import ALONE, World, replicated, sharded, shared_like, whole, without_exchange
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,17 @@ class Task:
     seed: int
 
     def noised(self, batch: Batch, step: int, device: torch.device) -> "Noised":
-        """Draw clocks and noise for the global batch of a step."""
+        """Draw clocks and noise for a step; of some rows of its batch, what they have in the whole batch."""
         x0 = torch.tensor(batch.tokens)
         valid = torch.tensor(batch.valid)
         running = valid & ~torch.tensor(batch.given)
-        rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(len(x0))])
+        own = slice(batch.first, batch.first + len(x0))
+        rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(batch.of)])
         if self.drop_label:
-            x0[:, 0] = torch.where(rng.uniform() < self.drop_label, self.bos_id, x0[:, 0])
-        t = self.objective.times(self.times(self._strata(rng)))
+            x0[:, 0] = torch.where(rng.uniform()[own] < self.drop_label, self.bos_id, x0[:, 0])
+        t = self.objective.times(self.times(self._strata(rng)[own]))
         t = t.repeat_interleave(x0.shape[1] // self.blocks, 1)
+        rng = rng[own]
         if self.given:
             running &= ~given_spans(running, self.given, rng)
         hidden = hidden_prefixes(running, self.drop_prefix, rng)
@@ -104,12 +109,14 @@ def gradient_noise(
     batches: Sequence[Batch],
     device: torch.device,
     micro_batches: int = 1,
+    world: World = ALONE,
 ) -> tuple[float, float]:
     """How much the gradient varies from batch to batch, E|g - E g|^2, and its squared mean, |E g|^2.
 
     Both unbiased: of the squared mean of n gradients, the n-th part of their variance is chance, and taken
     off, so the estimate may fall below 0. Their quotient is what ranges of time are compared by, whose losses
-    have different weights. Leaves no gradient behind.
+    have different weights. Leaves no gradient behind. Of batches that are shared out, each process is given
+    its own rows.
     """
     assert isinstance(denoiser.network, nn.Module)
     weights = [weight for weight in denoiser.network.parameters() if weight.requires_grad]
@@ -117,10 +124,12 @@ def gradient_noise(
     for i, batch in enumerate(batches):
         noised = task.noised(batch, i, device)
         gradient = [torch.zeros_like(weight) for weight in weights]
+        count = max(1, world.all(int(noised.running.sum())).sum())
         for part in noised.split(micro_batches):
-            loss = task.loss(denoiser, part) / max(1, int(noised.running.sum()))
+            loss = task.loss(denoiser, part) / count
             found = torch.autograd.grad(loss, weights, materialize_grads=True)
             torch._foreach_add_(gradient, found)
+        world.add_up(gradient)
         torch._foreach_add_(total, gradient)
         squares += sum(g.double().square().sum().item() for g in gradient)
     n = len(batches)
@@ -142,7 +151,7 @@ class Noised:
     guessed: bool = False
 
     def split(self, parts: int) -> Iterator["Noised"]:
-        chunks = (x.chunk(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
+        chunks = (x.tensor_split(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
         for x0, xt, clock, running, valid in zip(*chunks, strict=True):
             yield Noised(x0, xt, clock, running, valid, self.padded, self.guessed)
 
@@ -194,38 +203,77 @@ def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
 # -- everything that changes while training ---------------------------------------------------------------
 
 
+class Loss(nn.Module):
+    """The loss of a step as a module, which is what weights are spread over processes with."""
+
+    def __init__(self, denoiser: NetworkDenoiser) -> None:
+        super().__init__()
+        assert isinstance(denoiser.network, nn.Module)
+        self.network = denoiser.network
+        self._denoiser = denoiser
+
+    def forward(self, task: Task, noised: Noised) -> Tensor:
+        """Sum of the objective over a part of a batch, in nats."""
+        return task.loss(self._denoiser, noised)
+
+
 @dataclass
 class State:
-    """Network, optimiser and weight average, at a step. What a checkpoint holds."""
+    """Network, optimiser and weight average, at a step. What a checkpoint holds.
 
-    network: nn.Module
+    Of several processes each has all of it, or (`train.shard`) a share.
+    """
+
+    network: DiffusionTransformer
+    loss: nn.Module  # of the network, which may be spread over processes
     optimizer: torch.optim.Optimizer
     ema: dict[str, Tensor]  # float32
+    world: World = ALONE
+    plain: DiffusionTransformer | None = None  # the network without weights, where processes share them
     step: int = 0
 
     @classmethod
-    def fresh(cls, network: nn.Module, config: Config) -> "State":
+    def fresh(cls, denoiser: NetworkDenoiser, config: Config, world: World = ALONE) -> "State":
+        network, plain = cast(DiffusionTransformer, denoiser.network), None
+        loss: nn.Module = Loss(denoiser)
+        if world.size > 1 and config.train.shard:
+            plain = deepcopy(network)
+            nn.Module.to(plain, "meta")
+            loss = sharded(loss, list(network.blocks))
+        elif world.size > 1:
+            loss = replicated(loss)
         ema = {name: weight.detach().float().clone() for name, weight in network.state_dict().items()}
-        return cls(network, make_optimizer(network, config), ema)
+        return cls(network, loss, make_optimizer(network, config), ema, world, plain)
 
-    def update(self, loss_parts: Iterator[Tensor], config: Config) -> tuple[float, float]:
-        """One update from the parts of a loss, which are summed. Returns the loss and the gradient's norm.
+    def descend(self, task: Task, noised: Noised, count: int, parts: int) -> float:
+        """Find the gradient of the loss over a batch, or over this process's rows of it, in some parts.
 
-        Where one of them is no number, the weights stay as they are, and so does all that follows them.
+        count: predicted positions of the whole batch. Returns the rows' share of the loss, nats per token.
         """
         total = 0.0
-        for part in loss_parts:
-            part.backward()
-            total += part.item()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip).item()
-        if math.isfinite(total) and math.isfinite(norm):
+        for i, part in enumerate(noised.split(parts)):
+            with nullcontext() if i + 1 == parts else without_exchange(self.loss):
+                loss = self.loss(task, part) / count
+                (
+                    loss * self.world.size
+                ).backward()  # gradients are averaged over processes, where a sum is meant
+            total += loss.item()
+        return total
+
+    def update(self, loss: float, config: Config) -> float:
+        """One update by the gradient that was found. Returns its norm.
+
+        Where that or the loss is no number, the weights stay as they are, and so does all that follows them.
+        """
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip)).item()
+        if math.isfinite(loss) and math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = config.train.lr * learning_rate(self.step, config)
             self.optimizer.step()
             self._average(config)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return total, norm
+        return norm
 
     @torch.no_grad()
     def _average(self, config: Config) -> None:
@@ -236,34 +284,68 @@ class State:
         torch._foreach_lerp_(list(self.ema.values()), [weights[k].float() for k in self.ema], 1 - keep)
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network on its averaged weights."""
+    def averaged(self) -> Iterator[DiffusionTransformer]:
+        """The network on its averaged weights, all of them in this process."""
+        if self.plain is not None:
+            everything = deepcopy(self.plain)
+            everything.load_state_dict({name: whole(w) for name, w in self.ema.items()}, assign=True)
+            yield everything
+            return
         own = {name: weight.clone() for name, weight in self.network.state_dict().items()}
         self.network.load_state_dict(self.ema)
         try:
-            yield
+            yield self.network
         finally:
             self.network.load_state_dict(own)
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Steps of a state that is fresh, which leave no trace."""
+        weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(weights)
+            self.optimizer.state.clear()
+            for name, average in self.ema.items():
+                average.copy_(weights[name])
+            self.step = 0
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        names = [name for name, _ in self.network.named_parameters()]
+        """What is to be saved, whole, for the process that leads; the others help, and get nothing."""
         by_parameter = dict(self.network.named_parameters())
         moments = {
             f"{name}/{key}": value
-            for name in names
-            for key, value in self.optimizer.state[by_parameter[name]].items()
+            for name, parameter in by_parameter.items()
+            for key, value in self.optimizer.state[parameter].items()
         }
-        return {"weights": dict(self.network.state_dict()), "ema": self.ema, "optimizer": moments}
+        groups = {"weights": self.network.state_dict(), "ema": self.ema, "optimizer": moments}
+        saved: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
+        for group, tensors in groups.items():
+            for name, tensor in tensors.items():
+                everything = whole(tensor)
+                if self.world.leads:
+                    saved[group][name] = everything if everything is tensor else everything.cpu()
+        return saved
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-        self.network.load_state_dict(groups["weights"])
+        """Go on from what was saved, by however many processes."""
+        own = self.network.state_dict()
+        weights = {name: shared_like(weight, own[name]) for name, weight in groups["weights"].items()}
+        self.network.load_state_dict(weights)
         for name, weight in groups["ema"].items():
-            self.ema[name].copy_(weight)
+            self.ema[name].copy_(shared_like(weight, self.ema[name]))
         for name, weight in self.network.named_parameters():
             moments = groups["optimizer"]
             self.optimizer.state[weight] = {
-                key.removeprefix(f"{name}/"): value.to(weight.device, copy=True)
+                key.removeprefix(f"{name}/"): _as_state(value, weight)
                 for key, value in moments.items()
                 if key.startswith(f"{name}/")
             }
         self.step = step
+
+
+def _as_state(value: Tensor, weight: Tensor) -> Tensor:
+    """What an optimiser keeps of a weight: as large as it, or a number."""
+    own = shared_like(value, weight) if value.shape == weight.shape else value
+    return own.to(weight.device, copy=True)

@@ -17,14 +17,14 @@ from .sampling import OfMany, OfOne, Sample
 class TextModel(Model):
     """A denoiser with all it needs to read and write text, and to fill gaps in one."""
 
-    def sample(self, n: int = 1, **options: Unpack[OfMany]) -> list[Sample]:
+    def sample(self, n: int | range = 1, **options: Unpack[OfMany]) -> list[Sample]:
         """Draw n texts. Options: those of `sampling.samples`.
 
         >>> model.sample(n=2, steps=64, prompt="ROMEO:", seed=1)[0].text
         """
         return list(self.samples(n, **options))
 
-    def samples(self, n: int = 1, **options: Unpack[OfMany]) -> Iterator[Sample]:
+    def samples(self, n: int | range = 1, **options: Unpack[OfMany]) -> Iterator[Sample]:
         """Draw n texts, a batch at a time. Options: those of `sampling.samples`."""
         return sampling.samples(self, n, **options)
 

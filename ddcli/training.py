@@ -12,8 +12,8 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
     STATE,
     best_checkpoint,
@@ -29,12 +30,14 @@ from .checkpoint import (
     failed_write,
     find_run,
     held,
-    load_checkpoint,
+    intact_checkpoint,
     load_tables,
+    read_checkpoint,
     save_checkpoint,
     save_model,
 )
 from .config import Config
+from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
 from .errors import DdcliError, RunFailed
 from .evaluation import Bound, bound
@@ -47,6 +50,7 @@ from .schedule import CLIPS
 from .step import State, gradient_noise, learning_rate
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
+from .world import ALONE, World, lost_another
 
 GRADIENTS = 8  # batches over which their noise is measured
 PATIENCE = 10  # steps in a row whose loss or gradient may be no number
@@ -65,8 +69,11 @@ class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
     """
 
     def __init__(self, run: Path, step: int, exit_code: int) -> None:
-        go_on = f"stopped at step {step}; go on with: ddcli train --resume -o {run}"
-        super().__init__(go_on if step else "stopped before the first step; nothing is written")
+        super().__init__(
+            f"stopped at step {step}; {_go_on(run)}"
+            if step
+            else "stopped before the first step; nothing is written"
+        )
         self.exit_code = exit_code
 
 
@@ -83,6 +90,9 @@ def train(
 ) -> Path:
     """Train a model into the run folder, and return the folder.
 
+    Alone, or with the other processes that `torchrun` started: then each is called alike, and the first one
+    writes and tells the reporter.
+
     With `resume`, go on from the newest checkpoint that verifies; settings that would change what is computed
     must be those of the run. stop_after: minutes, after which the run stops with a checkpoint and its plan
     unchanged. Raises DdcliError before anything is written for settings or data that cannot work, RunFailed
@@ -90,35 +100,66 @@ def train(
 
     >>> ddcli.train(ddcli.load_config("names", ["train.minutes=2"]), "runs/names")
     """
-    reporter = reporter or Silent()
+    world = World.here()
+    reporter = reporter if reporter and world.leads else Silent()
     run = Path(run)
-    saved = find_run(run, resume=resume)
-    if resume and saved is None:
-        reporter.say(f"{run} holds no run yet: starting afresh")
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
     started = time.monotonic()
-    begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
-    same_noise = begun and saved is not None and saved.process == config.process
-    tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
-    plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
-    if saved and begun:
-        refuse_changes(saved, resolved(plan, config.train.steps), run)
-    brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
-    with deterministic(plan.device), stop_signals(reporter, brake):
-        try:
-            with held(run):
-                if find_run(run, resume=resume) != saved:
-                    raise DdcliError(f"{run} was changed by another process; try again")
-                return _Run(plan, run, reporter, brake, started).go(resume=saved is not None)
-        except (OSError, SafetensorError) as error:
-            raise failed_write(run, error) from error
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+    with world.joined():
+        with world.together():
+            saved = find_run(run, resume=resume)
+            if resume and saved is None:
+                reporter.say(f"{run} holds no run yet: starting afresh")
+            if config.train.threads:
+                torch.set_num_threads(config.train.threads)
+            begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
+            same_noise = begun and saved is not None and saved.process == config.process
+            tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
+            plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
+            if saved and begun:
+                refuse_changes(saved, resolved(plan, config.train.steps), run)
+        with world.together():
+            _check_share(plan, world)
+        brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
+        with deterministic(plan.device), stop_signals(reporter, brake), ExitStack() as stack:
+            try:
+                with world.together():
+                    if world.leads:
+                        stack.enter_context(held(run))
+                        if find_run(run, resume=resume) != saved:
+                            raise DdcliError(f"{run} was changed by another process; try again")
+                return _Run(plan, run, reporter, brake, started, world).go(resume=saved is not None)
+            except (OSError, SafetensorError) as error:
+                raise failed_write(run, error) from error
+            except (MemoryError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise RunFailed(_too_large(plan, world)) from error
+                if world.size > 1 and lost_another(error):
+                    raise RunFailed(f"{world} has lost another one; {_go_on(run)}") from error
                 raise
-            raise RunFailed(_too_large(plan)) from error
-        finally:
-            reporter.end()
+            finally:
+                reporter.end()
+
+
+def _check_share(plan: Plan, world: World) -> None:
+    """Raises DdcliError where a batch cannot be shared out, or the processes do not see the same data."""
+    train = plan.config.train
+    if train.batch_size < train.accumulate * world.size:
+        each = f" in each of {world.size} processes" if world.size > 1 else ""
+        raise DdcliError(
+            f"--batch-size ({train.batch_size}) is too small to be read in train.accumulate "
+            f"({train.accumulate}) parts{each}; raise it, or lower train.accumulate"
+        )
+    if world.size > 1 and train.shard and train.times == CHOSEN_TIMES:
+        raise DdcliError(
+            "clipped times are not chosen while processes share weights (train.shard); give their ends, such "
+            "as clipped:0.3:0.8"
+        )
+    if len({*world.gather((plan.data.fingerprint, plan.data.tokenizer.hf.backend_tokenizer.to_str()))}) > 1:
+        raise DdcliError("the processes read different data; give all of them the same files")
+
+
+def _go_on(run: Path) -> str:
+    return f"go on with: ddcli train --resume -o {run}"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -127,10 +168,13 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in told)
 
 
-def _too_large(plan: Plan) -> str:
+def _too_large(plan: Plan, world: World) -> str:
     train = plan.config.train
-    at_once = f"{train.batch_size // train.accumulate} x {plan.data.length} tokens"
-    return f"out of memory: {at_once} at once do not fit; lower --length, or take a smaller --size"
+    at_once = -(-train.batch_size // (train.accumulate * world.size))
+    mend = "lower --length, or take a smaller --size"
+    if at_once > 1:  # alone, a process would have lowered it by itself
+        mend = f"set train.accumulate to {2 * train.accumulate} and --resume, {mend}"
+    return f"out of memory: {at_once} x {plan.data.length} tokens at once do not fit; {mend}"
 
 
 @contextmanager
@@ -199,6 +243,7 @@ class _Run:
     reporter: Silent
     brake: Brake
     started: float
+    world: World = ALONE
     state: State = field(init=False)
     bounds: list[Bound] = field(default_factory=list)
     clip: int | None = None  # which of `CLIPS`, once one is chosen
@@ -212,17 +257,16 @@ class _Run:
         self.config = plan.config
         self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
-        self.eager = Batched(NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype))
         if self.config.train.compile and can_compile():
             self.denoiser.compile(self.reporter.say)
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
-        self.state = State.fresh(plan.network, self.config)  # until the number of steps is known
+        self.state = State.fresh(self.denoiser, self.config, self.world)
 
     # -- the loop --------------------------------------------------------------------------------------
 
     def go(self, *, resume: bool) -> Path:
-        found = load_checkpoint(self.folder, self.reporter.say) if resume else None
+        found = self._saved() if resume else None
         if found is None and checkpoints(self.folder):
             raise DdcliError(
                 f"every checkpoint of {self.folder} is damaged; sample from it as it is, or use another -o"
@@ -233,7 +277,6 @@ class _Run:
             raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
         first = found[1]["step"] if found else 0
         self.config = resolved(self.plan, self._number_of_steps(first))
-        self.state = State.fresh(self.plan.network, self.config)
         if found:
             self.state.restore(found[0], first)
             self.started -= found[1]["seconds"]  # so that `seconds` counts on
@@ -248,11 +291,12 @@ class _Run:
             self.reporter.say(f"{self.folder} is finished at step {first:,}; give more --steps to go on")
             return self.folder
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.toml", self.config.to_toml())
-        self.plan.data.tokenizer.save(self.folder)
-        metrics = self.folder / "metrics.jsonl"
-        write_text(metrics, _lines_up_to(metrics, first))
+        if self.world.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "config.toml", self.config.to_toml())
+            self.plan.data.tokenizer.save(self.folder)
+            metrics = self.folder / "metrics.jsonl"
+            write_text(metrics, _lines_up_to(metrics, first))
 
         config, steps = self.config, self.config.train.steps
         self.reporter.begin(first, steps)
@@ -278,13 +322,23 @@ class _Run:
                 self._sample(step)
             if validates and not last and config.train.times == CHOSEN_TIMES:
                 self._choose_times(step)
-            stop = None if last else self.brake.exit_code
+            stop = None if last else self._told_to_stop()
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates))
             if stop:
                 raise Stopped(self.folder, step, stop)
         self._point_out_the_best()
         return self.folder
+
+    def _saved(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
+        """The newest checkpoint that verifies, by the one process that looks."""
+        found = intact_checkpoint(self.folder, self.reporter.say) if self.world.leads else None
+        found = self.world.gather(found)[0]
+        return None if found is None else read_checkpoint(found)
+
+    def _told_to_stop(self) -> int | None:
+        """The exit code with which all processes stop, if one of them is to."""
+        return int(self.world.all(self.brake.exit_code or 0).max()) or None
 
     def _step(self, step: int) -> tuple[float, float, int]:
         """One update: the loss in nats per token, the gradient's norm, the number of tokens read.
@@ -294,18 +348,24 @@ class _Run:
         while True:
             train = self.config.train
             try:
-                batch = self.plan.data.train.batch(step, train.batch_size, train.seed)
+                batch = self._batch(step)
                 noised = self.task.noised(batch, step, self.plan.device)
-                count = max(1, int(noised.running.sum()))
-                parts = (
-                    self.task.loss(self.denoiser, part) / count for part in noised.split(train.accumulate)
-                )
-                loss, norm = self.state.update(parts, self.config)
-                return loss, norm, int(batch.valid.sum())
+                told = self.world.all(int(noised.running.sum()), int(batch.valid.sum()))
+                count, tokens = (int(n) for n in told.sum(0))
+                loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
+                loss = float(self.world.all(loss).sum())
+                return loss, self.state.update(loss, self.config), tokens
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or train.accumulate == train.batch_size:
+                # what processes are in the midst of telling each other cannot be begun again
+                if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
             self._read_in_smaller_parts()
+
+    def _batch(self, step: int) -> Batch:
+        """This process's rows of a batch."""
+        train = self.config.train
+        rows = self.world.share(train.batch_size)
+        return self.plan.data.train.batch(step, train.batch_size, train.seed, rows)
 
     def _read_in_smaller_parts(self) -> None:
         train, config = self.config.train, self.config
@@ -362,13 +422,12 @@ class _Run:
         train = self.config.train
         if train.minutes is None:
             return train.steps
-        before = {name: weight.clone() for name, weight in self.plan.network.state_dict().items()}
         steps = []
-        for step in range(12):
-            steps.append(_seconds(partial(self._step, step)))
-            if stop := self.brake.exit_code:
-                raise Stopped(self.folder, first, stop)
-        self.plan.network.load_state_dict(before)
+        with self.state.rehearsal():
+            for step in range(12):
+                steps.append(_seconds(partial(self._step, step)))
+                if stop := self._told_to_stop():
+                    raise Stopped(self.folder, first, stop)
         a_step = sorted(steps[4:])[len(steps[4:]) // 2]
         config, left, between = self.config, 60 * train.minutes, 0.0
         if config.validation.every:
@@ -381,7 +440,7 @@ class _Run:
             left -= a_sampling
             between += a_sampling / config.samples.every
         left -= time.monotonic() - self.started
-        fitting = max(1, int(left / (a_step + between)))
+        fitting = self.world.gather(max(1, int(left / (a_step + between))))[0]
         self.reporter.say(
             f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({a_step:.3f} s a step)"
         )
@@ -396,12 +455,12 @@ class _Run:
         squared mean is still lost in chance is not chosen; where all are, the present one stays.
         """
         train = self.config.train
-        batches = [
-            self.plan.data.train.batch(step + i, train.batch_size, train.seed) for i in range(GRADIENTS)
-        ]
+        batches = [self._batch(step + i) for i in range(GRADIENTS)]
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
             task = replace(self.task, times=clip)
-            found = gradient_noise(task, self.denoiser, batches, self.plan.device, train.accumulate)
+            found = gradient_noise(
+                task, self.denoiser, batches, self.plan.device, train.accumulate, self.world
+            )
             sums[:] = (before + more for before, more in zip(sums, found, strict=True))
         noise = [variance / mean if mean > 0 else math.inf for variance, mean in self.gradients]
         if min(noise) < math.inf:
@@ -415,9 +474,9 @@ class _Run:
 
     def _validate(self, draws: int) -> dict[str, float]:
         validation = self.config.validation
-        with self.state.averaged():
+        with self.state.averaged() as network:
             found = bound(
-                self.eager,
+                self._asked(network),
                 self.plan.process,
                 self.plan.data.valid,
                 sequences=validation.sequences,
@@ -425,6 +484,7 @@ class _Run:
                 device=self.plan.device,
                 timesteps=self.plan.objective.timesteps,
                 parts=self.plan.blocks,
+                world=self.world,
             )
         self.bounds.append(found)
         return {
@@ -435,31 +495,40 @@ class _Run:
             "literature_nats_per_token": found.literature_nats_per_token,
         }
 
+    def _asked(self, network: DiffusionTransformer) -> Batched:
+        return Batched(NetworkDenoiser(network, self.plan.process, self.plan.head, self.plan.dtype))
+
     def _texts(self, seed: int = 0) -> list[str]:
         data, samples = self.plan.data, self.config.samples
-        model = TextModel(
-            self.eager,
-            self.plan.process,
-            data.tokenizer,
-            data.length,
-            self.plan.device,
-            data.record_lengths or None,
-            data.labels,
-            settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
-            network=self.plan.network,
-        )
-        with self.state.averaged():
-            drawn = model.sample(samples.count, label=list(data.labels) or None, seed=seed)
-            return [f"{s.label}: {s.text}" if s.label else s.text for s in drawn]
+        with self.state.averaged() as network:
+            model = TextModel(
+                self._asked(network),
+                self.plan.process,
+                data.tokenizer,
+                data.length,
+                self.plan.device,
+                data.record_lengths or None,
+                data.labels,
+                settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
+                network=network,
+            )
+            own = self.world.share(samples.count)
+            drawn = model.sample(own, label=list(data.labels) or None, seed=seed) if own else []
+        texts = [f"{s.label}: {s.text}" if s.label else s.text for s in drawn]
+        return [text for part in self.world.gather(texts) for text in part]
 
     def _sample(self, step: int) -> None:
         texts = self._texts(step)
+        if not self.world.leads:
+            return
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         write_text(folder / f"step-{step:08}.txt", "\n---\n".join(texts) + "\n")
         self.reporter.samples(step, texts)
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not self.world.leads:
+            return
         line["seconds"] = round(time.monotonic() - self.started, 3)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             known = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no NaN
@@ -473,9 +542,12 @@ class _Run:
         """
         if self.lost and step < self.config.train.steps:
             return
+        groups, place = self.state.tensors(), earliest(self.world.gather(self.plan.data.train.place()))
+        if not self.world.leads:
+            return
         process, network = self.plan.process, self.plan.network
         defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
-        save_model(self.folder, network.config, self.state.ema, process.tables(), defaults)
+        save_model(self.folder, network.config, groups["ema"], process.tables(), defaults)
         card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
         write_text(self.folder / "README.md", card)
         state = {
@@ -484,14 +556,19 @@ class _Run:
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,
-            "place": self.plan.data.train.place(),
+            "place": place,
             "gradients": self.gradients,
             "recent": self.recent,
             "lost": self.lost,
             "bounds": [asdict(found) for found in self.bounds[-1:]],
             "bound": self.bounds[-1].nats_per_token if measured else None,
         }
-        save_checkpoint(self.folder, step, self.state.tensors(), state, self.config.checkpoint.keep)
+        save_checkpoint(self.folder, step, groups, state, self.config.checkpoint.keep)
+
+
+def earliest(places: Sequence[Sequence[list[int] | None]]) -> list[list[int]]:
+    """Where data is read, in each of its lanes, by where each process reads those that are its own."""
+    return [min(at for at in lane if at is not None) for lane in zip(*places, strict=True)]
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "randomness": 0,
+    "world": 1,
     "schedule": 1,
     "process.base": 2,
     "process.interpolating": 2.1,

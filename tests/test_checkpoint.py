@@ -17,10 +17,11 @@ from ddcli.checkpoint import (
     checkpoints,
     find_run,
     held,
-    load_checkpoint,
+    intact_checkpoint,
     load_model,
     pick_device,
     pick_precision,
+    read_checkpoint,
     save_checkpoint,
     verified,
 )
@@ -60,7 +61,7 @@ damages = pytest.mark.parametrize("damage", [truncate, flip_a_bit, take_away, em
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     save_checkpoint(tmp_path, 7, tensors(0.1), {"step": 7, "fingerprint": "é"}, keep=2)
-    groups, state = load_checkpoint(tmp_path, print)
+    groups, state = read_checkpoint(intact_checkpoint(tmp_path, print))
     assert state == {"step": 7, "fingerprint": "é"}
     assert {name: list(group) for name, group in groups.items()} == {"ema": ["w"], "weights": ["w"]}
     assert torch.equal(groups["weights"]["w"], tensors(0.1)["weights"]["w"])
@@ -77,7 +78,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_to_be(tmp_path, damage, na
     damage(newest / name)
     assert not verified(newest)
     said: list[str] = []
-    groups, state = load_checkpoint(tmp_path, said.append)
+    groups, state = read_checkpoint(intact_checkpoint(tmp_path, said.append))
     assert state["step"] == groups["weights"]["w"][0] == 5
     assert said == ["checkpoint 10 is damaged and is passed over"]
 
@@ -87,12 +88,12 @@ def test_where_every_checkpoint_is_damaged_there_is_none(tmp_path):
     for step in (5, 10):
         save_checkpoint(tmp_path, step, tensors(step), {"step": step}, keep=2)
         flip_a_bit(tmp_path / f"checkpoints/step-{step:08}/weights.safetensors")
-    assert load_checkpoint(tmp_path, said.append) is None
+    assert intact_checkpoint(tmp_path, said.append) is None
     assert len(said) == 2
 
 
 def test_where_no_checkpoint_was_written_there_is_none(tmp_path):
-    assert load_checkpoint(tmp_path, pytest.fail) is None
+    assert intact_checkpoint(tmp_path, pytest.fail) is None
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -119,7 +120,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
     (half / "weights.safetensors").write_bytes(b"half")
     (tmp_path / ".model.safetensors.y8.partial").write_bytes(b"half")
     (tmp_path / "checkpoints" / ".mine").write_text("not ours")
-    assert load_checkpoint(tmp_path, pytest.fail) is None
+    assert intact_checkpoint(tmp_path, pytest.fail) is None
     with held(tmp_path):
         assert files(tmp_path).keys() == {".lock", "checkpoints/.mine"}
 

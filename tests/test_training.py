@@ -10,6 +10,7 @@ import signal
 import threading
 import tomllib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,7 +250,7 @@ def test_speed_and_loss_are_those_since_the_last_line(text_file, tmp_path, monke
 
     monkeypatch.setattr(training._Run, "_step", step)
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(ticks)))
-    monkeypatch.setattr(State, "tensors", lambda self: {})
+    monkeypatch.setattr(State, "tensors", lambda self: {"ema": self.ema})
     train_tiny(tmp_path / "run", text_file, train__steps=6, metrics__every=2, validation__every=0)
     lines = metrics(tmp_path / "run")
     assert [line["loss"] for line in lines] == [0.5, 2.5, 4.5]
@@ -382,9 +383,9 @@ def test_accumulating_reads_a_part_of_the_batch_at_a_time(text_file, tmp_path, m
     assert sizes == [2] * 8
 
 
-def test_a_batch_that_does_not_divide_is_refused(text_file, tmp_path):
-    with pytest.raises(DdcliError, match=r"batch-size .9. must be a multiple of train.accumulate .2."):
-        train_tiny(tmp_path / "run", text_file, train__batch_size=9, train__accumulate=2)
+def test_a_batch_of_fewer_sequences_than_parts_is_refused(text_file, tmp_path):
+    with pytest.raises(DdcliError, match=r"--batch-size \(3\) is too small .* lower train.accumulate"):
+        train_tiny(tmp_path / "run", text_file, train__batch_size=3, train__accumulate=4)
     assert not (tmp_path / "run").exists()
 
 
@@ -806,7 +807,7 @@ def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(text_file
 def test_minutes_given_to_a_finished_run_are_minutes_more(text_file, tmp_path, monkeypatch):
     """However long it has run before, which only the column `seconds` counts on from."""
     train_tiny(tmp_path / "run", text_file, train__steps=10)
-    monkeypatch.setattr(training, "load_checkpoint", long_ago(training.load_checkpoint))
+    monkeypatch.setattr(training, "read_checkpoint", long_ago(training.read_checkpoint))
     changes = {"train__minutes": 0.03, "train__steps": None}
     heard = train_tiny(tmp_path / "run", text_file, resume=True, **changes)
     assert heard.steps[0] == 11
@@ -874,7 +875,7 @@ def state_of_one_weight(**changes):
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(network.weight)
     config = tiny_config("unread", **changes)
-    return State.fresh(network, config), config
+    return State.fresh(SimpleNamespace(network=network), config), config
 
 
 def test_the_average_reaches_over_its_share_of_the_run():

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
@@ -90,6 +91,8 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
+    recompute = False  # on the way back, what is inside of it, rather than keep it
+
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         super().__init__()
         hidden = config.mlp_ratio * config.width
@@ -106,6 +109,20 @@ class Layer(nn.Module):
         told: Tensor | None,
         past: KeysValues | None,
     ) -> tuple[Tensor, KeysValues]:
+        inputs = x, rotation, bias, told, past
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._both, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return self._both(*inputs)
+
+    def _both(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        bias: Bias | None,
+        told: Tensor | None,
+        past: KeysValues | None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Its two branches."""
         steer, steer_mlp = self._steering(told)
         mixed, present = self.attention(steer(rms_norm(x)), rotation, bias, past)
         x = x + mixed
@@ -184,6 +201,11 @@ class DiffusionTransformer(PreTrainedModel):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.head
+
+    def recompute(self) -> None:
+        """Compute what is inside of layers again on the way back: less memory, a third slower."""
+        for layer in self.blocks:
+            cast(Layer, layer).recompute = True
 
     def trunk(
         self,

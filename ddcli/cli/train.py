@@ -117,6 +117,7 @@ def train(
     from ..config import build_config, read_settings, read_toml
     from ..plan import dry_run as plan_run
     from ..training import train as train_run
+    from ..world import World
 
     if output is None and not dry_run:
         raise DdcliError("where to? give the run folder with -o")
@@ -139,7 +140,7 @@ def train(
         return
     assert output is not None
     train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)
-    if not quiet:
+    if World.here().leads and not quiet:
         tell(f"{output} is trained; try: ddcli sample {output}")
 
 

@@ -1,0 +1,170 @@
+"""The processes that train one run together: who they are, what each does, and what they tell each other.
+
+`torchrun` and `accelerate launch` start them, and say in the environment who is who. Training itself is
+torch's: every process holds all weights (DDP), or a share of them (FSDP2).
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import DdcliError
+
+T = TypeVar("T")
+
+
+class Followed(DdcliError):  # noqa: N818 - another process says what was wrong
+    """This process stops because another one did, which says why. Has no message."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, as one of them sees them; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on its machine
+
+    @classmethod
+    def here(cls) -> Self:
+        """As the environment has it."""
+        return cls(*(int(os.environ.get(*known)) for known in _VARIABLES))
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        return f"process {self.rank + 1} of {self.size}"
+
+    def share(self, count: int) -> range:
+        """Which of so many things are its own; shares differ by one at most."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Together with the others, from here to the end of the block."""
+        if self.size == 1 or dist.is_initialized():
+            yield
+            return
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process cannot do, none does: all of them stop, and the first that failed says why."""
+        error = None
+        try:
+            yield
+        except DdcliError as found:
+            error = found
+        failed = {
+            rank: code
+            for rank, code in enumerate(self.gather(None if error is None else error.exit_code))
+            if code is not None
+        }
+        if error is not None and min(failed) == self.rank:
+            if self.rank:  # the others, it seems, see no fault
+                error.args = (f"{self}: {error}",)
+            raise error
+        if failed:
+            raise Followed(failed[min(failed)])
+
+    # -- what they tell each other ---------------------------------------------------------------------
+
+    def gather(self, thing: T) -> list[T]:
+        """What each of them has to say, by rank."""
+        if self.size == 1:
+            return [thing]
+        told: list[Any] = [None] * self.size
+        dist.all_gather_object(told, thing)
+        return told
+
+    def all(self, *numbers: float) -> np.ndarray:
+        """Some numbers of each process, (size, n) float64."""
+        own = torch.tensor(numbers, dtype=torch.float64)
+        if self.size == 1:
+            return own[None].numpy()
+        told = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(told, own)
+        return torch.stack(told).numpy()
+
+    def total(self, array: np.ndarray) -> np.ndarray:
+        """The sum over all processes of an array of one shape."""
+        if self.size == 1:
+            return array
+        summed = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+        dist.all_reduce(summed)
+        return summed.numpy()
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Sum tensors over all processes, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+
+ALONE = World()
+_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether a collective call failed because another process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+# -- weights that several processes hold -------------------------------------------------------------------
+
+
+def replicated(module: nn.Module) -> nn.Module:
+    """A module all of whose weights every process holds; gradients are averaged over them."""
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+
+def sharded(module: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
+    """A module of whose weights every process holds a share, but for the layer that is at work. In place."""
+    # of what a layer returns, keys and values are views, which nothing here writes to
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+    for layer in layers:
+        fully_shard(layer)
+    fully_shard(module)
+    return module
+
+
+def without_exchange(module: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay with the process that computed them; shares of weights are exchanged in any case."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which this process may hold but a share. All processes have to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Of a whole tensor, what this process holds of one like it."""
+    if not isinstance(like, DTensor):
+        return tensor
+    tensor = tensor.to(like.device)
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
