@@ -19,6 +19,7 @@ from .randomness import Streams, derive_seed
 from .schedule import stratified
 from .world import ALONE, World
 
+TOKENS = 2**12  # of a batch of short blocks, which is read faster than 16 of them
 AT_ONCE = 2**25  # log-probabilities of a batch, in float64, if more than one block
 
 
@@ -110,7 +111,7 @@ def estimates(
     sequences: int | None = None,
     draws: int,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: torch.device | None = None,
     timesteps: int | None = None,
     parts: int = 1,
@@ -125,6 +126,7 @@ def estimates(
     processes that are called alike, and each ask a share.
     """
     length = blocks.tokens.shape[1]
+    batch_size = batch_size or max(16, TOKENS // length)
     batch_size = min(batch_size, max(1, AT_ONCE // (length * process.vocabulary.size)))
     exact = isinstance(process, Autoregressive) or (isinstance(process, Absorbing) and parts == length)
     exact = exact and not timesteps

@@ -50,7 +50,7 @@ from .schedule import CLIPS
 from .step import State, gradient_noise, learning_rate
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
-from .world import ALONE, World, lost_another
+from .world import ALONE, Followed, World, lost_another
 
 GRADIENTS = 8  # batches over which their noise is measured
 PATIENCE = 10  # steps in a row whose loss or gradient may be no number
@@ -128,6 +128,10 @@ def train(
                         if find_run(run, resume=resume) != saved:
                             raise DdcliError(f"{run} was changed by another process; try again")
                 return _Run(plan, run, reporter, brake, started, world).go(resume=saved is not None)
+            except DdcliError as error:
+                if world.leads:
+                    raise
+                raise Followed(error.exit_code) from error  # all of them have come to it alike
             except (OSError, SafetensorError) as error:
                 raise failed_write(run, error) from error
             except (MemoryError, RuntimeError) as error:

@@ -1,17 +1,15 @@
 """Several processes train the run that one trains, go on with each other's checkpoints, and stop together."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 import pytest
 import torch
+from processes import Failure, together
 from safetensors.torch import load_file
 from tiny import SETTINGS, Heard, assignments, metrics, stop_at, tiny_config, train_tiny, words
 
@@ -24,57 +22,6 @@ from ddcli.world import ALONE, World
 
 NEAR = {"rtol": 1e-4, "atol": 1e-5}  # sums over processes are rounded otherwise
 BATCH = {"train__batch_size": 16}
-
-
-# -- launching --------------------------------------------------------------------------------------------
-
-# a server that has imported what its children need, and never computed anything: forks of it start at once
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ddcli.training", "tiny"])
-
-
-class Failure(NamedTuple):
-    """A DdcliError of another process."""
-
-    name: str
-    message: str
-    exit_code: int
-
-
-def one_of_many(environment, threads, pipe, work, arguments):
-    os.environ |= environment
-    torch.set_num_threads(threads)
-    torch.set_num_interop_threads(1)
-    try:
-        pipe.send(work(*arguments))
-    except DdcliError as error:
-        pipe.send(Failure(type(error).__name__, str(error), error.exit_code))
-
-
-def together(size, work, *arguments, timeout=120):
-    """What `work` returns, or the `Failure` it ends in, in each of so many processes; None if it died."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    children, pipes = [], []
-    for rank in range(size):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
-        environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        mine, theirs = FORKS.Pipe()
-        told = {name: str(value) for name, value in environment.items()}
-        child = FORKS.Process(target=one_of_many, args=(told, 1, theirs, work, arguments), daemon=True)
-        child.start()
-        theirs.close()
-        children.append(child)
-        pipes.append(mine)
-    found = []
-    for child, pipe in zip(children, pipes, strict=True):
-        try:
-            found.append(pipe.recv() if pipe.poll(timeout) else pytest.fail("a process does not end"))
-        except EOFError:
-            found.append(None)
-        child.join(timeout)
-    return found
 
 
 def trained(config, run, resume=False, reporter=None):
@@ -199,7 +146,8 @@ def test_a_run_of_four_processes_goes_on_with_three_two_or_one(alone, text_file,
     run = tmp_path / "run"
     for size, step in ((4, 5), (3, 9), (2, 14)):
         stopped = together(size, trained, config, run, step > 5, StopAt(step))
-        assert {(failure.name, failure.exit_code) for failure in stopped} == {("Stopped", 143)}
+        assert [failure.name for failure in stopped] == ["Stopped", *["Followed"] * (size - 1)]
+        assert {failure.exit_code for failure in stopped} == {143}
         assert checkpoints(run)[-1][0] == step
     trained(config, run, resume=True)
     assert_near(run, alone)

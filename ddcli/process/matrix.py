@@ -95,10 +95,9 @@ class Matrices(ABC):
 
     def _distinct(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Q_{s:t} of each distinct pair of times, (n, K, K), and which one each of s, t (...) has."""
-        shape = torch.broadcast_shapes(s.shape, t.shape)
-        pairs = torch.stack([s.expand(shape).flatten(), t.expand(shape).flatten()], -1)
-        distinct, which = pairs.unique(dim=0, return_inverse=True)
-        return self.between(distinct[:, 0], distinct[:, 1]), which.view(shape)
+        (starts, start), (ends, end) = (time.unique(return_inverse=True) for time in (s, t))
+        pairs, which = (start * len(ends) + end).unique(return_inverse=True)  # of pairs themselves it is slow
+        return self.between(starts[pairs // len(ends)], ends[pairs % len(ends)]), which
 
     def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
         q, which = self._distinct(torch.zeros_like(t), t)
