@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test slow torture scaling lint check exactness clean
+.PHONY: demo test slow torture soak scaling lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ slow: $(READY)  ## minutes long: training against known entropies, a real browse
 
 torture: $(READY)  ## training killed, damaged and starved: what it survives, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py
+
+soak: $(READY)  ## two hours of training, and what the process holds meanwhile, as a table
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 scaling: $(READY)  ## many processes: do they compute the same, and what they need, as tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py

@@ -108,7 +108,7 @@ def count(width: int, layers: int, heads: int, vocabulary: int) -> int:
 
 def reckoned() -> None:
     print(
-        "| network | parameters | replicated | shared by 8 | by 64 | a sequence | recomputed | flops a token |"
+        "| network | weights | replicated | shared by 8 | by 64 | a sequence | recomputed | flops a token |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, (width, layers, heads, vocabulary) in SHAPES.items():
