@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .api import infill, load, noise_viz, sample
     from .backbones.transformer import DiffusionTransformer
     from .config import Config, load_config
+    from .doctor import examine
     from .errors import DdcliError
     from .filling import Infilling
     from .generate import Frame
@@ -43,6 +44,7 @@ _HOMES = {
     "Sample": "sampling",
     "TextModel": "textmodel",
     "dry_run": "plan",
+    "examine": "doctor",
     "evaluate": "report",
     "infill": "api",
     "load": "api",
@@ -63,6 +65,7 @@ __all__ = [
     "TextModel",
     "dry_run",
     "evaluate",
+    "examine",
     "infill",
     "load",
     "load_config",

@@ -67,6 +67,7 @@ FLOORS = {
     "training": 10,
     "report": 10,
     "display": 11,
+    "doctor": 11,
     "api": 11,
     "": 12,  # the package itself
     "cli.options": 13,
@@ -78,6 +79,8 @@ FLOORS = {
     "cli.sample": 13.1,
     "cli.infill": 13.1,
     "cli.noise_viz": 13.1,
+    "cli.recipes": 13.1,
+    "cli.doctor": 13.1,
     "cli": 13.2,
     "__main__": 14,
 }

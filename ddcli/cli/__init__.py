@@ -15,9 +15,11 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import DdcliError
+from .doctor import doctor
 from .evaluate import evaluate
 from .infill import infill
 from .noise_viz import noise_viz
+from .recipes import recipes
 from .sample import sample
 from .train import train
 
@@ -52,9 +54,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "infill": infill,
     "eval": evaluate,
     "noise-viz": noise_viz,
+    "recipes": recipes,
+    "doctor": doctor,
 }
+ASK_NOTHING = {"recipes", "doctor"}  # commands that have something to say without being told anything
 for name, command in COMMANDS.items():
-    app.command(name, no_args_is_help=True)(command)
+    app.command(name, no_args_is_help=name not in ASK_NOTHING)(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

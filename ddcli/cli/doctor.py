@@ -1,0 +1,38 @@
+"""`ddcli doctor`."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ..errors import printable
+from .options import Json
+
+MARKS = {"fine": "ok", "slow": "slow", "wrong": "WRONG"}
+
+
+def doctor(
+    subject: Annotated[
+        str | None, typer.Argument(metavar="[MODEL|RECIPE]", help="A run folder or a recipe to look at too.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="What the recipe is to train on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine, a run or a recipe is fit for: what is slow and why, what is wrong.
+
+    Exits with 1 where something is wrong.
+
+    ddcli doctor runs/novel
+    """
+    from ..doctor import examine
+
+    findings = examine(subject, data)
+    for finding in findings:
+        if as_json:
+            print(json.dumps(asdict(finding), ensure_ascii=False))
+            continue
+        mend = f"; {finding.mend}" if finding.mend else ""
+        print(printable(f"{MARKS[finding.kind]:<6}{finding.about:<11}{finding.found}{mend}"))
+    if any(finding.kind == "wrong" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,51 @@
+"""`ddcli recipes`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import DdcliError
+from .answers import replace_whole, tell
+from .options import Json
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe that ships with ddcli, to show.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Copy it into this file, to make it your own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the recipes that ship with ddcli, show one, or copy it.
+
+    ddcli recipes tinyshakespeare -o mine.toml
+    """
+    from ..config import find_recipe, recipe_names
+
+    if name is None:
+        if output is not None:
+            raise DdcliError("which recipe? `ddcli recipes` lists them")
+        width = max(map(len, recipe_names()))
+        for known in recipe_names():
+            about = _about(find_recipe(known))
+            if as_json:
+                print(json.dumps({"name": known, "about": about}, ensure_ascii=False))
+            else:
+                print(f"{known:<{width}}  {about}")
+        return
+    content = find_recipe(name).read_bytes()
+    if output is None:
+        text = content.decode()
+        print(json.dumps({"name": name, "recipe": text}, ensure_ascii=False) if as_json else text, end="")
+        return
+    if output.exists():
+        raise DdcliError(f"{output} is there already; give another -o")
+    replace_whole(output, content)
+    tell(f"{output} is written; train with: ddcli train {output} -o runs/{output.stem}")
+
+
+def _about(recipe: Path) -> str:
+    """The first line of its header."""
+    return recipe.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")

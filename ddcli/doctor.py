@@ -1,0 +1,207 @@
+"""What a machine, a run or a recipe is fit for: what is fine, what is slow and why, what is wrong."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from .checkpoint import best_checkpoint, checkpoints, load_model, pick_device, pick_precision, verified
+from .config import find_recipe, load_config
+from .errors import DdcliError, counted
+from .plan import Silent, dry_run
+from .tokenizer import Tokenizer
+from .training import can_compile
+
+Kind = Literal["fine", "slow", "wrong"]
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "safetensors")
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a machine, a run or a recipe."""
+
+    about: str  # device, tokenizer, checkpoint, ...
+    found: str
+    kind: Kind = "fine"
+    mend: str = ""  # what to do, where something can be done
+
+
+def examine(subject: str | Path | None = None, data: str | None = None) -> list[Finding]:
+    """What can be told of this machine, and of a run folder or a recipe if one is given.
+
+    data: what a recipe is to train on, if not what it says. Raises DdcliError where the subject is neither.
+    What is wrong with it is a finding, not an error.
+
+    >>> [finding.found for finding in ddcli.examine("runs/x") if finding.kind == "wrong"]
+    """
+    found = list(_machine())
+    if subject is None:
+        return found
+    if Path(subject).is_dir():
+        return found + list(_run(Path(subject)))
+    return found + list(_recipe(find_recipe(subject), data))
+
+
+# -- the machine ------------------------------------------------------------------------------------------
+
+
+def _machine() -> Iterator[Finding]:
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    yield Finding("versions", f"ddcli {version('ddcli')}, Python {platform.python_version()}, {packages}")
+    device = pick_device("auto")
+    yield Finding("processor", f"{_processor()}, {counted(_cores(), 'core')}")
+    threads = torch.get_num_threads()
+    if threads < _cores() and device.type == "cpu":
+        yield Finding(
+            "processor",
+            f"torch computes on {threads} of {_cores()} cores",
+            "slow",
+            "unset OMP_NUM_THREADS, or give --threads",
+        )
+    if device.type == "cuda":
+        for number in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(number)
+            yield Finding("device", f"cuda:{number}, {about.name}, {about.total_memory / GB:.0f} GB")
+    else:
+        yield Finding("device", "cpu; no CUDA device is seen")
+    if pick_precision("auto", device, for_training=True) == torch.float32:
+        yield Finding(
+            "precision",
+            "float32: this device has no fast bf16, so training takes two to five times as long",
+            "slow",
+        )
+    else:
+        yield Finding("precision", "bf16 in training; float32 for samples on a CPU")
+    if can_compile():
+        yield Finding("compiler", "found: training compiles the network at its first step")
+    else:
+        yield Finding(
+            "compiler", "no C++ compiler: training is not compiled", "slow", "install g++, or set CXX"
+        )
+    total, free = _memory()
+    yield Finding("memory", f"{total / GB:.1f} GB" + (f", {free / GB:.1f} GB free" if free else ""))
+    yield Finding("disk", f"{shutil.disk_usage('.').free / GB:.0f} GB free here")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes in all, and free; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (x.partition(":") for x in lines)}
+        return fields["MemTotal"], fields["MemAvailable"]
+    except (OSError, KeyError, ValueError):
+        sizes = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+        known = hasattr(os, "sysconf") and all(size in os.sysconf_names for size in sizes)
+        return (os.sysconf(sizes[0]) * os.sysconf(sizes[1]) if known else 0), 0
+
+
+# -- a run ------------------------------------------------------------------------------------------------
+
+
+def _run(run: Path) -> Iterator[Finding]:
+    yield from _checkpoints(run)
+    try:
+        model = load_model(run)
+    except DdcliError as error:
+        yield Finding("model", str(error), "wrong")
+        return
+    weights = sum(weight.numel() for weight in model.network.parameters()) if model.network else 0
+    process = type(model.process).__name__.lower()
+    yield Finding("model", f"{weights:,} parameters, {process} noise, {model.length} tokens at once")
+    yield _tokenizer(model.tokenizer)
+    yield Finding("sampling", f"{model.settings.sampler}, {model.settings.steps} steps, if nobody says")
+    if not model.budgets:
+        command = f'`ddcli eval {run} --sweep "steps=8,16,32,64" --save`'
+        mend = f"{command} finds the fewest steps that are as good"
+        yield Finding("sampling", "no budgets are measured", mend=mend)
+    yield from _progress(run)
+
+
+def _checkpoints(run: Path) -> Iterator[Finding]:
+    found = checkpoints(run)
+    damaged = [folder for _, folder in found if not verified(folder)]
+    whole = [folder for _, folder in found if folder not in damaged]
+    for folder in damaged:
+        yield Finding(
+            "checkpoint",
+            f"{folder} is damaged",
+            "wrong",
+            "--resume passes over it; remove it" if whole else "train again, with another -o",
+        )
+    if whole:
+        best = best_checkpoint(whole)
+        told = f", the best is {best.name}" if best and best != whole[-1] else ""
+        yield Finding("checkpoint", f"{counted(len(whole), 'checkpoint')} whole, to {whole[-1].name}{told}")
+
+
+def _progress(run: Path) -> Iterator[Finding]:
+    """How far its training came, by its own account."""
+    try:
+        lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        steps = load_config(run / "config.toml").train.steps
+    except (OSError, ValueError, DdcliError):
+        return
+    done = max((step for step, _ in checkpoints(run)), default=0)
+    if done < steps:
+        yield Finding(
+            "training",
+            f"stopped at step {done:,} of {steps:,}",
+            mend=f"go on with `ddcli train --resume -o {run}`",
+        )
+    else:
+        yield Finding("training", f"finished at step {done:,}")
+    if skipped := sum(line.get("skipped_steps", 0) for line in lines):
+        yield Finding("training", f"{counted(skipped, 'step')} came to no number", "wrong", "lower train.lr")
+
+
+def _tokenizer(tokenizer: Tokenizer) -> Finding:
+    ids = {"mask": tokenizer.mask_id, "pad": tokenizer.pad_id}
+    ids |= {"end": tokenizer.eos_id, "start": tokenizer.bos_id}
+    told = ", ".join(f"{name} {id}" for name, id in ids.items())
+    return Finding("tokenizer", f"{tokenizer.vocab_size:,} tokens by {tokenizer.unit}; {told}")
+
+
+# -- a recipe ---------------------------------------------------------------------------------------------
+
+
+def _recipe(path: Path, data: str | None) -> Iterator[Finding]:
+    try:
+        plan = dry_run(load_config(path, flags={"data.source": data}), Silent())
+    except DdcliError as error:
+        yield Finding("recipe", f"{path}: {error}", "wrong", "" if data else "--data names other data")
+        return
+    train = plan.config.train
+    length = f"{train.minutes:g} minutes" if train.minutes else counted(train.steps, "step")
+    yield Finding(
+        "recipe", f"{path}: {plan.parameters:,} parameters, {length} of {train.batch_size} sequences"
+    )
+    yield Finding("data", plan.data.description)
+    yield _tokenizer(plan.data.tokenizer)
+    _, free = _memory()
+    needs = f"about {plan.memory / GB:.1f} GB of memory to train"
+    if plan.device.type == "cpu" and free and plan.memory > free:
+        mend = "lower --length, take a smaller --size, or raise train.accumulate"
+        yield Finding("memory", f"{needs}, more than the {free / GB:.1f} GB that are free", "wrong", mend)
+    else:
+        yield Finding("memory", needs)
