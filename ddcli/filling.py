@@ -11,7 +11,7 @@ from torch import Tensor
 from .denoiser import Batched, Denoiser
 from .errors import DdcliError
 from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, line_and_column, parse
-from .lengths import Posterior, Question, ask, posterior
+from .lengths import LIKELY, Posterior, Question, ask, likeliest, posterior
 from .likelihood import nelbo
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Autoregressive
@@ -135,7 +135,8 @@ def infill(
     document: a text with gaps, `[MASK]` of one token, `[MASK:12]` of twelve, `[MASK:3-20]` and `[MASK:*]` (1
     to `max_gap`) of as many as the model finds likely, `\\[MASK]` the text itself; or one whose gaps
     `ddcli.infilling` has cut (`cut_spans`, `cut_matches`, `between`). A gap never holds an end of text. Each
-    way draws the lengths of its gaps from their posterior; temperature 0 takes the likeliest.
+    way draws the lengths of its gaps from their posterior; temperature 0 takes that of the likeliest
+    filling.
     score: rank the ways by their estimated ln p(gaps | context), lengths that were chosen included, and list
     a text once, with how many `ways` came out as it; by default where there are several ways. False: n draws.
     label: that of each line, told wherever the model reads the line's beginning. log: is told what takes
@@ -185,6 +186,8 @@ def explain(
                 question = ask(model, text, gap, [lengths[0] for lengths in choices[:gap]], counts)
                 choices[gap], calls = question.lengths, question.calls
                 least, most = least + calls[0], most + calls[1]
+                if chosen.temperature == 0:
+                    most += sum(question.lengths[-LIKELY:])  # each is filled, a token a call
         ends = [[lengths[i] for lengths in choices] for i in (0, -1)]
         costs = [_calls(model, text.layout(lengths), chosen) for lengths in ends]
         least, most = least + min(low for low, _ in costs), most + max(high for _, high in costs)
@@ -254,9 +257,12 @@ def _laid_out(
                 if log and gap not in told:
                     told.add(gap)
                     log(_weighing(text, gap, question))
-                asked[before] = posterior(model, _weigher(model), question, noise)
+                answer = posterior(model, _weigher(model), question, noise)
+                if temperature == 0:
+                    answer = likeliest(model, _weigher(model), question, answer, noise)
+                asked[before] = answer
             u = Streams([way.draw("length", number, gap)]).uniform()[0]
-            lengths.append(asked[before].draw(temperature, u))
+            lengths.append(asked[before].draw(temperature or 1.0, u))
             way.nfe += asked[before].nfe
         groups.setdefault(tuple(lengths), []).append(way)
     return [

@@ -24,6 +24,8 @@ PATIENCE = 4  # tokens of evidence before a length may be given up
 BEHIND = (
     20.0  # nats less than the best, e^-20 = 2e-9 of its probability: no later token is likely to mend that
 )
+LIKELY = 4  # lengths that are filled to find the likeliest filling,
+NEARLY = 7.0  # nats less than the best at most: a thousandth of its probability
 REACH = 16  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
 
 
@@ -36,12 +38,14 @@ class Posterior:
     nfe: int  # network evaluations it took
 
     def draw(self, temperature: float, u: Tensor) -> tuple[int, float]:
-        """A length and its log p, for u in [0, 1). Temperature as for tokens: 0 is the likeliest length."""
-        if temperature == 0:
-            chosen = int(self.log_p.argmax())
-        else:
-            chosen = int(categorical(self.log_p / temperature, u))
+        """A length and its log p, for u in [0, 1). Temperature as for tokens, but not 0."""
+        chosen = int(categorical(self.log_p / temperature, u))
         return self.lengths[chosen], float(self.log_p[chosen])
+
+    def likely(self) -> Tensor:
+        """Which of the lengths may have the likeliest filling, (at most LIKELY,), the likeliest first."""
+        best, which = self.log_p.topk(min(LIKELY, len(self.log_p)))
+        return which[best > best[0] - NEARLY]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Question:
     lengths: Sequence[int]
     log_prior: np.ndarray  # (B,) nats
     ids: np.ndarray  # (B, L)
+    start: int  # where the gap begins
     order: np.ndarray  # (B, K) positions of the evidence, as it is asked about
     valid: np.ndarray | None = None  # (B, L) bool: False at padding
 
@@ -90,6 +95,63 @@ def posterior(model: Model, denoiser: Denoiser, asked: Question, seed: int) -> P
     prior = torch.tensor(asked.log_prior, device=model.device)
     log_p, calls = log_likelihood(model.process, denoiser, x0, where, unseen, rng, shown, prior)
     return Posterior(asked.lengths, log_p.cpu().log_softmax(-1), calls)
+
+
+def likeliest(model: Model, denoiser: Denoiser, asked: Question, answer: Posterior, seed: int) -> Posterior:
+    """The answer cut to the length of the likeliest filling, with the evaluations it took to find that.
+
+    Which need not be the likeliest length, if of that there are many fillings, each of little probability.
+    Each likely length is filled greedily, and ln p(n) + ln p(filling | n) decides.
+    """
+    which = answer.likely()
+    best, calls = which[0], 0
+    if len(which) > 1:
+        x0 = torch.tensor(asked.ids, device=model.device)[which]
+        shown = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)[which]
+        place = torch.arange(x0.shape[1], device=model.device) - asked.start
+        sizes = torch.tensor([answer.lengths[i] for i in which.tolist()], device=model.device)
+        gap = (place >= 0) & (place < sizes[:, None])
+        unseen = (x0 == model.tokenizer.mask_id) & ~gap
+        rng = Streams([seed] * len(which))
+        log_p, calls = greedily(model.process, denoiser, x0, gap, unseen, rng, shown)
+        best = which[(answer.log_p[which] + log_p.cpu()).argmax()]
+    return Posterior([answer.lengths[int(best)]], answer.log_p[best][None], answer.nfe + calls)
+
+
+@torch.no_grad()
+def greedily(
+    process: Process,
+    denoiser: Denoiser,
+    x0: Tensor,
+    gap: Tensor,
+    unseen: Tensor,
+    rng: Streams,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """ln p of what is written into a `gap` (B, L) bool token by token, nats, (B,) float64, and the calls.
+
+    The surest position first, by its likeliest token. Given all others but the `unseen`, as in
+    `log_likelihood`, which this is of the text that comes out.
+    """
+    x0, closed = x0.clone(), gap.clone()
+    noise = pure_noise(process, x0, (gap | unseen).double(), rng)
+    total, calls = torch.zeros(len(x0), dtype=torch.float64, device=x0.device), 0
+    while bool(closed.any()):
+        running = closed.any(-1)
+        unknown = (closed | unseen)[running]
+        shown = None if valid is None else valid[running]
+        seen = torch.where(unknown, noise[running], x0[running])
+        log_p0 = denoiser(seen, unknown.double(), closed[running], shown).double()
+        sure, token = log_p0.max(-1)
+        sureness = torch.full(closed.shape, -torch.inf, dtype=torch.float64, device=x0.device)
+        sureness = sureness.masked_scatter(closed, sure)
+        drawn = x0.masked_scatter(closed, token)
+        log_p, now = sureness[running].max(-1)
+        total[running] += log_p
+        rows = running.nonzero()[:, 0]
+        x0[rows, now], closed[rows, now] = drawn[rows, now], False
+        calls += len(rows)
+    return total, calls
 
 
 @torch.no_grad()
@@ -143,7 +205,7 @@ def _text(model: Model, encoded: Encoded, gap: int, chosen: Sequence[int], candi
     ids = np.stack([np.concatenate([before, masks[:n], behind, masks[n:]]) for n in candidates])
     evidence = len(before) + np.flatnonzero(_is_text(model, behind))
     order = np.array(candidates)[:, None] + evidence
-    return Question(candidates, np.zeros(len(candidates)), ids, order)
+    return Question(candidates, np.zeros(len(candidates)), ids, len(before), order)
 
 
 def _record(
@@ -172,7 +234,7 @@ def _record(
     records = np.array([counts.get(around - 2 + n, 0) for n in lengths], float)
     with np.errstate(divide="ignore"):
         log_prior = np.log(records).clip(min=LOG_ZERO) if records.any() else np.zeros(len(lengths))
-    return Question(lengths, log_prior, ids, np.stack(order), valid)
+    return Question(lengths, log_prior, ids, len(before), np.stack(order), valid)
 
 
 def _is_text(model: Model, ids: np.ndarray) -> np.ndarray:

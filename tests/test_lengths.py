@@ -12,7 +12,7 @@ from worlds import PER_POSITION, SYMBOLS, OneStream, make, world
 
 from ddcli import lengths as weighing
 from ddcli.infilling import encode, parse
-from ddcli.lengths import REACH, Posterior, log_likelihood, posterior
+from ddcli.lengths import REACH, Posterior, greedily, likeliest, log_likelihood, posterior
 from ddcli.model import Model
 
 F64 = torch.float64
@@ -88,6 +88,62 @@ def test_the_posterior_is_that_of_enumeration_where_the_past_does_not_screen(nam
         given = [torch.tensor(ids, dtype=torch.long).expand(len(strings), -1) for ids in (before, after)]
         joint.append(source.log_prob(torch.cat([given[0], strings, given[1]], 1)).logsumexp(0))
     torch.testing.assert_close(found.log_p, torch.stack(joint).log_softmax(0), rtol=1e-6, atol=1e-9)
+
+
+def enumerated(source, before, after, lengths):
+    """ln p(n, filling | the text around) of the likeliest filling of each length, and ln p(n | ...)."""
+    given = [TOKENIZER.encode(text) for text in (before, after)]
+    each = []
+    for n in lengths:
+        strings, _ = world(n)
+        ends = [torch.tensor(ids, dtype=torch.long).expand(len(strings), -1) for ids in given]
+        each.append(source.log_prob(torch.cat([ends[0], strings, ends[1]], 1)))
+    total = torch.cat(each).logsumexp(0)
+    best = torch.stack([log_p.max() for log_p in each])
+    return best - total, torch.stack([log_p.logsumexp(0) for log_p in each]) - total
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_the_length_of_the_likeliest_filling_is_that_of_enumeration(name):
+    """Which often is not the likeliest length."""
+    source, differ = random_hmm(states=3, symbols=SYMBOLS, seed=4), 0
+    for before, after in (("ab", "cab"), ("ca", "bb"), ("bba", "c"), ("c", "aac"), ("aa", "bca")):
+        model = model_of(make(name), source, 16)
+        asked = question(model, f"{before}[MASK:1-4]{after}")
+        answer = posterior(model, model.denoiser, asked, 1)
+        found = likeliest(model, model.denoiser, asked, answer, 1)
+        joint, alone = enumerated(source, before, after, answer.lengths)
+        (length,) = found.lengths
+        assert length == answer.lengths[int(joint.argmax())]
+        assert found.log_p.item() == pytest.approx(alone[length - 1].item(), abs=1e-6)
+        assert found.draw(1.0, torch.tensor(0.5, dtype=F64)) == (length, found.log_p.item())
+        assert found.nfe == answer.nfe + sum(answer.lengths[i] for i in answer.likely().tolist())
+        differ += int(joint.argmax()) != int(alone.argmax())
+    assert differ
+
+
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid"])
+def test_what_is_written_greedily_has_the_likelihood_of_the_text_that_comes_out(name):
+    """Along a chain that is nearly a ring the surest tokens make up the likeliest text."""
+    model = model_of(make(name), CHAIN, 24)
+    ids = torch.tensor([[*TOKENIZER.encode("abc"), MASK, MASK, MASK, *TOKENIZER.encode("ab"), MASK]] * 2)
+    place = torch.arange(ids.shape[1])
+    gap = torch.stack([(place >= 3) & (place < 6), (place >= 3) & (place < 5)])
+    unseen = (ids == MASK) & ~gap
+    log_p, calls = greedily(model.process, model.denoiser, ids, gap, unseen, OneStream(2, 1))
+    strings, _ = world(3)
+    around = [torch.tensor(TOKENIZER.encode(text)).long().expand(len(strings), -1) for text in ("abc", "ab")]
+    law = CHAIN.log_prob(torch.cat([around[0], strings, around[1]], 1)).log_softmax(0)
+    assert log_p[0].item() == pytest.approx(law.max().item(), abs=1e-6)
+    assert calls == 3 + 2
+
+
+def test_where_one_length_is_nearly_certain_nothing_is_filled_to_see():
+    model = model_of(make("absorbing"), CHAIN, 24)
+    asked = question(model, "ab[MASK:1-3]c")
+    certain = Posterior(asked.lengths, torch.tensor([0.999, 5e-4, 5e-4], dtype=F64).log(), 7)
+    found = likeliest(model, None, asked, certain, 1)
+    assert (*found.lengths, found.nfe) == (1, 7)
 
 
 def test_a_record_is_as_likely_to_be_long_as_in_training():
@@ -207,4 +263,3 @@ def test_lengths_are_drawn_as_often_as_they_are_likely():
     assert [drawn.count(n) for n in found.lengths] == [500, 300, 200]
     sharp = [found.draw(0.5, u)[0] for u in grid]
     assert sharp.count(4) == pytest.approx(1000 * 0.25 / 0.38, abs=1)
-    assert {found.draw(0, u) for u in grid} == {(4, found.log_p[0].item())}
