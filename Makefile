@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test slow torture lint check exactness clean
+.PHONY: demo test slow torture fuzz lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ slow: $(READY)  ## minutes long: training against known entropies, a real browse
 
 torture: $(READY)  ## training killed, damaged and starved: what it survives, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py
+
+fuzz: $(READY)  ## 10,000 documents, 2,000 recipes, 2,000 command lines and 2,000 damaged runs, all new each time
+	DDCLI_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=0 tests/test_fuzz.py
 
 lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff format --check .

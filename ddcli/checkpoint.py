@@ -39,6 +39,7 @@ from .files import (
 )
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
+from .schedule import CLIPS
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
@@ -176,7 +177,7 @@ def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Ma
 
 
 Size = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
-Counts = dict[Size, Annotated[int, Field(ge=0, lt=2**53)]]  # how many records have each length
+Counts = dict[Size, Annotated[int, Field(strict=True, ge=0, lt=2**53)]]  # how many records have each length
 
 
 class _Read(Section):
@@ -417,21 +418,37 @@ def load_checkpoint(
     return None
 
 
+class _Bound(Section):
+    """A `Bound`, as state.json has it."""
+
+    nats_per_token: float
+    bits_per_char: float
+    literature_nats_per_token: float
+    stderr: float
+    clusters: int
+    tokens: int
+    bits_per_byte: float = math.nan
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=True)
+
+
 class _State(_Read):
     """What state.json has to say for a run to go on."""
 
-    model_config = ConfigDict(allow_inf_nan=True)  # of what was never measured
+    model_config = ConfigDict(strict=True, allow_inf_nan=True)  # as what was never measured is
 
     step: int = Field(ge=0)
     fingerprint: str
     seconds: float = Field(ge=0, lt=2**53)
     window: dict[Literal["losses", "norms", "tokens", "seconds", "skipped"], float | list[float]]
-    bounds: list[dict[str, float]]
+    bounds: list[_Bound]
     recent: list[float]
     lost: list[int]
     place: list[int]
-    gradients: list[tuple[float, float]]
-    clip: int | None = Field(ge=0)
+    gradients: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
+        min_length=len(CLIPS), max_length=len(CLIPS)
+    )
+    clip: int | None = Field(ge=0, lt=len(CLIPS))
 
 
 def check_checkpoint(
