@@ -156,8 +156,9 @@ class Tokenizer:
         hf = _load_pretrained(str(source))
         if added := _complete(hf, str(source)):
             log(f"tokenizer {source}: added {', '.join(added)} (now {len(hf):,} entries)")
-        if hf.unk_token and hf.backend_tokenizer.token_to_id(hf.unk_token) is None:
-            raise DdcliError(f"the tokenizer of {source} is damaged: {hf.unk_token!r} is no entry of it")
+        named = (token for token in hf.all_special_tokens if hf.backend_tokenizer.token_to_id(token) is None)
+        if (absent := next(named, None)) is not None:
+            raise DdcliError(f"the tokenizer of {source} is damaged: its token {absent!r} is no entry of it")
         if len(hf) <= max(hf.get_vocab().values()):
             raise DdcliError(
                 f"the tokenizer of {source} is damaged: it has {len(hf):,} entries, and larger ids"

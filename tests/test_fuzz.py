@@ -309,7 +309,7 @@ def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, tex
         "noise-viz": ["--text", "the cat"],
     }[name]
 
-    def load(run, *, device, precision):
+    def load(run, *, device="auto", precision="auto"):
         pick_precision(precision, pick_device(device), for_training=False)
         return quick_model
 
