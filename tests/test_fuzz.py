@@ -275,7 +275,7 @@ LONG_WORK = {
     "--draws",
     "--batch-size",
 }  # which any number may ask for
-OUTPUTS = {"--output", "-o", "--save", "--in-place", "--backup", "--sweep", "--generative", "--help", "-h"}
+OUTPUTS = {"--output", "-o", "--save", "--in-place", "--backup", "--sweep", "--generative", "--jsonl", "--help", "-h"}
 few = st.integers(-2, 3).map(str)
 odd_words = st.one_of(odd_numbers.map(str), odd_texts).filter(lambda text: "\0" not in text)
 
