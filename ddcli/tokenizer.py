@@ -410,7 +410,12 @@ def _load_pretrained(source: str) -> Any:
     if not local:
         if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
             raise DdcliError(f"no tokenizer folder {source}; give a folder, a hub name, char, byte or bpe:N")
-        local = isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str)
+        try:
+            local = isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str)
+        except ValueError as error:  # no name that the hub could know, such as -1 or a..b
+            raise DdcliError(
+                f"no tokenizer folder or name {source}; give a folder, a hub name, char, byte or bpe:N"
+            ) from error
         if not local:
             _ask_hub(source)
     try:

@@ -275,7 +275,18 @@ LONG_WORK = {
     "--draws",
     "--batch-size",
 }  # which any number may ask for
-OUTPUTS = {"--output", "-o", "--save", "--in-place", "--backup", "--sweep", "--generative", "--jsonl", "--help", "-h"}
+OUTPUTS = {
+    "--output",
+    "-o",
+    "--save",
+    "--in-place",
+    "--backup",
+    "--sweep",
+    "--generative",
+    "--jsonl",
+    "--help",
+    "-h",
+}
 few = st.integers(-2, 3).map(str)
 odd_words = st.one_of(odd_numbers.map(str), odd_texts).filter(lambda text: "\0" not in text)
 
@@ -315,7 +326,7 @@ def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, tex
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "load", load)
-        assert_answered(command(name, *whole, *line, stdin=b"the [MASK:2] cat"))
+        assert_answered(command(name, "-q", *whole, *line, stdin=b"the [MASK:2] cat"))
 
 
 # -- run folders ------------------------------------------------------------------------------------------
