@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test slow torture soak scaling lint check exactness clean
+.PHONY: demo test slow torture fuzz soak scaling lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ soak: $(READY)  ## two hours of training, and what the process holds meanwhile, 
 
 scaling: $(READY)  ## many processes: do they compute the same, and what they need, as tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py
+
+fuzz: $(READY)  ## 10,000 documents, 2,000 recipes, 2,000 command lines and 2,000 damaged runs, all new each time
+	DDCLI_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=0 tests/test_fuzz.py
 
 lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff format --check .

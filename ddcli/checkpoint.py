@@ -13,29 +13,42 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from .config import Config, build_config, read_toml
+from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Config, Section, build_config, read_toml
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, RunFailed, unknown
-from .files import MANIFEST, clear_partial, sha256, whole_file, whole_folder, write_text
+from .files import (
+    MANIFEST,
+    clear_partial,
+    links_out,
+    read_small,
+    sha256,
+    whole_file,
+    whole_folder,
+    write_text,
+)
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
+from .schedule import CLIPS
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
 TABLES = "process.safetensors"
+MOST_TABLES = 8 * 2**30  # bytes of a process
+ROLES = ("mask", "pad", "eos", "bos")  # of tokens
+FLOATS = ("F64", "F32", "F16", "BF16")
 BUDGETS = "budgets"  # the key in generation_config.json
-STEP = re.compile(r"step-(\d+)$")
+STEP = re.compile(r"step-(\d{1,12})$", re.ASCII)
 STATE = "state.json"  # of a checkpoint
 LOCK = ".lock"  # held by the process that trains in a run folder
 
@@ -93,11 +106,17 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
             f"{run}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"but the network was made for {network_config.vocab_size}"
         )
+    for role in ROLES:
+        own, said = getattr(tokenizer, f"{role}_id"), getattr(network_config, f"{role}_token_id")
+        if own != said:
+            raise DdcliError(f"{run}: the tokenizer's {role} token is {own}, but config.json says {said}")
     about = network_config.diffusion
     if strangers := about["labels"].keys() - tokenizer.label_ids:
         raise DdcliError(f"{run}: the tokenizer has no token for the label {min(strangers)!r}")
     sampling = _read_json(run / "generation_config.json")
     where = pick_device(device)
+    with torch.device("meta"):  # so that no memory is taken before the file is known to hold as much
+        check_weights(DiffusionTransformer(network_config), weights)
     network = DiffusionTransformer(network_config)
     load_weights(network, weights)
     torch.nn.Module.to(network, where)
@@ -148,6 +167,7 @@ def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Ma
     """Write how a run samples if nobody says, and budgets, by name, into generation_config.json; everything
     else in it stays."""
     path = run / "generation_config.json"
+    refuse_links(run)
     measured = {BUDGETS: {name: dict(found) for name, found in budgets.items()}}
     content = _read_json(path) | settings.model_dump() | measured
     try:
@@ -156,33 +176,46 @@ def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Ma
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 
 
-class _Diffusion(BaseModel):
+Size = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Counts = dict[Size, Annotated[int, Field(strict=True, ge=0, lt=2**53)]]  # how many records have each length
+
+
+class _Read(Section):
+    """What is read from a file that holds more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Diffusion(_Read):
     """The `diffusion` section of config.json, as far as a model is made from it."""
 
     process: str
     schedule: str
     predicts: str
-    timesteps: int | None  # of the objective
+    timesteps: int | None = Field(ge=1, le=1_000_000)  # of the objective
     data: dict[str, str]  # source and sha256
-    length: int = Field(ge=2)
+    length: int = Field(ge=2, le=MOST_TOKENS)
     end_of_text: bool
-    record_lengths: dict[int, int]
-    labels: dict[str, dict[int, int]] = {}  # which runs of older versions do not have
+    record_lengths: Counts
+    labels: dict[str, Counts] = Field(default_factory=dict)  # which runs of older versions do not have
 
 
-class _Described(BaseModel):
+class _Described(_Read):
     """What config.json has to say for a model to be made from it."""
 
     vocab_size: int = Field(ge=1)
-    width: int = Field(ge=2)
-    layers: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    mlp_ratio: int = Field(ge=1)
+    width: int = Field(ge=2, le=MOST_WIDTH)
+    layers: int = Field(ge=1, le=MOST_LAYERS)
+    heads: int = Field(ge=1, le=MOST_WIDTH)
+    mlp_ratio: int = Field(ge=1, le=64)
     clock: Literal["none", "given", "time"]
     causal: bool
-    block: int = Field(ge=0)
-    window: int = Field(ge=0)
+    block: int = Field(ge=0, le=MOST_TOKENS)
+    window: int = Field(ge=0, le=MOST_TOKENS)
     self_conditioned: bool
+    mask_token_id: int = Field(ge=0)
+    pad_token_id: int = Field(ge=0)
+    eos_token_id: int = Field(ge=0)
     bos_token_id: int = Field(ge=0)
     diffusion: _Diffusion
 
@@ -200,43 +233,79 @@ def _network_config(described: Mapping[str, Any], path: Path) -> DiffusionTransf
         raise DdcliError(f"{path} is damaged: {key}: {first['msg'].lower()}") from None
     if found.width % (2 * found.heads):
         raise DdcliError(f"{path} is damaged: width {found.width} does not fit {found.heads} heads")
+    ids = {role: getattr(found, f"{role}_token_id") for role in ROLES}
+    if max(ids.values()) >= found.vocab_size or len(set(ids.values())) < len(ids):
+        said = ", ".join(f"{role} {id}" for role, id in ids.items())
+        raise DdcliError(f"{path} is damaged: {said} are not {len(ids)} tokens of {found.vocab_size:,}")
+    about = found.diffusion
+    if max(found.block, found.window * found.block) > about.length:
+        raise DdcliError(f"{path} is damaged: blocks of {found.block} do not fit {about.length} tokens")
+    for counts in filter(None, (about.record_lengths, *about.labels.values())):
+        if max(counts) + 2 > about.length or not sum(counts.values()):
+            raise DdcliError(f"{path} is damaged: record lengths do not fit {about.length} tokens")
     return DiffusionTransformerConfig(**found.model_dump())
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Fill a network from a safetensors file: every weight, and nothing else. Raises DdcliError."""
+    check_weights(network, path)
     weights = read_tensors(path)
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    if wanted != found:
-        wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-        raise DdcliError(
-            f"{path} does not fit config.json: {len(wrong)} weights differ, the first is {wrong[0]}"
-        )
+    if odd := next((name for name, weight in weights.items() if not weight.isfinite().all()), None):
+        raise DdcliError(f"{path} is damaged: not all of {odd} are finite numbers")
     network.load_state_dict(weights)
+
+
+def check_weights(network: nn.Module, path: Path) -> None:
+    """DdcliError where the header of a safetensors file tells of other weights than a network has."""
+    wanted = {name: [*tensor.shape] for name, tensor in network.state_dict().items()}
+    with opened(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        found = {name: part.get_shape() for name, part in parts.items()}
+        strange = {name for name, part in parts.items() if part.get_dtype() not in FLOATS}
+    wrong = {k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)} | strange
+    if wrong:
+        raise DdcliError(
+            f"{path} does not fit config.json: {len(wrong)} weights differ, the first is {min(wrong)}"
+        )
 
 
 def load_tables(run: Path) -> dict[str, Tensor] | None:
     """What the process of a run is made from, where it is made from numbers."""
-    return read_tensors(run / TABLES) if (run / TABLES).exists() else None
+    path = run / TABLES
+    if not path.exists():
+        return None
+    if (size := path.stat().st_size) > MOST_TABLES:
+        raise DdcliError(f"{path} is damaged: no process takes {size:,} bytes")
+    return read_tensors(path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with opened(path):
         return load_file(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, of which nothing but its header is read yet. Raises DdcliError where it is none."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file, but a folder, a pipe or a device")
+        with safe_open(path, "pt") as file:
+            yield file
     except FileNotFoundError:
         raise DdcliError(f"{path.parent} is no finished run: {path.name} is missing") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RecursionError) as error:
         raise DdcliError(f"{path} is damaged: {error}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
     except FileNotFoundError:
         raise DdcliError(f"{path.parent} is no run folder: {path.name} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DdcliError(f"{path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DdcliError(f"{path} cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise DdcliError(f"{path} is damaged: a JSON object was expected")
     return content
@@ -310,8 +379,10 @@ def best_checkpoint(folders: Sequence[Path]) -> Path | None:
     """Of some checkpoints, oldest first, the newest with the lowest bound; None where none was measured."""
     bounds = {}
     for folder in folders:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # not measured, or damaged
-            bound = float(json.loads((folder / STATE).read_text(encoding="utf-8"))["bound"])
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError
+        ):  # not measured, or damaged
+            bound = json.loads(read_small(folder / STATE))["bound"]
             if math.isfinite(bound):
                 bounds[folder] = bound
     return min(reversed(bounds), key=bounds.__getitem__, default=None)
@@ -326,7 +397,7 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
 def verified(folder: Path) -> bool:
     """Whether the files of a checkpoint are those that were written, and every one as it was."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sums = json.loads(read_small(folder / MANIFEST))
         there = {path.name for path in folder.iterdir()} - {MANIFEST}
         return sums.keys() == there and all(sha256(folder / name) == sums[name] for name in there)
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -336,7 +407,7 @@ def verified(folder: Path) -> bool:
 def intact_checkpoint(run: Path, log: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that verifies, or None where there is none."""
     for step, folder in reversed(checkpoints(run)):
-        if verified(folder):
+        if verified(folder) and _read_json(folder / STATE).get("step", step) == step:
             return folder
         log(f"checkpoint {step} is damaged and is passed over")
     return None
@@ -346,6 +417,59 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     """Tensors by group, and state."""
     groups = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
     return groups, _read_json(folder / STATE)
+
+
+class _Bound(Section):
+    """A `Bound`, as state.json has it."""
+
+    nats_per_token: float
+    bits_per_char: float
+    literature_nats_per_token: float
+    stderr: float
+    clusters: int
+    tokens: int
+    bits_per_byte: float = math.nan
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=True)
+
+
+class _State(_Read):
+    """What state.json has to say for a run to go on."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=True)  # as what was never measured is
+
+    step: int = Field(ge=0)
+    fingerprint: str
+    seconds: float = Field(ge=0, lt=2**53)
+    window: dict[Literal["losses", "norms", "tokens", "seconds", "skipped"], float | list[float]]
+    bounds: list[_Bound]
+    recent: list[float]
+    lost: list[int]
+    place: list[list[int]]
+    gradients: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
+        min_length=len(CLIPS), max_length=len(CLIPS)
+    )
+    clip: int | None = Field(ge=0, lt=len(CLIPS))
+
+
+def check_checkpoint(
+    groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], network: nn.Module, run: Path
+) -> None:
+    """DdcliError where a checkpoint, though it is as it was written, cannot be one of this network."""
+    try:
+        _State.model_validate(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DdcliError(f"a checkpoint of {run} is damaged: {key}: {first['msg'].lower()}") from None
+    wanted = {name: weight.shape for name, weight in network.state_dict().items()}
+    for name in ("weights", "ema"):
+        if {key: weight.shape for key, weight in groups.get(name, {}).items()} != wanted:
+            raise DdcliError(f"a checkpoint of {run} is damaged: its {name} are not those of this network")
+    moments = groups.get("optimizer", {})
+    known = {name: {weight.shape, torch.Size()} for name, weight in network.named_parameters()}
+    if any(value.shape not in known.get(key.rpartition("/")[0], ()) for key, value in moments.items()):
+        raise DdcliError(f"a checkpoint of {run} is damaged: its optimizer is not that of this network")
 
 
 # -- the folder itself ------------------------------------------------------------------------------------
@@ -359,12 +483,22 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
     if (run / "config.toml").is_file():
         if not resume:
             raise DdcliError(f"{run} already holds a run; go on with --resume, or choose another -o")
+        refuse_links(run)
         return build_config(read_toml(run / "config.toml"), {}, str(run / "config.toml"))
     if files := [place for place in (run, *run.parents) if place.exists() and not place.is_dir()]:
         raise DdcliError(f"{files[0]} is a file; -o takes a folder")
     if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
         raise DdcliError(f"{run} is not empty and holds no run; choose another -o")
     return None
+
+
+def refuse_links(run: Path) -> None:
+    """DdcliError where writing into a run folder would change something elsewhere."""
+    if link := links_out(run):
+        raise DdcliError(
+            f"{link} is a link to {link.resolve()}, outside of the run that is to be written; put the thing "
+            "itself there, or link the whole folder"
+        )
 
 
 @contextmanager

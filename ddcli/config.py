@@ -5,12 +5,14 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from .errors import DdcliError, unknown
+from .errors import DdcliError, shorten, unknown
+from .files import read_small
 
 # sizes people ask for by name; any of the three numbers can still be set on its own
 SIZES: dict[str, dict[str, int]] = {
@@ -20,8 +22,26 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+MOST_TOKENS = 1_000_000  # of a sequence
+MOST_WIDTH = 65_536
+MOST_LAYERS = 1024
+LARGEST = 2**63  # what a whole number of a file has to be below, as TOML has it
+
+
 class Section(BaseModel):
+    """Settings, checked. A number is a number: neither true nor false is one, nor is one without an end."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            raise PydanticCustomError("boolean", "Input should not be true or false")
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise PydanticCustomError("too_large", "Input should be a number of at most 18 digits")
+        return value
 
 
 class Data(Section):
@@ -37,7 +57,9 @@ class Data(Section):
     lanes: int = Field(8, ge=1)  # of a stream: read apart, so that as many processes need not read the same
     lines: bool = False  # one record per line, of varying length
     tokenizer: str | None = None  # char, byte, bpe:N or a Hugging Face name; chosen by the data if not set
-    length: int | None = Field(None, ge=2)  # tokens in a block; 256, or what the longest record needs
+    length: int | None = Field(
+        None, ge=2, le=MOST_TOKENS
+    )  # tokens in a block; 256, or what the longest record needs
 
 
 class ProcessSettings(Section):
@@ -52,8 +74,8 @@ class ObjectiveSettings(Section):
 
 class Model(Section):
     size: str = "small"
-    width: int | None = Field(None, ge=2)
-    layers: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=2, le=MOST_WIDTH)
+    layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
     heads: int | None = Field(None, ge=1)
     block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
     clock: Literal["auto", "none", "given", "time"] = "auto"  # what is told of each position; given: whether
@@ -178,7 +200,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise DdcliError(f"{key} is set twice; set it once")
         try:
             given[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             given[key] = text.strip()
     return given
 
@@ -203,7 +225,7 @@ def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: s
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         problem = first["msg"][0].lower() + first["msg"][1:]
-        raise DdcliError(f"{key} = {first['input']!r}: {problem}") from None
+        raise DdcliError(f"{key} = {shorten(repr(first['input']), 60)}: {problem}") from None
 
 
 def flatten_fields() -> list[str]:
@@ -218,8 +240,8 @@ def flatten_fields() -> list[str]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The flat keys of a TOML file."""
     try:
-        return flatten(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return flatten(tomllib.loads(read_small(path).decode()))
+    except (ValueError, RecursionError) as error:
         raise DdcliError(f"{path} is no valid TOML: {error}") from None
     except OSError as error:
         raise DdcliError(f"{path} cannot be read: {error.strerror}") from None

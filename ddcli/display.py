@@ -46,7 +46,7 @@ class PlainLines(Silent):
         self._console, self._seconds, self._printed = console, seconds, 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, step: int, steps: int) -> None:
         self._steps = steps
@@ -74,7 +74,7 @@ class TrainingDisplay(Silent):
         )
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, step: int, steps: int) -> None:
         self._task = self._progress.add_task("", total=steps, completed=step, figures="")

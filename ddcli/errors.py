@@ -1,6 +1,7 @@
 """Errors for people: what is wrong, where, and what to do, in one line each."""
 
 import difflib
+import json
 from collections.abc import Iterable
 
 
@@ -8,6 +9,7 @@ class DdcliError(Exception):
     """Something the user can mend. The command line prints it as one line and exits with 2."""
 
     exit_code = 2
+    drawn = False  # whether it has lines of its own, to be kept: a picture of the place
 
 
 class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was wrong
@@ -21,8 +23,20 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else _picture(c) for c in text)
 
 
+def escaped(text: str) -> str:
+    """The same of JSON and TOML: what is not printable is an escape, which both can read."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def _picture(character: str) -> str:
     return chr(0x2400 + ord(character)) if character < " " else "\N{REPLACEMENT CHARACTER}"
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters, fit for a terminal: control characters as pictures, no escape sequences."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return printable(text)
 
 
 def counted(count: int, noun: str) -> str:

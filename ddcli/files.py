@@ -1,15 +1,21 @@
-"""Writing whole or not at all: what a reader finds is the old content or the new, never a part."""
+"""Writing whole or not at all: what a reader finds is the old content or the new, never a part.
 
+Reading what may have come from anybody: nothing that never ends, and nothing that fills the memory.
+"""
+
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+LARGEST = 256 * 2**20  # bytes of a file of settings; the largest vocabularies take 40 million
 PARTIAL = ".partial"  # what is not whole yet, or never will be: a process was killed while it wrote
 
 
@@ -54,6 +60,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_small(path: Path) -> bytes:
+    """The content of a file of settings. Raises OSError for a pipe, a device, and what is far too large."""
+    waits = getattr(os, "O_NONBLOCK", 0)  # which opening a pipe would do until somebody writes
+    with open(os.open(path, os.O_RDONLY | waits), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST:,} bytes")
+    return content
+
+
+def links_out(folder: Path) -> Path | None:
+    """Something in a folder, or in a folder in it, that leads out of it; None where all stays inside."""
+    top = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(top):
+                return path
+    return None
 
 
 def clear_partial(folder: Path) -> None:

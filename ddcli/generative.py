@@ -84,10 +84,11 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_folder or bool(unreachable)}
     if gguf is not None:
         options["gguf_file"] = gguf
+    safe = {"use_safetensors": True} if gguf is None else {}  # of the rest, some are pickles
     try:
         with _quiet_hub():
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+            network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **options)
     except Exception as error:  # broken files raise whatever the parser of their class raises
         if is_folder:
             reason = _first_line(error)

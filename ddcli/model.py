@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer
+from .config import MOST_TOKENS, Section
 from .denoiser import Denoiser, NetworkDenoiser, PrefixCached, SelfConditioned
-from .errors import DdcliError, printable, unknown
+from .errors import DdcliError, printable, shorten, unknown
 from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
 from .process import Autoregressive, Masking, Process
@@ -25,10 +26,8 @@ from .shaping import GreedyTail, InTurn, Shaped, Temperature, TopK, TopP
 from .tokenizer import Tokenizer
 
 
-class SamplerSettings(BaseModel):
+class SamplerSettings(Section):
     """How to sample; a model's own are saved in its generation_config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: str = "ancestral"
     steps: int = Field(128, ge=1, le=1_000_000)
@@ -36,8 +35,12 @@ class SamplerSettings(BaseModel):
     top_k: int | None = Field(None, ge=1)  # only so many of the likeliest tokens
     top_p: float = Field(1.0, gt=0, le=1)  # only the likeliest ones that together reach this
     guidance: float = Field(1.0, ge=0, le=100)  # strength of the label or prompt; 1 is the plain model
-    greedy_tail: int = Field(0, ge=0)  # in so many steps at the end (of each block), only the likeliest token
-    block: int | None = Field(None, ge=1)  # block after block of so many tokens, left to right
+    greedy_tail: int = Field(
+        0, ge=0, le=1_000_000
+    )  # in so many steps at the end (of each block), only the likeliest token
+    block: int | None = Field(
+        None, ge=1, le=MOST_TOKENS
+    )  # block after block of so many tokens, left to right
     cache: Literal["none", "prefix"] = "none"  # approximate: what is before a block is not computed again
 
     @property
@@ -55,7 +58,8 @@ class SamplerSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             option = str(first["loc"][0]).replace("_", "-")
-            raise DdcliError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
+            said = shorten(str(first["input"]), 60)
+            raise DdcliError(f"--{option} {said}: {first['msg'].lower()}") from None
         make_sampler(settings.sampler)
         return settings
 

@@ -14,6 +14,11 @@ def _error(found: Bound) -> str:
     return f" (standard error {found.stderr:.4f} over {found.clusters} clusters)" if known else ""
 
 
+def _code(name: str) -> str:
+    """A name as it stands, whatever is in it: neither markup nor the end of a line."""
+    return "`" + printable(name).replace("`", "'") + "`"
+
+
 def model_card(
     config: Config, data: TrainingData, parameters: int, step: int, bounds: Sequence[Bound]
 ) -> str:
@@ -28,15 +33,15 @@ def model_card(
         "",
         "# A text diffusion model",
         "",
-        f"- Noise: {config.process.name}, {config.process.schedule} schedule; "
-        f"objective {config.objective.name}",
+        f"- Noise: {_code(config.process.name)}, {_code(config.process.schedule)} schedule; "
+        f"objective {_code(config.objective.name)}",
         f"- Network: {parameters:,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
-        f"- Data: `{config.data.source}` (sha256 {data.fingerprint[:16]}...)",
+        f"- Data: {_code(config.data.source)} (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
     ]
     if data.labels:
-        shown = ", ".join(printable(name) for name in list(data.labels)[:12])
+        shown = ", ".join(_code(name) for name in list(data.labels)[:12])
         lines.append(f"- {len(data.labels):,} labels (`ddcli sample . --label NAME`): {shown}")
     lines += [
         f"- Bound on held-out text: {b.bits_per_char:.3f} bits per character, "

@@ -3,6 +3,8 @@
 Legend: B sequences of a step, L length.
 """
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +121,7 @@ def make_plan(
     config = _without_auto(config, process)
     objective = make_objective(config.objective.name, config.objective.timesteps, process)
     head = find_head(config.model.predicts, process)
+    _refuse_too_large(shape["width"], shape["layers"], data.tokenizer.vocab_size)
     torch.manual_seed(config.train.seed)
     network = DiffusionTransformer(
         DiffusionTransformerConfig(
@@ -150,6 +153,17 @@ def make_plan(
     if config.train.recompute:
         network.recompute()
     return Plan(config, data, process, objective, head, network, device, dtype)
+
+
+def _refuse_too_large(width: int, layers: int, entries: int) -> None:
+    """DdcliError, before any memory is taken, for a network that the machine has no room for."""
+    size = 4 * width * (12 * width * layers + 2 * entries)  # bytes; what else there is counts for little
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    if size > there:
+        raise DdcliError(
+            f"the weights alone take {size / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB of "
+            "memory; take a smaller --size, or lower model.width"
+        )
 
 
 def _named(counts: Mapping[int, int]) -> dict[str, int]:

@@ -154,9 +154,25 @@ class Tokenizer:
         such folder or name, no network, or no fast tokenizer.
         """
         hf = _load_pretrained(str(source))
-        if added := _complete(hf):
+        if added := _complete(hf, str(source)):
             log(f"tokenizer {source}: added {', '.join(added)} (now {len(hf):,} entries)")
-        return UNITS.get(hf.init_kwargs.get("unit", ""), Tokenizer)(hf)
+        named = (token for token in hf.all_special_tokens if hf.backend_tokenizer.token_to_id(token) is None)
+        if (absent := next(named, None)) is not None:
+            raise DdcliError(f"the tokenizer of {source} is damaged: its token {absent!r} is no entry of it")
+        if len(hf) <= max(hf.get_vocab().values()):
+            raise DdcliError(
+                f"the tokenizer of {source} is damaged: it has {len(hf):,} entries, and larger ids"
+            )
+        found = UNITS.get(str(hf.init_kwargs.get("unit", "")), Tokenizer)(hf)
+        if not found.fits():
+            raise DdcliError(
+                f"the tokenizer of {source} is damaged: its entries are not one {found.unit} each"
+            )
+        return found
+
+    def fits(self) -> bool:
+        """Whether the entries are what the unit says, as they are unless somebody changed the files."""
+        return True
 
     @property
     def _backend(self) -> Any:
@@ -228,6 +244,11 @@ class CharacterTokenizer(Tokenizer):
     def encode_documents(self, documents: Documents) -> list[np.ndarray]:
         return [self._id_of[np.frombuffer(t.encode("utf-32-le"), np.uint32)] for t in _texts(documents)]
 
+    def fits(self) -> bool:
+        silent = {*self.special_ids, self.eos_id}
+        plain = all(len(text) == 1 or id in silent for text, id in self.hf.get_vocab().items())
+        return plain and self.unk_id is not None
+
     @cached_property
     def _id_of(self) -> np.ndarray:
         """Id of each code point, (0x110000,) int32."""
@@ -246,6 +267,9 @@ class ByteTokenizer(Tokenizer):
     def encode_documents(self, documents: Documents) -> list[np.ndarray]:
         raw = (d if isinstance(d, bytes) else d.encode() for d in documents)
         return [np.frombuffer(data, np.uint8).astype(np.int32) for data in raw]
+
+    def fits(self) -> bool:
+        return self._bytes is not None and self._bytes[:256] == [bytes([byte]) for byte in range(256)]
 
 
 UNITS: dict[str, type[Tokenizer]] = {c.unit: c for c in (Tokenizer, CharacterTokenizer, ByteTokenizer)}
@@ -386,13 +410,21 @@ def _load_pretrained(source: str) -> Any:
     if not local:
         if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
             raise DdcliError(f"no tokenizer folder {source}; give a folder, a hub name, char, byte or bpe:N")
-        local = isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str)
+        try:
+            local = isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str)
+        except ValueError as error:  # no name that the hub could know, such as -1 or a..b
+            raise DdcliError(
+                f"no tokenizer folder or name {source}; give a folder, a hub name, char, byte or bpe:N"
+            ) from error
         if not local:
             _ask_hub(source)
     try:
-        hf = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        # not to be left out: asked nothing, transformers asks stdin whether to run the code of a stranger
+        hf = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # broken files raise whatever the parser of their class raises
         reason = str(error).strip().partition("\n")[0]
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own, which ddcli never runs"
         raise DdcliError(f"the tokenizer of {source} cannot be loaded: {reason}") from error
     if not getattr(hf, "is_fast", False):
         raise DdcliError(f"{source} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
@@ -422,7 +454,7 @@ def _ask_hub(name: str) -> None:
         ) from error
 
 
-def _complete(hf: Any) -> list[str]:
+def _complete(hf: Any, source: str) -> list[str]:
     """Give `hf` eos, bos, pad and mask tokens that all differ; the names of those that had to be added."""
     fallbacks = {
         "eos_token": "sep_token",
@@ -433,7 +465,12 @@ def _complete(hf: Any) -> list[str]:
     size, taken = len(hf), set()
     for role, fallback in fallbacks.items():
         candidates = (getattr(hf, role), getattr(hf, fallback), f"<{role.removesuffix('_token')}>")
-        token = next(c for c in candidates if c and c not in taken)
+        token = next((c for c in candidates if c and c not in taken), None)
+        if token is None:
+            name, twice = role.removesuffix("_token"), getattr(hf, role)
+            raise DdcliError(
+                f"the tokenizer of {source} is damaged: {name} and another token are both {twice}"
+            )
         if token != getattr(hf, role):
             hf.add_special_tokens({role: token})
         taken.add(token)

@@ -26,6 +26,7 @@ from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
     STATE,
     best_checkpoint,
+    check_checkpoint,
     checkpoints,
     failed_write,
     find_run,
@@ -41,7 +42,7 @@ from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
 from .errors import DdcliError, RunFailed
 from .evaluation import Bound, bound
-from .files import write_text
+from .files import read_small, write_text
 from .model import SamplerSettings
 from .modelcard import model_card
 from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
@@ -275,6 +276,8 @@ class _Run:
             raise DdcliError(
                 f"every checkpoint of {self.folder} is damaged; sample from it as it is, or use another -o"
             )
+        if found:
+            check_checkpoint(*found, self.plan.network, self.folder)
         if resume and found is None:
             self.reporter.say(f"{self.folder} holds no checkpoint: starting afresh")
         if found and found[1]["fingerprint"] != self.plan.data.fingerprint:
@@ -615,5 +618,8 @@ def _lines_up_to(metrics: Path, step: int) -> str:
     """The lines of metrics.jsonl that a checkpoint at `step` knows of."""
     if not step or not metrics.exists():
         return ""
-    *lines, _ = metrics.read_text(encoding="utf-8").split("\n")  # a last line without an end was cut short
-    return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
+    try:
+        *lines, _ = read_small(metrics).decode().split("\n")  # a last line without an end was cut short
+        return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DdcliError(f"{metrics} is damaged: not each line is JSON with a step; move it away") from None

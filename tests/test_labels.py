@@ -411,4 +411,4 @@ def test_the_commands_take_labels(letters_run, letters_file, tmp_path, capsys):
     asked = ["train", "--data", str(letters_file), "--lines", "--label-column", "kind", "--dry-run", "-q"]
     assert main(asked) == 0
     assert "2 labels" in capsys.readouterr().out
-    assert "- 2 labels (`ddcli sample . --label NAME`): A, B" in (letters_run / "README.md").read_text()
+    assert "- 2 labels (`ddcli sample . --label NAME`): `A`, `B`" in (letters_run / "README.md").read_text()

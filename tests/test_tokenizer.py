@@ -286,6 +286,7 @@ def test_nothing_is_truncated_padded_or_warned_about(tmp_path, capfd, caplog):
         ("char", ["".join(map(chr, range(0x10000, 0x1EA61)))], "60,001 different"),
         ("./nowhere", [], "no tokenizer folder ./nowhere"),
         ("a/b/c", [], "no tokenizer folder a/b/c"),
+        ("-1", [], "no tokenizer folder or name -1"),
     ],
 )
 def test_a_spec_that_does_not_do_is_refused_in_one_line(spec, documents, said):

@@ -261,7 +261,7 @@ def test_the_card_says_what_the_model_is(absorbing_run):
     card = (absorbing_run / "README.md").read_text()
     last = metrics(absorbing_run)[-1]
     assert f"{last['bound_bits_per_char']:.3f} bits per character" in card
-    assert "absorbing, linear schedule" in card
+    assert "`absorbing`, `linear` schedule" in card
     assert "Trained for 100 of 100 steps of 8 sequences" in card
 
 

@@ -1,15 +1,18 @@
 """Runs small enough to train within a test, and short ways to make, damage and read them."""
 
+import io
 import json
 import os
 import random
 import shutil
 import signal
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from ddcli import cli
 from ddcli.checkpoint import checkpoints
 from ddcli.config import Config, load_config
 from ddcli.plan import Silent
@@ -105,6 +108,42 @@ def stop_at(step: int, run: Path, config: Config, *signals: int, resume: bool = 
     with pytest.raises(Stopped) as stopped:
         train(config, run, resume=resume, reporter=StopAt(step, *signals))
     return stopped.value
+
+
+class Outcome(NamedTuple):
+    """What became of a command."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+class Stream(io.TextIOWrapper):
+    """A standard stream that remembers, and may say that it is a terminal."""
+
+    def __init__(self, content: bytes = b"", terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(content), encoding="utf-8", errors="surrogateescape", newline="")
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def written(self) -> bytes:
+        self.flush()
+        assert isinstance(self.buffer, io.BytesIO)
+        return self.buffer.getvalue()
+
+
+def command(*arguments: object, stdin: bytes = b"", terminal: bool = False) -> Outcome:
+    """Run a command in this process."""
+    streams = sys.stdin, sys.stdout, sys.stderr
+    out, err = Stream(terminal=terminal), Stream()
+    sys.stdin, sys.stdout, sys.stderr = Stream(stdin), out, err
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = streams
+    return Outcome(code, out.written(), err.written().decode())
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import DdcliError
+from ..errors import DdcliError, printable
 from .doctor import doctor
 from .evaluate import evaluate
 from .infill import infill
@@ -80,7 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if message:
             asked = message.startswith("Usage: ")  # a command without arguments: the error is its help
-            print(message if asked else f"ddcli: {message}", file=sys.stderr)
+            drawn = isinstance(error, DdcliError) and error.drawn
+            said = printable(message, keep="\n" if asked or drawn else "")
+            print(said if asked else f"ddcli: {said}", file=sys.stderr)
         return 2 if isinstance(error, TyperException) else error.exit_code
     except (BrokenPipeError, SystemExit) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error  # typer makes an exit of it
@@ -94,6 +96,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = printable(str(error).strip().partition("\n")[0])
         print(f"ddcli: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
         return 1

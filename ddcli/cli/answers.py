@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DdcliError
+from ..errors import DdcliError, escaped, printable
 
 if TYPE_CHECKING:
     from ..filling import Infilling
@@ -87,7 +88,10 @@ def deliver(
     if output is not None:
         replace_whole(Path(output), b"".join(parts))
         return
+    harmless = escaped if as_json else partial(printable, keep="\n")
     for part in parts:
+        if sys.stdout.isatty():  # a text is anybody's, and a terminal does what it says
+            part = harmless(part.decode(errors="replace")).encode()
         sys.stdout.buffer.write(part)
         sys.stdout.flush()
 
@@ -155,8 +159,16 @@ def record_of(way: "Infilling") -> dict[str, Any]:
 def difference(before: bytes, after: bytes, name: str) -> bytes:
     """A unified diff, as `patch` takes it; of texts that are the same, nothing."""
     old, new = (re.findall(rb"[^\n]*\n|[^\n]+", text) for text in (before, after))
-    lines = difflib.diff_bytes(difflib.unified_diff, old, new, name.encode(), name.encode())
+    shown = _quoted(os.fsencode(name))
+    lines = difflib.diff_bytes(difflib.unified_diff, old, new, shown, shown)
     return b"".join(x if x.endswith(b"\n") else x + b"\n\\ No newline at end of file\n" for x in lines)
+
+
+def _quoted(name: bytes) -> bytes:
+    """As `patch` reads a name in which there are line ends or quotes."""
+    if not re.search(rb'[\0-\x1f\x7f"\\]', name):
+        return name
+    return b'"%b"' % re.sub(rb'[\0-\x1f\x7f"\\]', lambda found: b"\\%03o" % found[0][0], name)
 
 
 def console() -> Any:
@@ -166,7 +178,13 @@ def console() -> Any:
 
 
 def tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line, keep="\n"), file=sys.stderr)
+
+
+def answer(text: str) -> None:
+    """A line or more for stdout, of JSON or TOML or for people."""
+    text = text.encode(errors="backslashreplace").decode()  # of names that are no UTF-8
+    print(escaped(text) if sys.stdout.isatty() else text)
 
 
 def end_line() -> None:

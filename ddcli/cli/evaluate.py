@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DdcliError, counted
-from .answers import tell
+from .answers import answer, tell
 from .options import (
     Block,
     Budget,
@@ -164,7 +164,8 @@ def evaluate(
     if output is not None:
         draw_frontier(found.frontier, output)
     told = found.record() if as_json else None
-    print("\n".join(_lines(found, curve)) if told is None else json.dumps(told, ensure_ascii=False, indent=2))
+    lines = "\n".join(_lines(found, curve))
+    answer(lines if told is None else json.dumps(told, ensure_ascii=False, indent=2))
     if save and not quiet:
         best = found.budgets[report.BEST].name
         tell(f"{model / 'generation_config.json'} now says {best}, and holds the budgets;")

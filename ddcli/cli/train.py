@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DdcliError
-from .answers import console, tell
+from .answers import answer, console, tell
 from .options import Quiet
 
 # flags and the settings they stand for
@@ -131,12 +131,12 @@ def train(
     reporter = _reporter(quiet)
     if dry_run:
         plan = plan_run(config, reporter)
-        print(plan.config.to_toml())
+        answer(plan.config.to_toml())
         settings = plan.config.train
         tokens = f"{settings.steps * settings.batch_size * plan.data.length:,} tokens to train on"
-        print(f"# {plan.parameters:,} parameters, {plan.data.description}")
+        answer(f"# {plan.parameters:,} parameters, {plan.data.description}")
         amount = f"{settings.minutes:g} minutes to train" if settings.minutes else tokens
-        print(f"# {amount}, about {plan.memory / 1e9:.1f} GB of memory")
+        answer(f"# {amount}, about {plan.memory / 1e9:.1f} GB of memory")
         return
     assert output is not None
     train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)

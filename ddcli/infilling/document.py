@@ -9,7 +9,7 @@ from typing import Protocol, overload
 import numpy as np
 from rich.cells import cell_len
 
-from ..errors import DdcliError, printable
+from ..errors import DdcliError, shorten
 
 EXCERPT = 72  # characters of the source line shown in an error
 LONGEST = 999_999  # tokens of a gap
@@ -48,6 +48,8 @@ class Tokenizer(Protocol):
 
 class GapError(DdcliError):
     """A gap that cannot be filled as written: the message, the source line, a caret under the gap."""
+
+    drawn = True
 
     def __init__(self, problem: str, source: bytes, offset: int) -> None:
         """`offset`: of the gap in the source, bytes."""
@@ -157,10 +159,3 @@ def line_and_column(text: bytes, offset: int, starts: Sequence[int] | None = Non
 
 def _line_before(text: bytes, offset: int) -> str:
     return text[text.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="surrogateescape")
-
-
-def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, fit for a terminal: control characters as pictures, no escape sequences."""
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return printable(text)

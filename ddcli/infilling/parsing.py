@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from ..errors import DdcliError
+from ..errors import DdcliError, shorten
 from .document import (
     LONGEST,
     MAX_GAP,
@@ -24,7 +24,6 @@ from .document import (
     line_and_column,
     line_starts,
     read_lengths,
-    shorten,
 )
 
 BRACKETS = ("]", ")", ">", "}")  # a marker that ends with one has room for a count before it

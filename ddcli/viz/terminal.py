@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from ..errors import printable
 from .layout import cell, cell_widths, left_out, wrap
 from .story import Figured, State, Story, Track, spread
 
@@ -39,7 +40,7 @@ def _drawn(story: Story, track: Track, console: Console) -> Iterator[Text]:
     columns = max(2, console.width - margin * beside)
     widths = cell_widths(story, track, columns, LINES)
 
-    yield Text(track.title, style="bold")
+    yield Text(printable(track.title), style="bold")
     yield _legend(rows, plain)
     if note := left_out(story, track, len(widths), len(rows)):
         yield Text(note, style="dim")
