@@ -183,11 +183,16 @@ class StreamBlocks:
     """
 
     window = 4096  # blocks that are shuffled, over all lanes
+    even = 8
 
     def __init__(
         self, documents: Shards, tokenizer: Tokenizer, length: int, held_out: int = 100, lanes: int = 1
     ):
-        """lanes: at most so many; no more than there are shards, and as many as divide a batch evenly."""
+        """lanes: at most so many, and as many as divide a batch.
+
+        They are to have as many shards as each other, lest some text be read more often than other; or, of
+        `even` shards and more, one more than another.
+        """
         self.documents, self.tokenizer, self.length, self.most_lanes = documents, tokenizer, length, lanes
         rows = chain.from_iterable(documents.shard(i, 0) for i in range(documents.shards))
         self.valid_documents = list(islice(present(rows), held_out))
@@ -209,8 +214,10 @@ class StreamBlocks:
 
     def where(self, step: int, size: int, seed: int) -> str:
         """Which blocks of the stream those are, for people."""
-        lanes = self._numbers(step, size, range(size))
-        told = [numbered("block", self._lane(lane).order(own, seed).tolist()) for lane, own in lanes.items()]
+        lanes, of = self._numbers(step, size, range(size)), self._lanes_of(size)
+        told = [
+            numbered("block", Lane(self, lane, of).order(own, seed).tolist()) for lane, own in lanes.items()
+        ]
         if len(told) == 1:
             return told[0]
         return "; ".join(f"lane {lane}: {blocks}" for lane, blocks in zip(lanes, told, strict=True))
@@ -234,8 +241,10 @@ class StreamBlocks:
         return _digest(document) in self._held_out
 
     def _lanes_of(self, size: int) -> int:
-        most = min(self.most_lanes, self.documents.shards)
-        return next(n for n in range(most, 0, -1) if size % n == 0)
+        shards = self.documents.shards
+        most = min(self.most_lanes, shards)
+        fair = (n for n in range(most, 0, -1) if shards % n == 0 or shards >= self.even * n)
+        return next(n for n in fair if size % n == 0)
 
     def _lane(self, number: int) -> Lane:
         if number not in self._lanes:

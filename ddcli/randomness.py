@@ -28,12 +28,6 @@ class Streams:
         self._generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
         self._lengths = lengths
 
-    def __getitem__(self, some: slice) -> "Streams":
-        """The streams of some of the sequences, from where they are."""
-        part = Streams([], None if self._lengths is None else self._lengths[some])
-        part._generators = self._generators[some]
-        return part
-
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) float64 in [0, 1), row b from stream b.
 

@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .backbones.transformer import DiffusionTransformer
+from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .config import Config
 from .data import Batch
 from .denoiser import NetworkDenoiser, guess_of
@@ -45,21 +45,21 @@ class Task:
         x0 = torch.tensor(batch.tokens)
         valid = torch.tensor(batch.valid)
         running = valid & ~torch.tensor(batch.given)
-        own = slice(batch.first, batch.first + len(x0))
-        rng = Streams([derive_seed(self.seed, "noise", step, i) for i in range(batch.of)])
+        rows = range(batch.first, batch.first + len(x0))
+        rng = Streams([derive_seed(self.seed, "noise", step, row) for row in rows])
         if self.drop_label:
-            x0[:, 0] = torch.where(rng.uniform()[own] < self.drop_label, self.bos_id, x0[:, 0])
-        t = self.objective.times(self.times(self._strata(rng)[own]))
+            x0[:, 0] = torch.where(rng.uniform() < self.drop_label, self.bos_id, x0[:, 0])
+        t = self.objective.times(self.times(self._strata(step, batch.of)[rows.start : rows.stop]))
         t = t.repeat_interleave(x0.shape[1] // self.blocks, 1)
-        rng = rng[own]
         if self.given:
             running &= ~given_spans(running, self.given, rng)
         hidden = hidden_prefixes(running, self.drop_prefix, rng)
         running &= ~hidden
         clock = torch.where(running, t, hidden.double())
         xt = self.process.noise(x0, clock, rng)
+        count, padded = int(running.sum()), not bool(valid.all())
         x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
-        return Noised(x0, xt, clock, running, valid, not bool(valid.all()), self._guesses(step))
+        return Noised(x0, xt, clock, running, valid, padded, count, self._guesses(step))
 
     def _guesses(self, step: int) -> bool:
         """Whether the network is told a guess in this step."""
@@ -67,11 +67,10 @@ class Task:
             return False
         return Streams([derive_seed(self.seed, "guess", step)]).uniform().item() < self.self_conditioned
 
-    def _strata(self, rng: Streams) -> Tensor:
-        """Uniform numbers, (B, blocks), one in each of as many equal strata, dealt out at random."""
-        u = rng.uniform(self.blocks)
-        order = rng.uniform(self.blocks).flatten().argsort() if self.blocks > 1 else torch.arange(len(u))
-        return stratified(u.flatten())[order].view(u.shape)
+    def _strata(self, step: int, rows: int) -> Tensor:
+        """Uniform numbers, (rows, blocks), one in each of as many equal strata, dealt out at random."""
+        u, order = Streams([derive_seed(self.seed, "times", step)]).uniform(2, rows * self.blocks)[0]
+        return stratified(u)[order.argsort()].view(rows, self.blocks)
 
     def loss(self, denoiser: NetworkDenoiser, noised: "Noised") -> Tensor:
         """Sum of the objective over a (part of a) batch, in nats."""
@@ -124,7 +123,7 @@ def gradient_noise(
     for i, batch in enumerate(batches):
         noised = task.noised(batch, i, device)
         gradient = [torch.zeros_like(weight) for weight in weights]
-        count = max(1, world.all(int(noised.running.sum())).sum())
+        count = max(1, int(world.all(noised.count).sum()))
         for part in noised.split(micro_batches):
             loss = task.loss(denoiser, part) / count
             found = torch.autograd.grad(loss, weights, materialize_grads=True)
@@ -148,12 +147,13 @@ class Noised:
     running: Tensor
     valid: Tensor
     padded: bool
+    count: int  # running positions
     guessed: bool = False
 
     def split(self, parts: int) -> Iterator["Noised"]:
         chunks = (x.tensor_split(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
         for x0, xt, clock, running, valid in zip(*chunks, strict=True):
-            yield Noised(x0, xt, clock, running, valid, self.padded, self.guessed)
+            yield replace(self, x0=x0, xt=xt, clock=clock, running=running, valid=valid)
 
 
 def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
@@ -237,9 +237,9 @@ class State:
         network, plain = cast(DiffusionTransformer, denoiser.network), None
         loss: nn.Module = Loss(denoiser)
         if world.size > 1 and config.train.shard:
-            plain = deepcopy(network)
-            nn.Module.to(plain, "meta")
-            loss = sharded(loss, list(network.blocks))
+            with torch.device("meta"):
+                plain = DiffusionTransformer(cast(DiffusionTransformerConfig, network.config))
+            loss = sharded(loss, list(network.blocks), network.embedding.weight.device)
         elif world.size > 1:
             loss = replicated(loss)
         ema = {name: weight.detach().float().clone() for name, weight in network.state_dict().items()}

@@ -12,7 +12,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -51,7 +51,7 @@ from .schedule import CLIPS
 from .step import State, gradient_noise, learning_rate
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
-from .world import ALONE, Followed, World, lost_another
+from .world import ALONE, World, lost_another
 
 GRADIENTS = 8  # batches over which their noise is measured
 PATIENCE = 10  # steps in a row whose loss or gradient may be no number
@@ -101,52 +101,55 @@ def train(
 
     >>> ddcli.train(ddcli.load_config("names", ["train.minutes=2"]), "runs/names")
     """
-    world = World.here()
+    world, run = World.here(), Path(run)
     reporter = reporter if reporter and world.leads else Silent()
-    run = Path(run)
     started = time.monotonic()
-    with world.joined():
-        with world.together():
-            saved = find_run(run, resume=resume)
+    brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
+    try:
+        with world.joined():
+            with world.together():
+                saved = find_run(run, resume=resume)
+                plan = _plan(config, run, saved, reporter)
+            with world.together():
+                _agree(plan, saved, world)
             if resume and saved is None:
                 reporter.say(f"{run} holds no run yet: starting afresh")
-            if config.train.threads:
-                torch.set_num_threads(config.train.threads)
-            begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
-            same_noise = begun and saved is not None and saved.process == config.process
-            tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
-            plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
-            if saved and begun:
-                refuse_changes(saved, resolved(plan, config.train.steps), run)
-        with world.together():
-            _check_share(plan, world)
-        brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
-        with deterministic(plan.device), stop_signals(reporter, brake), ExitStack() as stack:
-            try:
+            at_once = world.size == 1
+            with deterministic(plan.device), stop_signals(reporter, brake, at_once), ExitStack() as stack:
                 with world.together():
                     if world.leads:
-                        stack.enter_context(held(run))
-                        if find_run(run, resume=resume) != saved:
-                            raise DdcliError(f"{run} was changed by another process; try again")
-                return _Run(plan, run, reporter, brake, started, world).go(resume=saved is not None)
-            except DdcliError as error:
-                if world.leads:
+                        stack.enter_context(_alone(run, saved, resume))
+                try:
+                    return _Run(plan, run, reporter, brake, started, world).go(resume=saved is not None)
+                except DdcliError as error:
+                    raise world.signed(error) from error.__cause__
+                except (MemoryError, RuntimeError) as error:
+                    if out_of_memory(error):
+                        raise world.signed(RunFailed(_too_large(plan, world))) from error
                     raise
-                raise Followed(error.exit_code) from error  # all of them have come to it alike
-            except (OSError, SafetensorError) as error:
-                raise failed_write(run, error) from error
-            except (MemoryError, RuntimeError) as error:
-                if out_of_memory(error):
-                    raise RunFailed(_too_large(plan, world)) from error
-                if world.size > 1 and lost_another(error):
-                    raise RunFailed(f"{world} has lost another one; {_go_on(run)}") from error
-                raise
-            finally:
-                reporter.end()
+    except RuntimeError as error:
+        if world.size > 1 and lost_another(error):
+            raise RunFailed(f"{world} has lost another one; {_go_on(run)}") from error
+        raise
+    finally:
+        reporter.end()
 
 
-def _check_share(plan: Plan, world: World) -> None:
-    """Raises DdcliError where a batch cannot be shared out, or the processes do not see the same data."""
+def _plan(config: Config, run: Path, saved: Config | None, reporter: Silent) -> Plan:
+    """What a run needs; for one that was saved, of the settings it was begun with."""
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
+    same_noise = begun and saved is not None and saved.process == config.process
+    tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
+    plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
+    if saved and begun:
+        refuse_changes(saved, resolved(plan, config.train.steps), run)
+    return plan
+
+
+def _agree(plan: Plan, saved: Config | None, world: World) -> None:
+    """Raises DdcliError where the processes do not see the same things, or cannot share a batch out."""
     train = plan.config.train
     if train.batch_size < train.accumulate * world.size:
         each = f" in each of {world.size} processes" if world.size > 1 else ""
@@ -154,13 +157,36 @@ def _check_share(plan: Plan, world: World) -> None:
             f"--batch-size ({train.batch_size}) is too small to be read in train.accumulate "
             f"({train.accumulate}) parts{each}; raise it, or lower train.accumulate"
         )
-    if world.size > 1 and train.shard and train.times == CHOSEN_TIMES:
+    if world.size == 1:
+        return
+    if train.shard and train.times == CHOSEN_TIMES:
         raise DdcliError(
             "clipped times are not chosen while processes share weights (train.shard); give their ends, such "
             "as clipped:0.3:0.8"
         )
-    if len({*world.gather((plan.data.fingerprint, plan.data.tokenizer.hf.backend_tokenizer.to_str()))}) > 1:
-        raise DdcliError("the processes read different data; give all of them the same files")
+    if torch.device(train.device if train.device != "auto" else "cpu").index is not None:
+        raise DdcliError(f"all processes would compute on {train.device}; give --device cuda, for one each")
+    tokenizer = plan.data.tokenizer.hf.backend_tokenizer.to_str()
+    seen = {
+        "read different data; give all of them the same files": (plan.data.fingerprint, tokenizer),
+        "see different run folders; give all of them the same one": (saved is None, not saved),
+        "have different settings; start all of them alike": plan.config.to_toml(),
+    }
+    for problem, own in seen.items():
+        if len(set(world.gather(own))) > 1:
+            raise DdcliError(f"the processes {problem}")
+
+
+@contextmanager
+def _alone(run: Path, saved: Config | None, resume: bool) -> Iterator[None]:
+    """The run folder for this job alone, and as it was when it was looked at."""
+    try:
+        with held(run):
+            if find_run(run, resume=resume) != saved:
+                raise DdcliError(f"{run} was changed by another process; try again")
+            yield
+    except (OSError, SafetensorError) as error:
+        raise failed_write(run, error) from error
 
 
 def _go_on(run: Path) -> str:
@@ -212,8 +238,11 @@ class Brake:
 
 
 @contextmanager
-def stop_signals(reporter: Silent, brake: Brake) -> Iterator[None]:
-    """The first of the `SIGNALS` pulls the brake; a second one acts at once, as it always does."""
+def stop_signals(reporter: Silent, brake: Brake, at_once: bool = True) -> Iterator[None]:
+    """The first of the `SIGNALS` pulls the brake; a second one acts at once, as it always does.
+
+    Unless it is not to: a launcher hands on what its processes were sent already.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -221,8 +250,10 @@ def stop_signals(reporter: Silent, brake: Brake) -> Iterator[None]:
 
     def receive(number: int, _frame: Any) -> None:
         brake.received.append(number)
-        reporter.say("stopping after this step; once more stops at once")
-        signal.signal(number, before[signal.Signals(number)])
+        if len(brake.received) == 1:
+            reporter.say("stopping after this step" + "; once more stops at once" * at_once)
+        if at_once:
+            signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, receive)
@@ -272,16 +303,8 @@ class _Run:
 
     def go(self, *, resume: bool) -> Path:
         found = self._saved() if resume else None
-        if found is None and checkpoints(self.folder):
-            raise DdcliError(
-                f"every checkpoint of {self.folder} is damaged; sample from it as it is, or use another -o"
-            )
-        if found:
-            check_checkpoint(*found, self.plan.network, self.folder)
         if resume and found is None:
             self.reporter.say(f"{self.folder} holds no checkpoint: starting afresh")
-        if found and found[1]["fingerprint"] != self.plan.data.fingerprint:
-            raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
         first = found[1]["step"] if found else 0
         self.config = resolved(self.plan, self._number_of_steps(first))
         if found:
@@ -333,15 +356,34 @@ class _Run:
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates))
             if stop:
-                raise Stopped(self.folder, step, stop)
-        self._point_out_the_best()
+                raise self.world.once(Stopped(self.folder, step, stop))
+        if self.world.leads:
+            self._point_out_the_best()
         return self.folder
 
     def _saved(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
-        """The newest checkpoint that verifies, by the one process that looks."""
-        found = intact_checkpoint(self.folder, self.reporter.say) if self.world.leads else None
-        found = self.world.gather(found)[0]
-        return None if found is None else read_checkpoint(found)
+        """The newest checkpoint that verifies, by the one process that looks; None where there is none.
+
+        Raises DdcliError where there is none that can be gone on with.
+        """
+        newest = None
+        with self.world.together():
+            if self.world.leads:
+                newest = intact_checkpoint(self.folder, self.reporter.say)
+                if newest is None and checkpoints(self.folder):
+                    raise DdcliError(
+                        f"every checkpoint of {self.folder} is damaged; sample from it as it is, or use "
+                        "another -o"
+                    )
+        newest = self.world.gather(newest)[0]
+        if newest is None:
+            return None
+        with self.world.together():
+            found = read_checkpoint(newest)
+            check_checkpoint(*found, self.plan.network, self.folder)
+            if found[1]["fingerprint"] != self.plan.data.fingerprint:
+                raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
+        return found
 
     def _told_to_stop(self) -> int | None:
         """The exit code with which all processes stop, if one of them is to."""
@@ -357,7 +399,7 @@ class _Run:
             try:
                 batch = self._batch(step)
                 noised = self.task.noised(batch, step, self.plan.device)
-                told = self.world.all(int(noised.running.sum()), int(batch.valid.sum()))
+                told = self.world.all(noised.count, int(batch.valid.sum()))
                 count, tokens = (int(n) for n in told.sum(0))
                 loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
                 loss = float(self.world.all(loss).sum())
@@ -411,7 +453,9 @@ class _Run:
             if good
             else "no checkpoint was written yet"
         )
-        raise RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
+        raise self.world.once(
+            RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
+        )
 
     def _point_out_the_best(self) -> None:
         """Say so where an earlier checkpoint is better than the last by more than the error of its bound."""
@@ -434,7 +478,7 @@ class _Run:
             for step in range(12):
                 steps.append(_seconds(partial(self._step, step)))
                 if stop := self._told_to_stop():
-                    raise Stopped(self.folder, first, stop)
+                    raise self.world.once(Stopped(self.folder, first, stop))
         a_step = sorted(steps[4:])[len(steps[4:]) // 2]
         config, left, between = self.config, 60 * train.minutes, 0.0
         if config.validation.every:
@@ -550,8 +594,18 @@ class _Run:
         if self.lost and step < self.config.train.steps:
             return
         groups, place = self.state.tensors(), earliest(self.world.gather(self.plan.data.train.place()))
-        if not self.world.leads:
-            return
+        if self.world.leads:
+            self._write_all(step, groups, place, measured=measured)
+        self.world.gather(None)  # a launcher may end all of them once one has left
+
+    def _write_all(
+        self,
+        step: int,
+        groups: Mapping[str, Mapping[str, torch.Tensor]],
+        place: list[list[int]],
+        *,
+        measured: bool,
+    ) -> None:
         process, network = self.plan.process, self.plan.network
         defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
         save_model(self.folder, network.config, groups["ema"], process.tables(), defaults)

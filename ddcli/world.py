@@ -5,7 +5,6 @@ torch's: every process holds all weights (DDP), or a share of them (FSDP2).
 """
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -68,8 +68,11 @@ class World:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         try:
             yield
-        finally:
-            dist.destroy_process_group()
+        except BaseException as error:
+            if not lost_another(error):  # else it would wait for the one that is gone
+                dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -85,11 +88,19 @@ class World:
             if code is not None
         }
         if error is not None and min(failed) == self.rank:
-            if self.rank:  # the others, it seems, see no fault
-                error.args = (f"{self}: {error}",)
-            raise error
+            raise self.signed(error)
         if failed:
             raise Followed(failed[min(failed)])
+
+    def once(self, error: DdcliError) -> DdcliError:
+        """An error that all of them come to alike, as each is to raise it, that one may tell it."""
+        return error if self.leads else Followed(error.exit_code)
+
+    def signed(self, error: DdcliError) -> DdcliError:
+        """An error of this process alone, by its name unless it is the first."""
+        if self.rank and str(error):
+            error.args = (f"{self}: {error}",)
+        return error
 
     # -- what they tell each other ---------------------------------------------------------------------
 
@@ -131,7 +142,8 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 def lost_another(error: BaseException) -> bool:
     """Whether a collective call failed because another process is gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    cause = error.__cause__ or error  # gloo raises a plain RuntimeError that names its source file
+    return isinstance(cause, dist.DistError) or (isinstance(cause, RuntimeError) and "/gloo/" in str(cause))
 
 
 # -- weights that several processes hold -------------------------------------------------------------------
@@ -142,13 +154,11 @@ def replicated(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
-def sharded(module: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
+def sharded(module: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> nn.Module:
     """A module of whose weights every process holds a share, but for the layer that is at work. In place."""
-    # of what a layer returns, keys and values are views, which nothing here writes to
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-    for layer in layers:
-        fully_shard(layer)
-    fully_shard(module)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for part in (*layers, module):
+        fully_shard(part, mesh=mesh)
     return module
 
 

@@ -108,8 +108,9 @@ class Layer(nn.Module):
         bias: Bias | None,
         told: Tensor | None,
         past: KeysValues | None,
-    ) -> tuple[Tensor, KeysValues]:
-        inputs = x, rotation, bias, told, past
+        present: list[KeysValues] | None,
+    ) -> Tensor:
+        inputs = x, rotation, bias, told, past, present
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._both, *inputs, use_reentrant=False, preserve_rng_state=False)
         return self._both(*inputs)
@@ -121,12 +122,15 @@ class Layer(nn.Module):
         bias: Bias | None,
         told: Tensor | None,
         past: KeysValues | None,
-    ) -> tuple[Tensor, KeysValues]:
-        """Its two branches."""
+        present: list[KeysValues] | None,
+    ) -> Tensor:
+        """Its two branches. Keys and values are added to what is `present`, where that is kept."""
         steer, steer_mlp = self._steering(told)
-        mixed, present = self.attention(steer(rms_norm(x)), rotation, bias, past)
+        mixed, keys_values = self.attention(steer(rms_norm(x)), rotation, bias, past)
+        if present is not None:
+            present.append(keys_values)
         x = x + mixed
-        return x + self.down(F.relu(self.up(steer_mlp(rms_norm(x)))).square()), present
+        return x + self.down(F.relu(self.up(steer_mlp(rms_norm(x)))).square())
 
     def _steering(self, told: Tensor | None) -> tuple[Steer, Steer]:
         """How the clock scales and shifts what goes into the two branches."""
@@ -242,7 +246,8 @@ class DiffusionTransformer(PreTrainedModel):
         if valid is not None:
             seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
         sights = seen if tiles is None else tiles
-        return self._layers(input_ids, clock, position, sights, [None] * len(self.blocks), guess)[0][:, :n]
+        nothing = [None] * len(self.blocks)
+        return self._layers(input_ids, clock, position, sights, nothing, guess=guess)[:, :n]
 
     def expected(self, log_p0: Tensor) -> Tensor:
         """The mean embedding of a belief log p0 (N, V), (N, D): what a self-conditioned network is told."""
@@ -259,7 +264,9 @@ class DiffusionTransformer(PreTrainedModel):
         held = 0 if past is None else past[0][0].shape[2]
         key = torch.arange(start - held, start + input_ids.shape[1], device=input_ids.device)
         seen = self._seen(key[held:], key)
-        return self._layers(input_ids, clock, key[held:], seen, past or [None] * len(self.blocks))
+        present: list[KeysValues] = []
+        hidden = self._layers(input_ids, clock, key[held:], seen, past or [None] * len(self.blocks), present)
+        return hidden, present
 
     def _seen(self, query: Tensor, key: Tensor) -> Tensor | None:
         """Which positions see which, (n, m) bool; None where all see all."""
@@ -277,8 +284,9 @@ class DiffusionTransformer(PreTrainedModel):
         position: Tensor,
         seen: Tensor | BlockMask | None,
         past: Sequence[KeysValues | None],
+        present: list[KeysValues] | None = None,
         guess: Tensor | None = None,
-    ) -> tuple[Tensor, list[KeysValues]]:
+    ) -> Tensor:
         x = self.embedding(input_ids)
         if guess is not None and self.recall is not None:
             x = x + self.recall(guess)
@@ -292,11 +300,9 @@ class DiffusionTransformer(PreTrainedModel):
         bias: Bias | None = seen
         if isinstance(seen, Tensor):
             bias = torch.zeros(seen.shape, device=x.device).masked_fill(~seen, -1e4)
-        present = []
         for block, before in zip(self.blocks, past, strict=True):
-            x, keys_values = block(x, rotation, bias, told, before)
-            present.append(keys_values)
-        return rms_norm(x), present
+            x = block(x, rotation, bias, told, before, present)
+        return rms_norm(x)
 
     def forward(
         self,
