@@ -54,7 +54,7 @@ def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
         ) from None
     raise DdcliError(
         f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
-        "tokenizer.json and model.safetensors"
+        f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {name}`"
     ) from None
 
 
