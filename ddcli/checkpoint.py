@@ -81,7 +81,9 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     if described.get("model_type") != DiffusionTransformerConfig.model_type:
         where = pick_device(device)
         return open_foreign(source, where, pick_precision(precision, where, for_training=False))
-    run = source.folder
+    if source.is_remote:
+        source.weights()
+        run, weights = source.folder, source.folder / weights.name
     if not described.get("diffusion"):
         raise DdcliError(
             f"{run} holds a model, but none that ddcli trained (config.json has no diffusion section)"

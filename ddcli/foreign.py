@@ -82,6 +82,7 @@ class Parts:
     length: int  # tokens of text that are read at once
     architecture: str
     parameters: int
+    weights: list[Path]  # files
 
 
 Opener = Callable[[Source, PreTrainedConfig, torch.device], Parts]
@@ -112,7 +113,7 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
             parts.parameters,
             parts.process,
             SCHEDULE,
-            (source.folder / "config.json", *source.weights()),
+            (source.folder / "config.json", *parts.weights),
         ),
     )
 
@@ -233,6 +234,7 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
         length,
         type(network).__name__,
         network.num_parameters(),
+        files,
     )
 
 

@@ -212,9 +212,8 @@ def explain(
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
     chosen = model.choose(**settings)
-    model.denoise(
-        canvas, chosen, _conditioned(model, len(given), pieces, first)
-    )  # refuses what it would refuse
+    believed = _conditioned(model, len(given), pieces, first)
+    model.denoise(canvas, chosen, believed)  # refuses what it would refuse
     return model.explain(chosen, ~canvas.frozen[0])
 
 

@@ -165,6 +165,8 @@ class ForeignTokenizer(Tokenizer):
     @cached_property
     def ends(self) -> tuple[list[int], list[int]]:
         """The special tokens that it puts before and behind a text."""
+        self._backend.no_truncation()
+        self._backend.no_padding()  # which its files may ask for
         encoding = self._backend.encode("a", add_special_tokens=True)
         own = [i for i, added in enumerate(encoding.special_tokens_mask) if not added]
         return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
@@ -179,7 +181,8 @@ class ForeignTokenizer(Tokenizer):
     @property
     def is_exact(self) -> bool:
         """Whether ids tell all of the text: its case, accents, blanks and line ends."""
-        return isinstance(self._style, BytePairs) and self._backend.normalizer is None
+        plain = isinstance(self._style, BytePairs) and self._backend.normalizer is None
+        return plain and self.continuation([], self.encode("a")) == b"a"
 
     def pieces(self, ids: Ids) -> list[str]:
         shown = []
@@ -211,7 +214,7 @@ class ForeignTokenizer(Tokenizer):
         ids: of the text on its own, where tokenizers may see a word begin.
         """
         word = FIRST_WORD.match(text)
-        if not word or not isinstance(self._style, Unigrams):
+        if not word:
             return ids
         alone = self.encode(word[0])
         if not np.array_equal(ids[: len(alone)], alone):
@@ -219,7 +222,8 @@ class ForeignTokenizer(Tokenizer):
         for anchor in ANCHORS:
             (both,) = self._encode_batch([anchor + word[0]])
             (own,) = self._encode_batch([anchor])
-            if np.array_equal(both[: len(own)], own):
+            strange = set(both.tolist()) & self._silent  # symbols that the vocabulary lacks
+            if np.array_equal(both[: len(own)], own) and strange <= set(alone.tolist()):
                 return np.concatenate([both[len(own) :], ids[len(alone) :]])
         return ids
 

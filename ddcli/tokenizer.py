@@ -423,11 +423,8 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
         raise DdcliError(f"{name} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
     if len(hf) <= len(hf.added_tokens_decoder):  # what a model without tokenizer files is given
         raise DdcliError(f"the tokenizer of {name} has no vocabulary; is tokenizer.json missing?")
-    for load_option in (
-        "is_local",
-        "local_files_only",
-        "trust_remote_code",
-    ):  # of this machine, not of the saved tokenizer
+    # of this machine, not of the saved tokenizer
+    for load_option in ("is_local", "local_files_only", "trust_remote_code"):
         hf.init_kwargs.pop(load_option, None)
     return hf
 

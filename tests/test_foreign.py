@@ -122,6 +122,16 @@ def test_a_tokenizer_that_reads_less_has_its_way(copied):
     assert ddcli.load(copied).length == 64
 
 
+def test_padding_that_a_tokenizer_asks_for_is_no_end_of_text(copied):
+    tokenizer = hf.AutoTokenizer.from_pretrained(copied)
+    tokenizer.backend_tokenizer.enable_padding(length=16)
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.save(str(copied / "tokenizer.json"))
+    found = ddcli.load(copied).tokenizer
+    assert found.ends == ([2], [3])
+    assert len(found.encode("to be, or not to be")) > 4
+
+
 # -- what is drawn ----------------------------------------------------------------------------------------
 
 
@@ -168,6 +178,15 @@ def test_text_outside_of_gaps_comes_back_byte_for_byte(folder, tmp_path, capfdbi
     out = capfdbinary.readouterr().out
     pattern = outside(letter.decode("latin-1"))
     assert re.fullmatch(pattern.encode("latin-1"), out, re.S)
+
+
+@pytest.mark.parametrize(("kind", "going_on"), [("bert", "##"), ("roberta", "o"), ("albert", "o")])
+def test_a_word_that_begins_in_a_gap_goes_on_behind_it(kind, going_on, folders):
+    tokenizer = ddcli.load(folders(kind)).tokenizer
+    document = cut_matches(b"the slow fox", "sl")
+    _, behind = encode(document, tokenizer, 64, seams=tokenizer.seams).runs
+    assert tokenizer._names[behind[0]].startswith(going_on)
+    assert tokenizer.continuation([], behind, b"the sl") == b"ow fox"
 
 
 @pytest.mark.parametrize("kind", STYLES)
