@@ -83,6 +83,7 @@ class Parts:
     architecture: str
     parameters: int
     weights: list[Path]  # files
+    heeds_padding: bool  # or else no sequence is padded to be asked about beside another
 
 
 Opener = Callable[[Source, PreTrainedConfig, torch.device], Parts]
@@ -101,7 +102,7 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     process = make_process(parts.process, SCHEDULE, vocabulary)
     plain = NetworkDenoiser(parts.network, process, find_head(parts.predicts, process), dtype)
     return TextModel(
-        denoiser=OneByOne(plain) if dtype == torch.float32 else Batched(plain),
+        denoiser=OneByOne(plain) if dtype == torch.float32 or not parts.heeds_padding else Batched(plain),
         process=process,
         tokenizer=tokenizer,
         length=parts.length,
@@ -147,9 +148,11 @@ def _config(source: Source) -> PreTrainedConfig:
             f"{what}, an encoder-decoder: it writes from left to right what it read elsewhere, and fills no "
             f"masks in a text; use a masked language model such as {EXAMPLE}"
         )
-    is_decoder = getattr(config, "is_decoder", False) or architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    is_causal = architecture == causal != MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
+    is_decoder = getattr(config, "is_decoder", False) or is_causal
     if kind not in OPENERS or is_decoder:
-        if is_decoder or kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if is_decoder or causal:
             raise DdcliError(
                 f"{what}, a causal decoder: it sees only what stands before a token, and cannot fill masks; "
                 f"use a masked language model such as {EXAMPLE}, or this one to judge samples "
@@ -208,7 +211,7 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
             "model that was saved with its head"
         )
     network.to(device).eval()
-    entries = network.get_input_embeddings().num_embeddings
+    entries = len(network.get_input_embeddings().weight)
     if tokenizer.vocab_size > entries:
         raise DdcliError(
             f"{source.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network was made for "
@@ -222,8 +225,7 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
     probe = [*text[: min(PROBE, length - 1)], tokenizer.mask_id]
     try:
         halves = PretrainedMaskedLM(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
-        with torch.no_grad():
-            halves.trunk(torch.tensor([probe], device=device))
+        heeds_padding = halves.heeds_padding(probe)
     except Exception as error:  # of networks that ask for more than text
         raise DdcliError(f"{source.name} cannot be asked about text alone: {first_line(error)}") from None
     return Parts(
@@ -235,6 +237,7 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
         type(network).__name__,
         network.num_parameters(),
         files,
+        heeds_padding,
     )
 
 

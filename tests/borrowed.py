@@ -150,6 +150,8 @@ FAMILIES = {
     "electra": family("electra", uncased, embedding_size=16),
     "mpnet": family("mpnet", uncased),
     "xlm-roberta": family("xlm-roberta", unigram),
+    "esm": family("esm", uncased, position_embedding_type="absolute"),
+    "longformer": family("longformer", byte_pairs, attention_window=[8, 8]),
 }
 
 

@@ -17,6 +17,7 @@ from tiny import edit_json, files
 import ddcli
 from ddcli.backbones.pretrained import PretrainedMaskedLM
 from ddcli.cli import main
+from ddcli.denoiser import Batched, OneByOne
 from ddcli.errors import DdcliError
 from ddcli.infilling import cut_matches, encode
 from ddcli.randomness import LOG_ZERO
@@ -72,7 +73,7 @@ def test_rows_have_the_logits_of_the_whole_model(folder):
         wanted = whole(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(opening) :]
         found = model.plain.logits(xt, rows.double(), rows)
     entries = whole.get_input_embeddings().num_embeddings
-    assert model.plain.network.in_halves
+    assert model.plain.network.in_halves == (folder.name != "longformer")  # which pads in between
     assert found.shape == (int(rows.sum()), model.tokenizer.vocab_size)
     assert model.tokenizer.vocab_size < entries
     assert len(opening) == len(closing) == 1
@@ -92,6 +93,18 @@ def test_padding_and_neighbours_do_not_change_what_is_believed(folder):
         together = model.plain(both, rows.double(), rows, valid)
         alone = [model.plain(x, r.double(), r) for x, r in ((short, few), (long, many))]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_reads_padding_is_asked_about_one_sequence_at_a_time(folders, monkeypatch):
+    assert isinstance(ddcli.load(folders("bert"), precision="bf16").denoiser, Batched)
+    between = PretrainedMaskedLM._between_ends
+
+    def unmasked(self, input_ids, valid):
+        ids, seen = between(self, input_ids, valid)
+        return ids, torch.ones_like(seen)
+
+    monkeypatch.setattr(PretrainedMaskedLM, "_between_ends", unmasked)
+    assert isinstance(ddcli.load(folders("bert"), precision="bf16").denoiser, OneByOne)
 
 
 def test_a_head_that_mixes_positions_is_asked_about_all_of_them(folders):
@@ -364,6 +377,8 @@ def describe(folder, **config):
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "a GPT2LMHeadModel, a causal decoder"),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "a causal decoder"),
         ({"model_type": "bert", "is_decoder": True}, "a causal decoder"),
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, "a causal decoder"),
+        ({"model_type": "xlm", "architectures": ["XLMWithLMHeadModel"]}, "no tokenizer files"),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "an encoder-decoder"),
         ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}, "an encoder-decoder"),
         ({"model_type": "vit", "architectures": ["ViTModel"]}, "no masked language model of text"),

@@ -80,6 +80,15 @@ class PretrainedMaskedLM(nn.Module):
         seen = torch.arange(ids.shape[1], device=ids.device) < start + sizes[:, None] + more
         return ids, seen.long()
 
+    @torch.no_grad()
+    def heeds_padding(self, probe: Sequence[int]) -> bool:
+        """Whether hidden states of text are the same beside padding, which not every model leaves out."""
+        ids = torch.tensor([list(probe)], device=self.network.device)
+        valid = torch.ones_like(ids, dtype=torch.bool)
+        valid[:, -2:] = False
+        padded, alone = self.trunk(ids, valid=valid)[:, :-2], self.trunk(ids[:, :-2])
+        return bool((padded - alone).abs().max() <= CLOSE * alone.abs().max())
+
     @contextmanager
     def _answering(self, hidden: Tensor) -> Iterator[None]:
         """The base model answers with these hidden states (1, N, D), whatever it is asked."""
