@@ -17,11 +17,13 @@ from .viz import Story, check_drawable, default_times, tell
 
 
 def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
-    """A text model from a run folder, on its averaged weights.
+    """A text model from a run folder, on its averaged weights, or from any masked language model of
+    transformers, by its folder or hub name.
 
-    Raises DdcliError where the folder is no run, or its parts do not fit together.
+    Raises DdcliError where it is neither, or its parts do not fit together.
 
     >>> model = ddcli.load("runs/x")
+    >>> model = ddcli.load("answerdotai/ModernBERT-base")
     """
     from .checkpoint import load_model  # imports transformers, which pictures without a model do not need
 

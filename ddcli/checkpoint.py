@@ -37,6 +37,7 @@ from .files import (
     whole_folder,
     write_text,
 )
+from .foreign import Source, open_foreign
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
 from .schedule import CLIPS
@@ -76,23 +77,27 @@ def save_model(
 
 
 def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
-    """A text model from a run folder, or from one of its checkpoints, on averaged weights.
+    """A text model from a run folder, or from one of its checkpoints, on averaged weights; or from a masked
+    language model that others trained, a folder or a hub name.
 
-    Raises DdcliError where the folder is no run, or its parts do not fit together.
+    Raises DdcliError where it is neither, or its parts do not fit together.
     """
+    name = str(run)
     run = Path(run)
     weights = run / "model.safetensors"
     if STEP.match(run.resolve().name) and (run / MANIFEST).is_file():
         if not verified(run):
             raise DdcliError(f"the checkpoint {run} is damaged; take another, or the run itself")
         run, weights = run.resolve().parents[1], run / "ema.safetensors"
-    if not run.is_dir():
-        raise DdcliError(
-            f"{run} is no run folder: there is no such folder; train one with `ddcli train -o {run}`"
-        )
-    described = _read_json(run / "config.json")
-    ours = described.get("model_type") == DiffusionTransformerConfig.model_type
-    if not ours or not described.get("diffusion"):
+    source = Source.find(name) if not run.is_dir() else Source(name, run)
+    described = _read_json(source.folder / "config.json")
+    if described.get("model_type") != DiffusionTransformerConfig.model_type:
+        where = pick_device(device)
+        return open_foreign(source, where, pick_precision(precision, where, for_training=False))
+    if source.is_remote:
+        source.weights()
+        run, weights = source.folder, source.folder / weights.name
+    if not described.get("diffusion"):
         raise DdcliError(
             f"{run} holds a model, but none that ddcli trained (config.json has no diffusion section)"
         )

@@ -211,7 +211,10 @@ def _texts(model: Model, document: Document, label: str | None) -> list[Encoded]
     """What of a document is read at a time: of a model of records each line that has gaps, or else all."""
     parts = [line for line in document.lines() if line.gaps] if model.record_lengths else [document]
     edges = (model.opening(label), model.tokenizer.eos_id) if model.record_lengths else None
-    return [encode(part, model.tokenizer, model.length, edges, model.tokenizer.spelling) for part in parts]
+    tokenizer = model.tokenizer
+    return [
+        encode(part, tokenizer, model.length, edges, tokenizer.spelling, tokenizer.seams) for part in parts
+    ]
 
 
 def _record_lengths(model: Model, label: str | None) -> Mapping[int, int] | None:
@@ -299,8 +302,11 @@ def _fill(
             if score:
                 share[window.span] += _log_probs(model, believed, row[window.span], window, way.seed)
     for way, row, share in zip(ways, ids, shares, strict=True):
-        for gap, edge, (_, log_length) in zip(layout.gaps, layout.edges, lengths, strict=True):
-            content = edge.inner(model.tokenizer.continuation(row[: gap.start], row[gap]))
+        each = zip(layout.gaps, layout.edges, layout.before, lengths, strict=True)
+        content = b""
+        for gap, edge, before, (_, log_length) in each:
+            spelt = model.tokenizer.continuation(row[: gap.start], row[gap], before or content)
+            content = edge.inner(spelt)
             log_probs = share[gap].tolist() if score else None
             way.fills.append(Fill(content, 0, row[gap].tolist(), log_probs, log_length))
 

@@ -5,12 +5,10 @@ entropy of a text's tokens, the share of different n-grams and that of repeated 
 real text, cut and decoded as the samples are (arXiv:2409.02908 shows what happens otherwise).
 """
 
-import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +20,12 @@ import torch
 from .data import Blocks
 from .errors import DdcliError
 from .evaluation import ratio, spread_evenly
+from .hub import first_line, quiet, unreachable
 from .model import Model, SamplerSettings
 from .sampling import samples
 
 WINDOW = 1024  # tokens of the scorer, at most, of each text
 TIMED = 4  # samples that are drawn to measure evaluations and seconds
-PATIENCE = 10.0  # seconds to wait for the Hugging Face hub
 
 
 @dataclass(frozen=True)
@@ -80,61 +78,31 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    unreachable = None if is_folder else _unreachable(name)
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_folder or bool(unreachable)}
+    trouble = None if is_folder else unreachable(name)
+    options: dict[str, Any] = {
+        "trust_remote_code": False,
+        "local_files_only": is_folder or trouble is not None,
+    }
     if gguf is not None:
         options["gguf_file"] = gguf
     safe = {"use_safetensors": True} if gguf is None else {}  # of the rest, some are pickles
     try:
-        with _quiet_hub():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
             network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **options)
     except Exception as error:  # broken files raise whatever the parser of their class raises
         if is_folder:
-            reason = _first_line(error)
+            reason = first_line(error)
             raise DdcliError(
                 f"{source} is no causal language model that transformers can load: {reason}"
             ) from None
         raise DdcliError(
             f"there is no folder {name} here; as a Hugging Face name it could not be loaded: "
-            f"{unreachable or _first_line(error)}"
+            f"{first_line(trouble or error)}"
         ) from None
     network.to(device or torch.device("cpu")).eval()
     window = getattr(network.config, "max_position_embeddings", None) or WINDOW
     return Scorer(source, network, tokenizer, min(window, WINDOW))
-
-
-def _unreachable(name: str) -> str | None:
-    """Why the hub does not give a model, asked once, so that nobody waits for transformers to try again."""
-    from huggingface_hub import HfApi
-
-    try:
-        with _quiet_hub():
-            HfApi().model_info(name, timeout=PATIENCE)
-    except Exception as error:  # of the network, of the hub, or of a name that is none
-        return _first_line(error)
-    return None
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Without the progress bars of transformers, and what the hub's client logs of its troubles."""
-    from transformers.utils import logging as bars
-
-    shown, hub = bars.is_progress_bar_enabled(), logging.getLogger("huggingface_hub")
-    level = hub.level
-    bars.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        hub.setLevel(level)
-        if shown:
-            bars.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".:") or type(error).__name__
 
 
 @dataclass(frozen=True)

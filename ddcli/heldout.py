@@ -26,6 +26,10 @@ def validation_text(model: Model, log: Log) -> HeldOut:
 
     Raises DdcliError where the model is of no run folder, or its data is gone or has changed.
     """
+    if model.origin:
+        raise DdcliError(
+            f"{model.origin.name} is no run of ddcli, so no text is held out for it; give --data"
+        )
     if model.folder is None or model.network is None:
         raise DdcliError(
             "this model was not read from a run folder, and knows no text to judge it by; give data"
@@ -83,7 +87,9 @@ def blocks_of(model: Model, documents: Sequence[Document], name: str, labels: Se
     if model.record_lengths:
         blocks = pack_records(list(documents), model.tokenizer, model.length, labels)
     else:
-        ends = bool(model.process.vocabulary.is_text[model.tokenizer.eos_id])
+        eos = model.tokenizer.eos_id
+        # what parts texts without being one is given, where there are several
+        ends = None if eos in model.tokenizer.special_ids else bool(model.process.vocabulary.is_text[eos])
         blocks = pack(list(documents), model.tokenizer, model.length, end_of_text=ends)
     if not blocks.predicted or not blocks.characters:
         raise DdcliError(f"no symbol of {name} is in the model's vocabulary; give another text")

@@ -102,6 +102,18 @@ SAID = ("sampler", "steps", "temperature")  # of the settings, whatever they are
 BUDGETS = ("quality", "balanced", "fast")  # settings that were measured to be worth their evaluations
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model that ddcli did not train is from, and what it is."""
+
+    name: str  # a folder or hub name
+    architecture: str
+    parameters: int
+    process: str
+    schedule: str
+    files: tuple[Path, ...]  # config and weights
+
+
 @dataclass(frozen=True, repr=False)
 class Model:
     """A denoiser with all it needs to read and write text."""
@@ -119,10 +131,12 @@ class Model:
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
     folder: Path | None = None  # of the run it was read from
     weights: Path | None = None  # the file they were read from
+    origin: Origin | None = None  # of a model that ddcli did not train, which has no run folder
 
     def __repr__(self) -> str:
         noise, unit = type(self.process).__name__.lower(), self.tokenizer.unit
-        source = f" from {self.folder}" if self.folder else ""
+        place = self.origin.name if self.origin else self.folder
+        source = f" from {place}" if place else ""
         entries = f"{self.tokenizer.vocab_size:,} entries"
         return f"<{type(self).__name__}{source}: {noise}, {self.length} {unit}s at once, {entries}>"
 
@@ -161,6 +175,10 @@ class Model:
             return self.settings.but(**changes)
         if budget not in BUDGETS:
             raise unknown("budget", budget, BUDGETS)
+        if self.origin:
+            raise DdcliError(
+                f"budgets are kept in run folders, and {self.origin.name} is none; give --sampler and --steps"
+            )
         if budget not in self.budgets:
             raise DdcliError(
                 f"{self.folder or 'this model'} holds no budgets; measure them with "
@@ -339,6 +357,11 @@ class Model:
             raise DdcliError(
                 "the prefix cache keeps what stands before a block, for models that see both sides; give "
                 "--block to such a model, or leave --cache out"
+            )
+        if self.origin:
+            raise DdcliError(
+                f"{self.origin.architecture} networks have no cache of what stands before a block; leave "
+                "--cache out"
             )
         if denoiser or self.plain is None or self.network is None or self.network.config.self_conditioned:
             raise DdcliError(

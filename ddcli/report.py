@@ -125,6 +125,7 @@ class Evaluation:
             "utf8_bytes": blocks.utf8_bytes,
             "unknown_symbols": self.text.unknown,
             "records_left_out": blocks.left_out,
+            "tokens_tell_all_of_the_text": self.model.tokenizer.is_exact,
         }
 
     def _bound(self) -> dict[str, Any]:
@@ -210,6 +211,10 @@ def evaluate(
     chosen = model.choose(**settings)
     count = SAMPLES if samples is None else samples
     points = read_sweep(sweep, model, chosen, length=length) if sweep is not None else []
+    if save and model.origin:
+        raise DdcliError(
+            f"--save keeps budgets in a run folder, and {model.origin.name} is none; leave it out"
+        )
     if save and (not points or model.folder is None):
         raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
     if save and not any(has_quality(model, point) for point in points):
@@ -336,6 +341,10 @@ def _identity(model: Model) -> dict[str, Any]:
         about = model.network.config.diffusion
         found |= {"process": about["process"], "schedule": about["schedule"]}
         found["parameters"] = sum(weight.numel() for weight in model.network.parameters())
+    if model.origin:
+        about = asdict(model.origin)
+        about["files"] = {file.name: sha256(file) for file in model.origin.files}
+        return found | about
     if model.folder is None or model.weights is None:
         return found
     sums = {"config_sha256": model.folder / "config.json", "weights_sha256": model.weights}

@@ -83,9 +83,9 @@ def samples(
     numbers = range(n) if isinstance(n, int) else n
     if not numbers or batch_size < 1:
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
-    given = model.tokenizer.encode(prompt)
+    given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
-    believed = _no_end_before(model, len(given), pieces)
+    believed = _conditioned(model, len(given), pieces, first)
     for start in range(0, len(numbers), batch_size):
         indices = numbers[start : start + batch_size]
         canvas = _blank(model, length, given, label, seed, indices, pieces)
@@ -99,7 +99,7 @@ def samples(
             drawn = row[edge + len(given) : size - edge].tolist()
             if model.tokenizer.eos_id in drawn:
                 drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
-            content = prompt.encode() + model.tokenizer.continuation(given, drawn)
+            content = prompt.encode() + model.tokenizer.continuation(given, drawn, prompt.encode())
             yield Sample(content, drawn, nfe, seed, i, _label_of(label, i), sum(map(len, pieces.values())))
 
 
@@ -114,10 +114,10 @@ def frames(
     **settings: Unpack[Asked],
 ) -> Iterator[Frame]:
     """Every state on the way to the first sample of a seed. Options as in `samples`."""
-    given = model.tokenizer.encode(prompt)
+    given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
-    return model.denoise(canvas, model.choose(**settings), _no_end_before(model, len(given), pieces))
+    return model.denoise(canvas, model.choose(**settings), _conditioned(model, len(given), pieces, first))
 
 
 def _blank(
@@ -177,14 +177,25 @@ def _placed(model: Model, fixed: Mapping[int, str], start: int) -> dict[int, np.
     return placed
 
 
-def _no_end_before(model: Model, start: int, pieces: Mapping[int, np.ndarray]) -> Denoiser | None:
-    """Beliefs given that no text ends before the last one that is fixed; None where nothing is."""
-    if not pieces:
-        return None
+def _given(model: Model, prompt: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The ids of a prompt, and which can stand right behind it, (V,) bool; None: any can."""
+    seams = model.tokenizer.seams
+    read, first = seams.before_gap(prompt) if seams else (prompt, None)
+    return model.tokenizer.encode(read), first
+
+
+def _conditioned(
+    model: Model, start: int, pieces: Mapping[int, np.ndarray], first: np.ndarray | None
+) -> Denoiser | None:
+    """Beliefs given that no text ends before the last piece that is fixed, and of what can be the first token
+    behind the prompt, (V,) bool. None where all that is believed is possible."""
     edge = 1 if model.record_lengths else 0
     text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
     text[model.tokenizer.eos_id] = False
-    return Shaped(model.denoiser, Among(dict.fromkeys(range(edge + start, edge + max(pieces)), text)))
+    allowed = dict.fromkeys(range(edge + start, edge + max(pieces, default=start)), text)
+    if first is not None:
+        allowed[edge + start] = torch.tensor(first)
+    return Shaped(model.denoiser, Among(allowed)) if allowed or pieces else None
 
 
 def explain(
@@ -198,11 +209,12 @@ def explain(
     **settings: Unpack[Asked],
 ) -> str:
     """How the first sample of a seed is made, and what it costs, in a line for people. Options: `samples`."""
-    given = model.tokenizer.encode(prompt)
+    given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
     chosen = model.choose(**settings)
-    model.denoise(canvas, chosen, _no_end_before(model, len(given), pieces))  # refuses what it would refuse
+    believed = _conditioned(model, len(given), pieces, first)
+    model.denoise(canvas, chosen, believed)  # refuses what it would refuse
     return model.explain(chosen, ~canvas.frozen[0])
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -32,6 +32,19 @@ BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of th
 Ids = Sequence[int] | np.ndarray
 Log = Callable[[str], None]
 Documents = Iterable[str | bytes]
+
+
+class Seams(Protocol):
+    """How text meets a gap, where that is more than a cut between tokens. V ids."""
+
+    def before_gap(self, text: str, *, at_start: bool = True) -> tuple[str, np.ndarray | None]:
+        """What is read of a text before a gap, and which ids can then be the first of the gap, (V,) bool.
+
+        at_start: whether the text begins its document. None: any can.
+        """
+
+    def behind_gap(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """The ids (n,) of a text right behind a gap, for those of the text on its own."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +130,8 @@ class Tokenizer:
             return self.decode(ids).encode()
         return b"".join(self._bytes[int(i)] for i in ids)
 
-    def continuation(self, before: Ids, ids: Ids) -> bytes:
-        """What `ids` add to the text of the ids before them.
+    def continuation(self, before: Ids, ids: Ids, text: bytes = b"") -> bytes:
+        """What `ids` add to the text of the ids before them, which ends with `text`.
 
         Vocabularies that are not byte-level write a blank, or none, by what stands to the left.
         """
@@ -133,6 +146,16 @@ class Tokenizer:
         if self._bytes is None or max(map(len, self._bytes)) == 1:
             return None
         return self._bytes
+
+    @property
+    def seams(self) -> Seams | None:
+        """None where text is cut between tokens, wherever a gap is."""
+        return None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether ids tell all of the text; of symbols that the vocabulary lacks they never do."""
+        return True
 
     def pieces(self, ids: Ids) -> list[str]:
         """One string for each id, for displays; special tokens by their name."""
@@ -153,7 +176,7 @@ class Tokenizer:
         Missing mask, pad, eos and bos tokens are added, of which `log` is told. DdcliError where there is no
         such folder or name, no network, or no fast tokenizer.
         """
-        hf = _load_pretrained(str(source))
+        hf = read_pretrained(source)
         if added := _complete(hf, str(source)):
             log(f"tokenizer {source}: added {', '.join(added)} (now {len(hf):,} entries)")
         named = (token for token in hf.all_special_tokens if hf.backend_tokenizer.token_to_id(token) is None)
@@ -397,15 +420,17 @@ def _ours(kind: type[Tokenizer], backend: Any, special: list[str]) -> Tokenizer:
     )
 
 
-def _load_pretrained(source: str) -> Any:
+def read_pretrained(source: str | Path, name: str | None = None) -> Any:
+    """A fast tokenizer of transformers from a folder or hub name, as it is. DdcliError, by the name."""
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoTokenizer
 
-    folder = Path(source)
+    source, folder = str(source), Path(source)
+    name = name or source
     local = folder.is_dir()
     if local and not any(any(folder.glob(name)) for name in ("tokenizer*", "vocab*", "*.model")):
         raise DdcliError(
-            f"folder {source} has no tokenizer files (tokenizer.json); is it a run or model folder?"
+            f"folder {name} has no tokenizer files (tokenizer.json); is it a run or model folder?"
         )
     if not local:
         if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
@@ -425,12 +450,13 @@ def _load_pretrained(source: str) -> Any:
         reason = str(error).strip().partition("\n")[0]
         if "trust_remote_code" in str(error):
             reason = "it comes with code of its own, which ddcli never runs"
-        raise DdcliError(f"the tokenizer of {source} cannot be loaded: {reason}") from error
+        raise DdcliError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
     if not getattr(hf, "is_fast", False):
-        raise DdcliError(f"{source} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
+        raise DdcliError(f"{name} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
     if len(hf) <= len(hf.added_tokens_decoder):  # what a model without tokenizer files is given
-        raise DdcliError(f"the tokenizer of {source} has no vocabulary; is tokenizer.json missing?")
-    for load_option in ("is_local", "local_files_only"):  # of this machine, not of the saved tokenizer
+        raise DdcliError(f"the tokenizer of {name} has no vocabulary; is tokenizer.json missing?")
+    # of this machine, not of the saved tokenizer
+    for load_option in ("is_local", "local_files_only", "trust_remote_code"):
         hf.init_kwargs.pop(load_option, None)
     return hf
 

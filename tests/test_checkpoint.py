@@ -193,7 +193,7 @@ BROKEN = {
     "config cut short": (edit_file("config.json", b'{"model_type": "dd'), "config.json cannot be read"),
     "config no object": (edit_file("config.json", b"[]"), "config.json is damaged"),
     "config no UTF-8": (edit_file("config.json", b"\xff\xfe{}"), "config.json cannot be read"),
-    "another model": (edit_config(model_type="bert"), "none that ddcli trained"),
+    "another model": (edit_config(model_type=...), "none that ddcli trained"),
     "no diffusion section": (edit_config(diffusion=...), "no diffusion section"),
     "diffusion no section": (edit_config(diffusion="absorbing"), "diffusion"),
     "no process": (edit_config(diffusion__process=...), "diffusion.process"),

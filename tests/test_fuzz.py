@@ -318,6 +318,8 @@ def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, tex
         "infill": [absorbing_run, "-"],
         "eval": [absorbing_run, "--limit", "1", "--draws", "1"],
         "noise-viz": ["--text", "the cat"],
+        "doctor": [absorbing_run],
+        "recipes": ["names"],
     }[name]
 
     def load(run, *, device="auto", precision="auto"):
@@ -326,7 +328,7 @@ def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, tex
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "load", load)
-        assert_answered(command(name, "-q", *whole, *line, stdin=b"the [MASK:2] cat"))
+        assert_answered(command(name, *whole, *line, stdin=b"the [MASK:2] cat"))
 
 
 # -- run folders ------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def evaluate(
     answer(lines if told is None else json.dumps(told, ensure_ascii=False, indent=2))
     if save and not quiet:
         best = found.budgets[report.BEST].name
-        tell(f"{model / 'generation_config.json'} now says {best}, and holds the budgets;")
+        tell(f"{Path(model) / 'generation_config.json'} now says {best}, and holds the budgets;")
         tell(f"try: ddcli sample {model}, or ddcli sample {model} --budget fast")
 
 
@@ -214,6 +214,8 @@ def _text(found: "Evaluation") -> Iterator[str]:
     yield "  each on its own: no context is carried over from one to the next"
     if text.unknown:
         yield f"  {counted(text.unknown, 'symbol')} that the vocabulary lacks: context, never predicted"
+    if not found.model.tokenizer.is_exact:
+        yield "  the tokenizer forgets some of the text (case, accents, blanks); figures are of what it keeps"
     if blocks.left_out:
         yield f"  {counted(blocks.left_out, 'record')} too long for the model left out"
 

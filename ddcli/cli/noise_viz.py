@@ -14,7 +14,7 @@ def noise_viz(
     file: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="Your text, or - for stdin.")] = None,
     text: Annotated[str | None, typer.Option(help="The text itself.")] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="A run folder: adds the way back from noise.")
+        str | None, typer.Option("--model", "-m", help="As of `ddcli sample`: adds the way back from noise.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .png or .svg picture or .html page.")

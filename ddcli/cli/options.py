@@ -1,11 +1,13 @@
 """Options that several commands take."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A run folder, or a masked language model: a folder or hub name."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..tokenizer import Seams
 from .document import Document, GapError, Lengths, Tokenizer, UpTo
 
 FEW = 4  # tokens behind a gap that any length to choose from leaves in view, to judge it by
@@ -62,6 +63,7 @@ class Layout:
     edges: tuple[Edges, ...]  # of each gap
     windows: tuple[Window, ...]  # in the order to fill them; each gap belongs to one
     allowed: Mapping[int, np.ndarray]  # (V,) bool: which ids a position may hold; others hold any
+    before: tuple[bytes, ...]  # the text before each gap, from the gap before it on
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class Encoded:
     length: int  # tokens the network reads at once
     spelling: Sequence[bytes] | None = None  # of each id, (V,), where tokens are runs of bytes
     record: bool = False  # whole, for a network trained on records
+    first: Mapping[int, np.ndarray] = field(default_factory=dict)  # (V,) bool: what some gaps can begin with
     _fitting: dict[tuple[bytes, bool], np.ndarray] = field(default_factory=dict)
 
     def candidates(self, gap: int) -> range:
@@ -117,9 +120,11 @@ class Encoded:
         gaps = self.document.gaps
         sizes = [self._lengths(i)[0] for i in range(len(gaps))] if lengths is None else list(lengths)
         runs, edges = self._given_up()
-        places, total, allowed = [], len(runs[0]), dict[int, np.ndarray]()
+        places, total, allowed = list[slice](), len(runs[0]), dict[int, np.ndarray]()
         for size, edge, run in zip(sizes, edges, runs[1:], strict=True):
             place = slice(total, total + size + bool(edge.before) + bool(edge.after))
+            if len(places) in self.first:
+                allowed[place.start] = self.first[len(places)]
             if edge.before:
                 allowed[place.start] = self._fits(edge.before, at_start=True)
             if edge.after:
@@ -141,7 +146,7 @@ class Encoded:
         ids = np.full(total, self.mask_id, np.int64)
         ids[known] = np.concatenate(runs)
         windows = tuple(_windows(places, known, self.length))
-        return Layout(ids, tuple(places), tuple(edges), windows, allowed)
+        return Layout(ids, tuple(places), tuple(edges), windows, allowed, self.document.pieces[:-1])
 
     def _given_up(self) -> tuple[list[np.ndarray], list[Edges]]:
         """The runs without the tokens beside the gaps that are given up to them, and what those spell."""
@@ -194,22 +199,39 @@ def encode(
     length: int,
     edges: tuple[int, int] | None = None,
     spelling: Sequence[bytes] | None = None,
+    seams: Seams | None = None,
 ) -> Encoded:
     """The document's gaps and the text around them, for a network that reads `length` tokens.
 
     Each piece is encoded on its own. edges: for a network trained on records, the ids that open and close
     one; the document without its last line end is the record. spelling: of each id, where tokens are runs
-    of bytes that may reach over the edge of a gap.
+    of bytes that may reach over the edge of a gap. seams: how text meets gaps, where it is not just cut.
     """
-    pieces = list(document.pieces)
+    pieces, first = list(document.pieces), dict[int, np.ndarray]()
     if edges:
         pieces[-1] = re.sub(rb"\r?\n\Z", b"", pieces[-1])
+    for i, piece in enumerate(pieces[:-1] if seams else ()):
+        assert seams is not None
+        # undecodable bytes are context; as text they are the same for the tokenizer
+        read, fits = seams.before_gap(piece.decode(errors="replace"), at_start=i == 0)
+        pieces[i] = read.encode()
+        if fits is not None:
+            first[i] = fits
     runs = [_encode_ends(tokenizer, piece, length) for piece in pieces]
+    if seams:
+        behind = zip(pieces[1:], runs[1:], strict=True)
+        runs[1:] = [seams.behind_gap(piece.decode(errors="replace"), ids) for piece, ids in behind]
     if edges:
         runs[0] = np.append(edges[0], runs[0])
         runs[-1] = np.append(runs[-1], edges[1])
     return Encoded(
-        document.measured(tokenizer), tuple(runs), tokenizer.mask_id, length, spelling, edges is not None
+        document.measured(tokenizer),
+        tuple(runs),
+        tokenizer.mask_id,
+        length,
+        spelling,
+        edges is not None,
+        first,
     )
 
 

@@ -1,0 +1,93 @@
+"""The Hugging Face hub: asked once, quietly, and what it does not give is told in one line."""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import DdcliError
+
+PATIENCE = 10.0  # seconds to wait for the hub
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a model says of itself, its tokenizer included
+WEIGHTS = ("*.safetensors",)
+
+
+def is_name(text: str) -> bool:
+    """Whether the hub could have something of this name."""
+    return bool(NAME.fullmatch(text))
+
+
+def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
+    """The folder that holds a model's files which match, downloaded where they are not there yet.
+
+    Without a network those of earlier times are taken. Raises DdcliError where there are none, where the hub
+    has no such model, and where it is not for everybody.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    trouble = unreachable(name)
+    try:
+        with quiet():
+            return Path(
+                snapshot_download(
+                    name,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=["*/*"],
+                    local_files_only=trouble is not None,
+                    etag_timeout=PATIENCE,
+                )
+            )
+    except Exception as error:  # of the network, of the hub, of the disk
+        cause = trouble or error
+    if isinstance(cause, GatedRepoError):
+        raise DdcliError(
+            f"{name} is gated: ask for access on its page, and log in with `hf auth login`"
+        ) from None
+    here = f"{name} is no run folder: there is no such folder here, and"
+    if isinstance(cause, RepositoryNotFoundError):
+        raise DdcliError(
+            f"{here} no such model on the hub (or it is private: `hf auth login`); train one with "
+            f"`ddcli train -o {name}`"
+        ) from None
+    raise DdcliError(
+        f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
+        f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {name}`"
+    ) from None
+
+
+def unreachable(name: str) -> Exception | None:
+    """Why the hub does not give a model, asked once, so that nobody waits for loaders to try again."""
+    from huggingface_hub import HfApi
+
+    try:
+        with quiet():
+            HfApi().model_info(name, timeout=PATIENCE)
+    except Exception as error:  # of the network, of the hub, or of a name that is none
+        return error
+    return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without progress bars and reports of transformers, and what the hub's client logs of its troubles."""
+    from transformers.utils import logging as theirs
+
+    shown, hub = theirs.is_progress_bar_enabled(), logging.getLogger("huggingface_hub")
+    level, verbosity = hub.level, theirs.get_verbosity()
+    theirs.disable_progress_bar()
+    theirs.set_verbosity_error()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        theirs.set_verbosity(verbosity)
+        if shown:
+            theirs.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".:") or type(error).__name__
