@@ -25,7 +25,7 @@ from ddcli.training import train
 
 GB = 1e9
 FLOPS = 4e14  # a second, that an H100 does of 989e12 in bf16: 40 %
-LINKS = {"NVLink": 300e9, "InfiniBand, 400 Gbit": 45e9}  # bytes a second that one GPU sends
+LINKS = {"NVLink": 300e9, "InfiniBand of 400 Gbit, 90 %": 45e9}  # bytes a second that one GPU sends
 SHAPES = {  # width, layers, heads, vocabulary
     "110M": (768, 12, 12, 50_258),
     "350M": (1024, 24, 16, 50_258),
@@ -120,11 +120,10 @@ def reckoned() -> None:
         figures = [f"{x / GB:.1f} GB" for x in (20 * n, *shared)] + [f"{x / GB:.2f} GB" for x in kept]
         print(f"| {name} | {n / 1e6:,.0f}M | {' | '.join(figures)} | {flops / GB:.1f}e9 |")
     print()
-    print("| link | bytes a second | tokens a GPU and step that hide it: replicated | shared |")
-    print("|---|---|---|---|")
+    print("| link | bytes a second | tokens a GPU and step that hide what is sent |")
+    print("|---|---|---|")
     for name, speed in LINKS.items():
-        tokens = [bytes_ / speed * FLOPS / 6 for bytes_ in (2 * 4, 3 * 4)]
-        print(f"| {name} | {speed:.0e} | {tokens[0]:,.0f} | {tokens[1]:,.0f} |")
+        print(f"| {name} | {speed:.1e} | {2 * FLOPS / speed:,.0f} |")
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def alone(tmp_path_factory, text_file):
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_so_many_processes_train_the_run_that_one_trains(alone, text_file, tmp_path, size, shard):
     changes = {"samples__every": 10, "samples__count": 3, "train__shard": shard}
     first, *others = train_by(size, tmp_path / "run", text_file, **changes)
@@ -91,7 +91,10 @@ def test_so_many_processes_train_the_run_that_one_trains(alone, text_file, tmp_p
     assert not any(heard.steps or heard.lines for heard in others)
 
 
-@pytest.mark.parametrize(("size", "parts"), [(3, 1), (2, 3), (3, 5)])
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(2, 3, marks=pytest.mark.slow), (3, 5)],
+)
 def test_batches_are_shared_out_and_read_in_parts_in_any_way(alone, text_file, tmp_path, size, parts):
     """16 sequences on 3 processes, in 5 parts each: the sum over them is divided by the count of all."""
     train_by(size, tmp_path / "run", text_file, train__accumulate=parts, **{"samples__every": 0})
@@ -111,7 +114,13 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
+FEW = ("uniform, told its guess", "blocks", "by scores", "a chosen range of times")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(WAYS[way], id=way, marks=() if way in FEW else pytest.mark.slow) for way in WAYS],
+)
 def test_every_way_of_training_can_be_shared(text_file, tmp_path, changes):
     short = {"train__steps": 6, "validation__every": 3, "checkpoint__every": 6, "metrics__every": 1}
     train_tiny(tmp_path / "one", text_file, **BATCH, **short, **changes)

@@ -42,8 +42,15 @@ CELLS = [
     *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
     ("generator", "geometric"),
 ]
+# of those the fast suite takes every process, and every schedule once
+FAST = [cell for cell in CELLS if cell[1] == "linear"]
+FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric")]
 processes = pytest.mark.parametrize(
-    "process", [make(*cell) for cell in CELLS], ids=["-".join(cell) for cell in CELLS]
+    "process",
+    [
+        pytest.param(make(*cell), id="-".join(cell), marks=() if cell in FAST else pytest.mark.slow)
+        for cell in CELLS
+    ],
 )
 
 
