@@ -8,6 +8,7 @@ runs/x/
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,10 +86,11 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     name = str(run)
     run = Path(run)
     weights = run / "model.safetensors"
-    if STEP.match(run.resolve().name) and (run / MANIFEST).is_file():
+    real = Path(os.path.realpath(run))
+    if STEP.match(real.name) and (run / MANIFEST).is_file():
         if not verified(run):
             raise DdcliError(f"the checkpoint {run} is damaged; take another, or the run itself")
-        run, weights = run.resolve().parents[1], run / "ema.safetensors"
+        run, weights = real.parents[1], run / "ema.safetensors"
     source = Source.find(name) if not run.is_dir() else Source(name, run)
     described = _read_json(source.folder / "config.json")
     if described.get("model_type") != DiffusionTransformerConfig.model_type:
@@ -438,6 +440,18 @@ class _Bound(Section):
     model_config = ConfigDict(strict=True, allow_inf_nan=True)
 
 
+class _Window(Section):
+    """What happened since the last line of metrics."""
+
+    losses: list[float]
+    norms: list[float]
+    tokens: int
+    seconds: float
+    skipped: int = 0
+
+    model_config = ConfigDict(strict=True)
+
+
 class _State(_Read):
     """What state.json has to say for a run to go on."""
 
@@ -446,7 +460,7 @@ class _State(_Read):
     step: int = Field(ge=0)
     fingerprint: str
     seconds: float = Field(ge=0, lt=2**53)
-    window: dict[Literal["losses", "norms", "tokens", "seconds", "skipped"], float | list[float]]
+    window: _Window
     bounds: list[_Bound]
     recent: list[float]
     lost: list[int]
@@ -471,6 +485,9 @@ def check_checkpoint(
     for name in ("weights", "ema"):
         if {key: weight.shape for key, weight in groups.get(name, {}).items()} != wanted:
             raise DdcliError(f"a checkpoint of {run} is damaged: its {name} are not those of this network")
+    for name, group in groups.items():
+        if not all(weight.is_floating_point() and bool(weight.isfinite().all()) for weight in group.values()):
+            raise DdcliError(f"a checkpoint of {run} is damaged: its {name} are not all numbers")
     moments = groups.get("optimizer", {})
     known = {name: {weight.shape, torch.Size()} for name, weight in network.named_parameters()}
     if any(value.shape not in known.get(key.rpartition("/")[0], ()) for key, value in moments.items()):

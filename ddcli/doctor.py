@@ -15,6 +15,7 @@ import torch
 from .checkpoint import best_checkpoint, checkpoints, load_model, pick_device, pick_precision, verified
 from .config import find_recipe, load_config
 from .errors import DdcliError, counted
+from .files import read_small
 from .plan import Silent, dry_run
 from .tokenizer import Tokenizer
 from .training import can_compile
@@ -127,11 +128,12 @@ def _run(run: Path) -> Iterator[Finding]:
         yield Finding("model", str(error), "wrong")
         return
     weights = sum(weight.numel() for weight in model.network.parameters()) if model.network else 0
+    weights = model.origin.parameters if model.origin else weights
     process = type(model.process).__name__.lower()
     yield Finding("model", f"{weights:,} parameters, {process} noise, {model.length} tokens at once")
     yield _tokenizer(model.tokenizer)
     yield Finding("sampling", f"{model.settings.sampler}, {model.settings.steps} steps, if nobody says")
-    if not model.budgets:
+    if not model.budgets and not model.origin:
         command = f'`ddcli eval {run} --sweep "steps=8,16,32,64" --save`'
         mend = f"{command} finds the fewest steps that are as good"
         yield Finding("sampling", "no budgets are measured", mend=mend)
@@ -158,9 +160,13 @@ def _checkpoints(run: Path) -> Iterator[Finding]:
 def _progress(run: Path) -> Iterator[Finding]:
     """How far its training came, by its own account."""
     try:
-        lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in read_small(run / "metrics.jsonl").splitlines()]
+        skipped = sum(int(line.get("skipped_steps", 0)) for line in lines)
         steps = load_config(run / "config.toml").train.steps
-    except (OSError, ValueError, DdcliError):
+    except FileNotFoundError:  # of a model that others trained
+        return
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, DdcliError) as error:
+        yield Finding("training", f"what it says of its training cannot be read: {error}", "wrong")
         return
     done = max((step for step, _ in checkpoints(run)), default=0)
     if done < steps:
@@ -171,7 +177,7 @@ def _progress(run: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding("training", f"finished at step {done:,}")
-    if skipped := sum(line.get("skipped_steps", 0) for line in lines):
+    if skipped:
         yield Finding("training", f"{counted(skipped, 'step')} came to no number", "wrong", "lower train.lr")
 
 

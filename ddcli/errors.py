@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -18,14 +19,23 @@ class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was w
     exit_code = 1
 
 
+# what changes the order in which a line is shown
+TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _acts(character: str) -> bool:
+    """Whether it does something to a terminal, where others are shown: controls, line ends, surrogates."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in TURNS
+
+
 def printable(text: str, keep: str = "") -> str:
     """Text that does nothing to a terminal: control characters as their pictures, but for those to `keep`."""
-    return "".join(c if c.isprintable() or c in keep else _picture(c) for c in text)
+    return "".join(_picture(c) if _acts(c) and c not in keep else c for c in text)
 
 
 def escaped(text: str) -> str:
-    """The same of JSON and TOML: what is not printable is an escape, which both can read."""
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    """The same of JSON and TOML: control characters are escapes, which both can read."""
+    return "".join(json.dumps(c)[1:-1] if _acts(c) and c != "\n" else c for c in text)
 
 
 def _picture(character: str) -> str:

@@ -28,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # an endless link stays itself, and cannot be written
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     os.close(handle)
     beside = Path(name)
@@ -76,11 +76,11 @@ def read_small(path: Path) -> bytes:
 
 def links_out(folder: Path) -> Path | None:
     """Something in a folder, or in a folder in it, that leads out of it; None where all stays inside."""
-    top = folder.resolve()
+    top = Path(os.path.realpath(folder))
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(place, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(top):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(top):
                 return path
     return None
 
@@ -115,6 +115,14 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def check_regular(path: Path) -> None:
+    """OSError for a pipe, which would be waited for, a device, which may have no end, and a folder."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")
+
+
 def sha256(path: Path) -> str:
+    """Raises OSError for what is no file."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 from .backbones.pretrained import PretrainedMaskedLM, positions
 from .denoiser import Backbone, Batched, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, counted
-from .hub import WEIGHTS, fetch, first_line, is_name, quiet
+from .hub import WEIGHTS, fetch, first_line, is_name, quiet, safe_weights
 from .model import Origin
 from .process import Vocabulary, make_process
 from .spelling import ForeignTokenizer
@@ -35,6 +35,7 @@ LONGEST = (
 SANE = 10**6  # a tokenizer whose model_max_length is more knows none
 PROBE = 7  # tokens
 SCHEDULE = "linear"
+REACHING = ("attn_implementation", "_attn_implementation", "experts_implementation")
 EXAMPLE = "answerdotai/ModernBERT-base"
 
 
@@ -61,7 +62,7 @@ class Source:
         """Its safetensors files. Raises DdcliError where there are none."""
         if self.is_remote:
             fetch(self.name, WEIGHTS)
-        if found := sorted(self.folder.glob("*.safetensors")):
+        if found := safe_weights(self.folder, self.name):
             return found
         if pickles := sorted(self.folder.glob("*.bin")):
             raise DdcliError(
@@ -123,6 +124,11 @@ def _config(source: Source) -> PreTrainedConfig:
     """Its config, of a kind that there is an opener for. Raises DdcliError for any other."""
     described = _described(source)
     kind, architecture = described.get("model_type"), _architecture(described)
+    for key in REACHING:
+        if "/" in str(described.get(key, "")):
+            raise DdcliError(f"{source.name}: config.json sets {key}, which would read code from elsewhere")
+    if described.get("transformers_weights") is not None:
+        raise DdcliError(f"{source.name}: config.json sets transformers_weights; name it model.safetensors")
     if not isinstance(kind, str):
         raise DdcliError(
             f"{source.name} holds a model, but none that ddcli trained or transformers knows: config.json "
@@ -204,6 +210,8 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
             )
     except Exception as error:  # broken files raise whatever the parser of their class raises
         raise DdcliError(f"{source.name} cannot be loaded: {first_line(error)}") from None
+    if bad := next((name for name, weight in network.state_dict().items() if not _finite(weight)), None):
+        raise DdcliError(f"{source.name}: the weights of {bad} are not all numbers; the file is damaged")
     if missing := sorted(report["missing_keys"]):
         raise DdcliError(
             f"{source.name} is no whole {type(network).__name__}: {counted(len(missing), 'weight')} missing "
@@ -239,6 +247,10 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
         files,
         heeds_padding,
     )
+
+
+def _finite(weight: torch.Tensor) -> bool:
+    return not weight.is_floating_point() or bool(weight.isfinite().all())
 
 
 def _positions(network: Any, config: PreTrainedConfig, tokenizer: ForeignTokenizer) -> int:

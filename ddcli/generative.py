@@ -20,7 +20,7 @@ import torch
 from .data import Blocks
 from .errors import DdcliError
 from .evaluation import ratio, spread_evenly
-from .hub import first_line, quiet, unreachable
+from .hub import first_line, quiet, safe_weights, unreachable
 from .model import Model, SamplerSettings
 from .sampling import samples
 
@@ -78,6 +78,8 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if is_folder and gguf is None:
+        safe_weights(Path(name), name)
     trouble = None if is_folder else unreachable(name)
     options: dict[str, Any] = {
         "trust_remote_code": False,

@@ -1,17 +1,21 @@
 """The Hugging Face hub: asked once, quietly, and what it does not give is told in one line."""
 
+import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import DdcliError
+from .files import check_regular, read_small
 
 PATIENCE = 10.0  # seconds to wait for the hub
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a model says of itself, its tokenizer included
 WEIGHTS = ("*.safetensors",)
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 
 
 def is_name(text: str) -> bool:
@@ -56,6 +60,30 @@ def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
         f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
         f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {name}`"
     ) from None
+
+
+def safe_weights(folder: Path, name: str) -> list[Path]:
+    """The files that a model's weights are read from, safetensors in its own folder; [] where there are none.
+
+    Raises DdcliError for an index that names anything else, and for what is no file.
+    """
+    index, files = folder / "model.safetensors.index.json", [folder / "model.safetensors"]
+    try:
+        if not os.path.lexists(files[0]):
+            if not os.path.lexists(index):
+                return []
+            named = sorted({str(file) for file in json.loads(read_small(index))["weight_map"].values()})
+            if strange := [file for file in named if not SHARD.fullmatch(file)]:
+                raise DdcliError(
+                    f"{name}: {index.name} names {strange[0]!r}, which is no safetensors file in the folder "
+                    "itself; nothing else is read"
+                )
+            files = [folder / file for file in named]
+        for file in files:
+            check_regular(file)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DdcliError(f"{name}: its weights cannot be read: {first_line(error)}") from None
+    return files
 
 
 def unreachable(name: str) -> Exception | None:

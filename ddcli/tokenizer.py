@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from .errors import DdcliError
+from .files import LARGEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,6 +31,7 @@ LABEL = re.compile(r"<label:(.+)>", re.S)  # the token that opens a record of th
 BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of their tokens
 
 Ids = Sequence[int] | np.ndarray
+SETTINGS = (".json", ".txt", ".model", ".jinja")  # files that a tokenizer is read from
 Log = Callable[[str], None]
 Documents = Iterable[str | bytes]
 
@@ -432,6 +434,9 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
         raise DdcliError(
             f"folder {name} has no tokenizer files (tokenizer.json); is it a run or model folder?"
         )
+    for path in folder.iterdir() if local else ():
+        if path.suffix in SETTINGS and path.exists() and path.stat().st_size > LARGEST:
+            raise DdcliError(f"{path} has more than {LARGEST:,} bytes, which is no tokenizer")
     if not local:
         if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
             raise DdcliError(f"no tokenizer folder {source}; give a folder, a hub name, char, byte or bpe:N")
@@ -446,7 +451,9 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
     try:
         # not to be left out: asked nothing, transformers asks stdin whether to run the code of a stranger
         hf = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # broken files raise whatever the parser of their class raises
+    except BaseException as error:  # broken files raise whatever the parser of their class raises
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as Rust's does
+            raise
         reason = str(error).strip().partition("\n")[0]
         if "trust_remote_code" in str(error):
             reason = "it comes with code of its own, which ddcli never runs"

@@ -1,6 +1,7 @@
 """What is told of a machine, a run and a recipe; and the recipes that ship."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -80,6 +81,26 @@ def test_steps_that_came_to_no_number_are_wrong(absorbing_run, tmp_path):
     assert told(ddcli.examine(run), "training")[-1].found == "3 steps came to no number"
 
 
+@pytest.mark.parametrize("content", ["[1]", "null", "[" * 100_000, '{"step": 1, "skipped_steps": "x"}', None])
+def test_metrics_that_are_none_are_wrong_and_not_waited_for(absorbing_run, tmp_path, content):
+    run = copy_of(absorbing_run, tmp_path)
+    (run / "metrics.jsonl").unlink()
+    if content is None:
+        os.mkfifo(run / "metrics.jsonl")
+    else:
+        (run / "metrics.jsonl").write_text(content)
+    (training,) = told(ddcli.examine(run), "training")
+    assert training.kind == "wrong"
+
+
+def test_a_pipe_in_a_checkpoint_is_damage(absorbing_run, tmp_path):
+    run = copy_of(absorbing_run, tmp_path)
+    newest = checkpoints(run)[-1][1]
+    (newest / "ema.safetensors").unlink()
+    os.mkfifo(newest / "ema.safetensors")
+    assert told(ddcli.examine(run), "checkpoint")[0].found == f"{newest} is damaged"
+
+
 @pytest.fixture
 def recipe(text_file, tmp_path):
     path = tmp_path / "mine.toml"
@@ -156,7 +177,11 @@ def test_a_recipe_is_shown_and_copied_as_it_is(name, tmp_path, capsysbinary):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nmes"], "did you mean 'names'"), (["-o", "mine.toml"], "which recipe?")],
+    [
+        (["nmes"], "did you mean 'names'"),
+        ([__file__], "unknown recipe"),
+        (["-o", "mine.toml"], "which recipe?"),
+    ],
 )
 def test_recipes_that_are_none_are_refused(arguments, message, capsys):
     assert cli.main(["recipes", *arguments]) == 2

@@ -1,6 +1,7 @@
 """Masked language models that others trained: each is a denoiser, and every command works on it."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import load_file, save_file
 from tiny import edit_json, files
 
 import ddcli
@@ -405,6 +407,44 @@ def test_pickled_weights_are_refused(copied):
     assert "pytorch_model.bin, a pickle" in refusal(copied)
     (copied / "pytorch_model.bin").unlink()
     assert "model.safetensors is missing" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    "named", ["../elsewhere.safetensors", "a.bin", "/tmp/a.safetensors", "a/b.safetensors"]
+)
+def test_an_index_of_weights_names_safetensors_of_its_own_folder_alone(copied, named):
+    (copied / "model.safetensors").rename(copied / "x.safetensors")
+    index = copied / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": "x.safetensors", "b": named}}))
+    assert f"names {named!r}" in refusal(copied)
+    weights = load_file(copied / "x.safetensors")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, "x.safetensors")}))
+    assert ddcli.load(copied).sample(1, length=4, seed=1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "x.safetensors"])
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(copied, name):
+    (copied / "model.safetensors").unlink()
+    os.mkfifo(copied / name)
+    index = {"metadata": {}, "weight_map": {"a": "x.safetensors"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "a pipe or a device" in refusal(copied)
+
+
+def test_weights_that_are_no_numbers_are_refused(copied):
+    weights = load_file(copied / "model.safetensors")
+    name = "bert.embeddings.LayerNorm.bias"
+    weights[name][0] = torch.nan
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert f"the weights of {name} are not all numbers" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"attn_implementation": "a/kernel"}, {"transformers_weights": "other.safetensors"}]
+)
+def test_settings_that_reach_elsewhere_are_refused(copied, setting):
+    edit_json(copied / "config.json", **setting)
+    assert f"config.json sets {min(setting)}" in refusal(copied)
 
 
 def test_broken_files_are_refused(copied):

@@ -23,7 +23,7 @@ import ddcli
 from ddcli import api, cli
 from ddcli.checkpoint import load_model, pick_device, pick_precision
 from ddcli.config import flatten_fields
-from ddcli.errors import DdcliError
+from ddcli.errors import DdcliError, printable
 from ddcli.sampler import SAMPLERS
 
 WHOLE = bool(os.environ.get("DDCLI_FUZZ"))
@@ -45,7 +45,7 @@ def assert_in_words(found: Outcome, lines: tuple[int, ...] = (1,)) -> None:
     assert (found.code, found.out) == (2, b""), found
     assert found.err.startswith("ddcli: "), found
     assert found.err.count("\n") in lines, found
-    assert all(line.isprintable() for line in found.err.split("\n")), found
+    assert found.err == printable(found.err, keep="\n"), found
 
 
 # -- documents --------------------------------------------------------------------------------------------

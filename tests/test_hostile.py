@@ -71,7 +71,7 @@ def refusal(*arguments, stdin=b"", lines=1):
 
 
 def harmless(text):
-    return all(line.isprintable() for line in text.split("\n"))
+    return text == printable(text, keep="\n\t")
 
 
 def sampled(run):
@@ -87,6 +87,22 @@ def sealed(folder):
     """Make a checkpoint verify as it is now, as whoever changed it would."""
     sums = {path.name: sha256(path) for path in folder.iterdir() if path.name != MANIFEST}
     (folder / MANIFEST).write_text(json.dumps(sums))
+
+
+def test_what_people_write_is_shown_as_it_is():
+    text = "if x:\u3000a\u00a0b\u200d\U0001f468\u00ad"
+    assert printable(text) == text
+    assert printable("\x1b[1m\x9b\u202e\u2028\x7f") == "␛[1m\ufffd\ufffd\ufffd\ufffd"
+
+
+def test_what_is_written_to_stdout_by_its_name_is_added_to_what_it_is(run, tmp_path):
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    line = [sys.executable, "-m", "ddcli", "sample", str(run), "--steps", "2", "-q", "-o", "/dev/stdout"]
+    with log.open("a") as file:
+        subprocess.run(line, stdout=file, check=True)
+    assert log.read_text().startswith("before\n")
+    assert len(log.read_text()) > len("before\n")
 
 
 # -- code -------------------------------------------------------------------------------------------------
@@ -444,7 +460,7 @@ STATES = {
     "step": [True, -1, "1", None, 1e300, 10**400, 7],
     "fingerprint": [None, 3, ["a"]],
     "seconds": ["x", -1, float("nan"), 10**400],
-    "window": [None, 3, {"losses": "x"}, {"unknown": 1}],
+    "window": [None, 3, {"losses": "x"}, {"losses": 1.0}, {"tokens": [1.0]}, {"unknown": 1}],
     "bounds": [3, [1], [{"nats_per_token": "x"}], [{"unknown": 1.0}]],
     "recent": [3, ["a"], [None]],
     "lost": [3, ["a"], [True]],
@@ -478,7 +494,10 @@ def test_tensors_of_another_network_are_refused(run, text_file, group):
     _, newest = checkpoints(run)[-1]
     path = newest / f"{group}.safetensors"
     tensors = load_file(path)
-    for change in ({next(iter(tensors)): torch.zeros(7, 3)}, {"strange/exp_avg": torch.zeros(2)}):
+    first, own = next(iter(tensors.items()))
+    changes = [{first: torch.zeros(7, 3)}, {"strange/exp_avg": torch.zeros(2)}]
+    changes += [{first: torch.full_like(own, torch.nan)}, {first: own.to(torch.int8)}]
+    for change in changes:
         save_file({**tensors, **change}, path)
         sealed(newest)
         assert f"its {group} " in refusal(*resuming(run, text_file))

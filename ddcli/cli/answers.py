@@ -74,6 +74,8 @@ def deliver(
             return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         return content + (b"\0" if null else line_end)
 
+    if output == "/dev/stdout":  # which, written to by its name, would be emptied first
+        output = None
     between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
     if output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir()):
         folder, suffix = Path(output), ".json" if as_json else ".txt"
@@ -88,7 +90,7 @@ def deliver(
     if output is not None:
         replace_whole(Path(output), b"".join(parts))
         return
-    harmless = escaped if as_json else partial(printable, keep="\n")
+    harmless = escaped if as_json else partial(printable, keep="\n\t")
     for part in parts:
         if sys.stdout.isatty():  # a text is anybody's, and a terminal does what it says
             part = harmless(part.decode(errors="replace")).encode()

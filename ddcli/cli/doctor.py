@@ -30,7 +30,7 @@ def doctor(
     findings = examine(subject, data)
     for finding in findings:
         if as_json:
-            print(json.dumps(asdict(finding), ensure_ascii=False))
+            print(json.dumps(asdict(finding)))
             continue
         mend = f"; {finding.mend}" if finding.mend else ""
         print(printable(f"{MARKS[finding.kind]:<6}{finding.about:<11}{finding.found}{mend}"))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DdcliError
+from ..errors import DdcliError, unknown
 from .answers import replace_whole, tell
 from .options import Json
 
@@ -35,12 +35,14 @@ def recipes(
             else:
                 print(f"{known:<{width}}  {about}")
         return
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
     content = find_recipe(name).read_bytes()
     if output is None:
         text = content.decode()
         print(json.dumps({"name": name, "recipe": text}, ensure_ascii=False) if as_json else text, end="")
         return
-    if output.exists():
+    if output.is_file():
         raise DdcliError(f"{output} is there already; give another -o")
     replace_whole(output, content)
     tell(f"{output} is written; train with: ddcli train {output} -o runs/{output.stem}")
