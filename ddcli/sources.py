@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .errors import DdcliError
 from .files import sha256
+from .hub import is_name
 
 Document = str | bytes
 
@@ -200,7 +201,7 @@ def stream_documents(
 def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
     name, _, config = source.partition(":")
     looks_like_a_file = {*READERS, *UNPACKERS, ".txt"} & set(Path(source).suffixes)
-    if looks_like_a_file or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+    if looks_like_a_file or not is_name(name):
         raise DdcliError(f"no such file or folder: {source}")
 
     import datasets

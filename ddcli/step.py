@@ -254,9 +254,8 @@ class State:
         for i, part in enumerate(noised.split(parts)):
             with nullcontext() if i + 1 == parts else without_exchange(self.loss):
                 loss = self.loss(task, part) / count
-                (
-                    loss * self.world.size
-                ).backward()  # gradients are averaged over processes, where a sum is meant
+                summed = loss * self.world.size  # as gradients are averaged over processes
+                summed.backward()
             total += loss.item()
         return total
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from .errors import DdcliError
 from .files import LARGEST
+from .hub import is_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -438,7 +439,7 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
         if path.suffix in SETTINGS and path.exists() and path.stat().st_size > LARGEST:
             raise DdcliError(f"{path} has more than {LARGEST:,} bytes, which is no tokenizer")
     if not local:
-        if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+        if folder.exists() or not is_name(source):
             raise DdcliError(f"no tokenizer folder {source}; give a folder, a hub name, char, byte or bpe:N")
         try:
             local = isinstance(try_to_load_from_cache(source, "tokenizer_config.json"), str)

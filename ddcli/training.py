@@ -169,7 +169,7 @@ def _agree(plan: Plan, saved: Config | None, world: World) -> None:
     tokenizer = plan.data.tokenizer.hf.backend_tokenizer.to_str()
     seen = {
         "read different data; give all of them the same files": (plan.data.fingerprint, tokenizer),
-        "see different run folders; give all of them the same one": (saved is None, not saved),
+        "see different run folders; give all of them the same one": saved and saved.to_toml(),
         "have different settings; start all of them alike": plan.config.to_toml(),
     }
     for problem, own in seen.items():

@@ -101,16 +101,8 @@ class Layer(nn.Module):
         self.down = Last(hidden, config.width, bias=False)
         self.modulation = None if config.clock == "none" else Last(TOLD, 4 * config.width)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        bias: Bias | None,
-        told: Tensor | None,
-        past: KeysValues | None,
-        present: list[KeysValues] | None,
-    ) -> Tensor:
-        inputs = x, rotation, bias, told, past, present
+    def forward(self, *inputs: Any) -> Tensor:
+        """Those of `_both`."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._both, *inputs, use_reentrant=False, preserve_rng_state=False)
         return self._both(*inputs)
