@@ -24,6 +24,7 @@ import textbook
 import torch
 
 from ddcli import denoiser as engine
+from ddcli.ahead import Ahead
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from ddcli.checkpoint import PRECISION_NAMES, pick_device, pick_precision
@@ -36,7 +37,7 @@ from ddcli.process import Absorbing, Vocabulary
 from ddcli.randomness import Streams
 from ddcli.sampler import Ancestral
 from ddcli.schedule import Linear, make_times
-from ddcli.step import State, Task
+from ddcli.step import Noised, State, Task
 from ddcli.training import can_compile
 
 BUSY = 0.5  # of a core at most may be in use by others
@@ -111,10 +112,17 @@ class Ours:
         objective = make_objective("elbo", None, self.process)
         self.task = Task(self.process, objective, make_times("bell"), 0.0, 0.0, 0.0, 0.0, 0, blocks, seed=0)
 
-    def step(self, tokens: np.ndarray, parts: int = 1) -> None:
-        everywhere = np.ones(tokens.shape, bool)
-        batch = Batch(tokens, ~everywhere, everywhere, of=len(tokens))
-        noised = self.task.noised(batch, self.state.step, self.device)
+        self.ahead = Ahead(self._noised)
+        self.tokens = text(shape, 0)
+
+    def _noised(self, step: int) -> Noised:
+        everywhere = np.ones(self.tokens.shape, bool)
+        batch = Batch(self.tokens, ~everywhere, everywhere, of=len(self.tokens))
+        return self.task.noised(batch, step, self.device)
+
+    def step(self, parts: int = 1) -> None:
+        step = self.state.step
+        noised = self.ahead.take(step, step + 1 if self.device.type == "cuda" else None)
         loss = self.state.descend(self.task, noised, noised.count, parts)
         self.state.update(loss, self.config)
 
@@ -212,8 +220,8 @@ def training(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
                 textbook.update(book, optimizer, some)
 
         for _ in range(3):
-            ours.step(drawn)
-        slow, fast = by_turns([by_the_book, lambda ours=ours, drawn=drawn: ours.step(drawn)], turns, device)
+            ours.step()
+        slow, fast = by_turns([by_the_book, ours.step], turns, device)
         count = shape.sequences * shape.length
         share = shape.flops(0.5) * count / fast / rate
         yield (
@@ -228,7 +236,7 @@ def memory_of(which: str, shape: Shape, device: torch.device, dtype: torch.dtype
     if which == "ours":
         ours = Ours(shape, device, dtype, compiled=device.type == "cuda")
         network, copies = ours.denoiser.network, 5
-        work = lambda: ours.step(drawn)  # noqa: E731
+        work = ours.step
     else:
         network, copies = theirs(shape, device), 4
         optimizer = textbook.make_optimizer(network, 3e-4)
@@ -284,17 +292,17 @@ def only_gpu(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int)
     """What has no use on a CPU: attention by tiles, and what a loss in parts costs where memory is large."""
     yield "\n### A step of block diffusion, and the loss in parts\n"
     yield "| what | tokens/s | memory, GB |\n|---|---|---|"
-    drawn, count = text(shape, 0), shape.sequences * shape.length
+    count = shape.sequences * shape.length
 
     def measured(what: str, ours: Ours, parts: int = 1) -> str:
         for _ in range(3):
-            ours.step(drawn, parts)
+            ours.step(parts)
         torch.cuda.reset_peak_memory_stats()
-        (taken,) = by_turns([lambda: ours.step(drawn, parts)], turns, device)
+        (taken,) = by_turns([lambda: ours.step(parts)], turns, device)
         return f"| {what} | {count / taken:,.0f} | {torch.cuda.max_memory_allocated() / 1e9:.1f} |"
 
     yield measured("loss in parts", Ours(shape, device, dtype))
-    at_once, engine.AT_ONCE = engine.AT_ONCE, 2**40
+    at_once, engine.AT_ONCE = engine.AT_ONCE, {"cuda": 2**40}
     try:
         yield measured("loss at once", Ours(shape, device, dtype))
     finally:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from .ahead import Ahead
 from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
     STATE,
@@ -48,7 +49,7 @@ from .modelcard import model_card
 from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
 from .sampler import default_sampler
 from .schedule import CLIPS
-from .step import State, gradient_noise, learning_rate
+from .step import Noised, State, Task, gradient_noise, learning_rate
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
 from .world import ALONE, World, lost_another
@@ -264,6 +265,11 @@ def stop_signals(reporter: Silent, brake: Brake, at_once: bool = True) -> Iterat
             signal.signal(number, handler)
 
 
+def works_apart(device: torch.device) -> bool:
+    """Whether a device computes while the processor goes on."""
+    return device.type == "cuda"
+
+
 def can_compile() -> bool:
     """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
     command = os.environ.get("CXX", "").split() or ["g++"]
@@ -298,6 +304,8 @@ class _Run:
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
+        self.ahead = Ahead(self._make_ready)
+        self.place = plan.data.train.place()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -314,6 +322,7 @@ class _Run:
             self.window = _Window(**found[1]["window"])
             self.recent, self.lost = found[1]["recent"], found[1]["lost"]
             self.plan.data.train.go_to(found[1]["place"])
+            self.place = self.plan.data.train.place()
             self.gradients = found[1]["gradients"]
             if found[1]["clip"] is not None:
                 self._clip(found[1]["clip"])
@@ -397,9 +406,9 @@ class _Run:
         while True:
             train = self.config.train
             try:
-                batch = self._batch(step)
-                noised = self.task.noised(batch, step, self.plan.device)
-                told = self.world.all(noised.count, int(batch.valid.sum()))
+                ready = self._ready(step)
+                noised, self.place = ready.noised, ready.place
+                told = self.world.all(noised.count, ready.tokens)
                 count, tokens = (int(n) for n in told.sum(0))
                 loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
                 loss = float(self.world.all(loss).sum())
@@ -409,6 +418,17 @@ class _Run:
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
             self._read_in_smaller_parts()
+
+    def _ready(self, step: int) -> "_Ready":
+        """What a step begins with. Where the processor is idle meanwhile, that of the next is begun."""
+        more = works_apart(self.plan.device) and step + 1 < self.config.train.steps
+        return self.ahead.take((step, self.task), (step + 1, self.task) if more else None)
+
+    def _make_ready(self, key: tuple[int, Task]) -> "_Ready":
+        step, task = key
+        batch = self._batch(step)
+        place = self.plan.data.train.place()
+        return _Ready(task.noised(batch, step, self.plan.device), int(batch.valid.sum()), place)
 
     def _batch(self, step: int) -> Batch:
         """This process's rows of a batch."""
@@ -479,6 +499,7 @@ class _Run:
                 steps.append(_seconds(partial(self._step, step)))
                 if stop := self._told_to_stop():
                     raise self.world.once(Stopped(self.folder, first, stop))
+        self.ahead.drop()
         a_step = sorted(steps[4:])[len(steps[4:]) // 2]
         config, left, between = self.config, 60 * train.minutes, 0.0
         if config.validation.every:
@@ -506,6 +527,7 @@ class _Run:
         squared mean is still lost in chance is not chosen; where all are, the present one stays.
         """
         train = self.config.train
+        self.ahead.drop()  # it reads the same data
         batches = [self._batch(step + i) for i in range(GRADIENTS)]
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
             task = replace(self.task, times=clip)
@@ -593,7 +615,7 @@ class _Run:
         """
         if self.lost and step < self.config.train.steps:
             return
-        groups, place = self.state.tensors(), earliest(self.world.gather(self.plan.data.train.place()))
+        groups, place = self.state.tensors(), earliest(self.world.gather(self.place))
         if self.world.leads:
             self._write_all(step, groups, place, measured=measured)
         self.world.gather(None)  # a launcher may end all of them once one has left
@@ -630,6 +652,15 @@ class _Run:
 def earliest(places: Sequence[Sequence[list[int] | None]]) -> list[list[int]]:
     """Where data is read, in each of its lanes, by where each process reads those that are its own."""
     return [min(at for at in lane if at is not None) for lane in zip(*places, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a step begins with."""
+
+    noised: Noised
+    tokens: int  # that are no padding
+    place: list[list[int] | None]  # where the data is read, once the step is taken
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -81,7 +81,8 @@ def test_every_sampler_draws_the_same(name, noise, request):
         make_sampler(name).check(on_cpu.process)
     except DdcliError:
         pytest.skip("not for this noise")
-    options = {"sampler": name, "steps": 16, "seed": 5, "temperature": 0.9, "top_p": 0.95}
+    # a prompt, since of nothing but masks every position believes the same: rounding would choose the order
+    options = {"sampler": name, "steps": 16, "seed": 5, "prompt": "the cat ", "temperature": 0.9}
     drawn = zip(on_gpu.sample(3, **options), on_cpu.sample(3, **options), strict=True)
     assert all(alike(one.text, other.text) for one, other in drawn)
 
