@@ -256,10 +256,10 @@ ORIGINALS: dict[str, Original] = {
     "udlm": hub("udlm", loglinear, time_conditioning=True, cfg=False, cfg_num_classes=-1),
     "duo": hub("duo", loglinear, causal=False, var_min=True),
     "gidd": Original(
-        lambda v: gidd_config(v, 0.2), "", lambda t: min(max(t, 1e-4), 1 - 1e-4), False, tables()
+        lambda v: gidd_config(v, 0.2), "", lambda t: min(max(t, 1e-4), 1 - 1e-4), True, tables()
     ),
     "gidd-masks": Original(
-        lambda v: gidd_config(v, 0.0), "", lambda t: min(max(t, 1e-4), 1 - 1e-4), False, tables()
+        lambda v: gidd_config(v, 0.0), "", lambda t: min(max(t, 1e-4), 1 - 1e-4), True, tables()
     ),
 }
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 import ddcli
 from ddcli.cli import main
+from ddcli.denoiser import Batched
 from ddcli.errors import DdcliError
 from ddcli.process import posterior
 from ddcli.randomness import LOG_ZERO
@@ -111,6 +112,17 @@ def test_padding_and_neighbours_do_not_change_what_is_believed(kind, opened):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
+def test_bf16_is_close_and_asks_for_sequences_together(opened):
+    folder, _, model = opened("mdlm-told")
+    rough = ddcli.load(folder, precision="bf16")
+    assert isinstance(rough.denoiser, Batched)
+    xt, rows = noisy(model)
+    clock = rows * 0.6
+    wanted, found = (m.plain.logits(xt, clock, rows) for m in (model, rough))
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
 # -- what the logits mean ---------------------------------------------------------------------------------
 
 
@@ -192,6 +204,17 @@ def test_texts_are_written_filled_and_measured(kind, opened):
     (sample,) = model.sample(1, prompt="The dog", length=12, steps=3, seed=2)
     assert sample.text.startswith("The dog")
     assert math.isfinite(model.score("the quick brown fox jumps over the lazy dog", draws=1).nats_per_token)
+
+
+def test_no_gap_holds_a_special_token(opened, monkeypatch):
+    """Which is noise like any other to such a model, and may be believed."""
+    model = opened("udlm")[2]
+    bias = model.plain.network.output_layer.linear.bias
+    special = list(model.tokenizer.special_ids)
+    assert model.process.vocabulary.is_text[special].all()
+    monkeypatch.setattr(bias, "data", bias.data.index_fill(0, torch.tensor(special), 1e3))
+    (way,) = model.infill("the [MASK:4] dog", steps=3, seed=1, score=False)
+    assert not set(way.gaps[0].tokens) & set(special)
 
 
 def test_every_command_works(opened, tmp_path, capfdbinary, monkeypatch):
@@ -386,6 +409,26 @@ def test_nothing_in_a_pickle_is_run(pickled, tmp_path, monkeypatch):
         refusal(pickled, allow_pickle=True)
     (pickled / "pytorch_model.bin").write_bytes(b"PK nonsense")
     assert "cannot be read" in refusal(pickled, allow_pickle=True)
+
+
+def test_a_name_is_fetched_its_description_first_and_a_pickle_where_that_is_asked_for_alone(
+    opened, pickled, monkeypatch
+):
+    asked = []
+
+    def fetch(name, patterns=("description",)):
+        asked.append(tuple(patterns))
+        return folder
+
+    monkeypatch.setattr("ddcli.foreign.source.fetch", fetch)
+    folder = opened("mdlm")[0]
+    assert ddcli.load("kuleshov-group/mdlm-owt").origin.name == "kuleshov-group/mdlm-owt"
+    folder = pickled
+    with pytest.raises(DdcliError, match="--allow-pickle"):
+        ddcli.load("louaaron/sedd-small")
+    assert asked == [("description",), ("*.safetensors",)] * 2
+    ddcli.load("louaaron/sedd-small", allow_pickle=True)
+    assert asked[-1] == ("pytorch_model.bin",)
 
 
 def test_safetensors_are_read_even_if_a_pickle_is_allowed(copied):

@@ -21,7 +21,7 @@ from ..backbones.transformer import rotary
 from ..config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Section
 from ..errors import DdcliError, shorten
 from ..schedule import Geometric, Linear, Schedule, make_schedule
-from .researched import research_tokenizer
+from .researched import ResearchTokenizer, research_tokenizer
 from .source import Parts, Source
 from .weights import Agrees, read_weights
 
@@ -40,6 +40,20 @@ class Sigma:
         return -self.schedule.alpha(clock).clamp(min=self.least).log()
 
 
+def both_ends(tokenizer: ResearchTokenizer) -> tuple[list[int], list[int]]:
+    """What these codebases put around each block of text that they cut."""
+    return [tokenizer.bos_id], [tokenizer.eos_id]
+
+
+def no_ends(tokenizer: ResearchTokenizer) -> tuple[list[int], list[int]]:
+    return [], []
+
+
+def own_ends(tokenizer: ResearchTokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts there."""
+    return tokenizer.ends
+
+
 def _told(time_conditioning: bool) -> Told:
     return Sigma(Linear(), LEAST_SIGNAL) if time_conditioning else untold
 
@@ -53,7 +67,7 @@ class Meaning:
     predicts: str
     told: Told
     masks: bool  # whether noise hides: the mask is no text. Else noise is any id that there is
-    has_ends: bool  # whether every text it saw stood between two ends
+    ends: Callable[[ResearchTokenizer], tuple[list[int], list[int]]]  # that every text it saw stood between
 
 
 class _Section(Section):
@@ -116,7 +130,7 @@ class _Mdlm(_Hub):
 
     @property
     def meaning(self) -> Meaning:
-        return Meaning("absorbing", "linear", "leave-one-out", _told(self.time_conditioning), True, True)
+        return Meaning("absorbing", "linear", "leave-one-out", _told(self.time_conditioning), True, both_ends)
 
 
 class _Udlm(_Hub):
@@ -128,7 +142,7 @@ class _Udlm(_Hub):
 
     @property
     def meaning(self) -> Meaning:
-        return Meaning("uniform", "linear", "leave-one-out", _told(self.time_conditioning), False, True)
+        return Meaning("uniform", "linear", "leave-one-out", _told(self.time_conditioning), False, both_ends)
 
 
 class _Duo(_Hub):
@@ -138,7 +152,7 @@ class _Duo(_Hub):
 
     @property
     def meaning(self) -> Meaning:
-        return Meaning("uniform", "linear", "leave-one-out", _told(True), False, True)
+        return Meaning("uniform", "linear", "leave-one-out", _told(True), False, both_ends)
 
 
 class _Gidd(_Config):
@@ -171,7 +185,7 @@ class _Gidd(_Config):
     def meaning(self) -> Meaning:
         process = f"hybrid:{self.p_uniform!r}" if self.p_uniform else "absorbing"
         time = partial(torch.clamp, min=self.t_eps, max=1 - self.t_eps)
-        return Meaning(process, "linear", "leave-one-out", time, True, False)
+        return Meaning(process, "linear", "leave-one-out", time, True, own_ends)
 
 
 class _Graph(_Section):
@@ -240,7 +254,7 @@ class _Sedd(_Config):
 
     @property
     def meaning(self) -> Meaning:
-        return Meaning("absorbing", self.noise.schedule, "score", self.noise.told, True, False)
+        return Meaning("absorbing", self.noise.schedule, "score", self.noise.told, True, no_ends)
 
 
 # -- the registry -----------------------------------------------------------------------------------------
@@ -275,8 +289,7 @@ def open_ddit(family: Family, source: Source, described: Mapping[str, Any], devi
     config = _read(family, described, source.name)
     meaning, shape = config.meaning, config.shape
     tokenizer = research_tokenizer(source, shape.vocab_size)
-    opening, closing = ([tokenizer.bos_id], [tokenizer.eos_id]) if meaning.has_ends else ([], [])
-    ends = Ends(opening, closing, tokenizer.pad_id)
+    ends = Ends(*meaning.ends(tokenizer), tokenizer.pad_id)
     files = source.weights()
     with torch.device("meta"):  # so that no memory is taken before the files are known to hold as much
         empty = DDiT(shape, meaning.told, ends)
