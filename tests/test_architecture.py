@@ -63,6 +63,7 @@ FLOORS = {
     "foreign.weights": 8.6,
     "foreign.researched": 8.7,
     "foreign.masked": 8.7,
+    "foreign.families": 8.75,
     "foreign.ddit": 8.8,
     "foreign": 8.9,
     "checkpoint": 9,

@@ -66,7 +66,7 @@ def copied(opened, tmp_path):
     return Path(shutil.copytree(opened("mdlm")[0], tmp_path / "mdlm"))
 
 
-def noisy(model, length=7):
+def noisy(model, length=5):
     """Ids (1, L) of text, some of which noise has changed, and which, (1, L) bool."""
     rng = torch.Generator().manual_seed(1)
     text = model.process.vocabulary.text_ids
@@ -198,7 +198,7 @@ def test_hybrid_noise_mixes_as_theirs(t, opened):
 def test_texts_are_written_filled_and_measured(kind, opened):
     model = opened(kind)[2]
     letter = "Dear  Zoë,\n the dog [MASK:2] on, it [MASK:1] so.\n"
-    ways = model.infill(letter, 2, steps=2, seed=1)
+    ways = model.infill(letter, steps=2, seed=1, score=True)
     assert all(re.fullmatch("Dear  Zoë,\n the dog .* on, it .* so\\.\n", way.text, re.S) for way in ways)
     assert all(math.isfinite(way.score) for way in ways)
     (sample,) = model.sample(1, prompt="The dog", length=12, steps=3, seed=2)
@@ -368,7 +368,7 @@ def test_a_config_that_is_not_read_is_refused_in_one_line(kind, change, said, op
 
 def test_no_memory_is_taken_for_sizes_that_the_file_does_not_have(copied, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *_, **__: pytest.fail("memory was taken"))
-    edit_json(copied / "config.json", hidden_dim=65_536, n_heads=2, n_blocks=64)
+    edit_json(copied / "config.json", hidden_dim=65_536, n_heads=2, n_blocks=8)
     assert "asks for" in refusal(copied)
 
 

@@ -13,7 +13,8 @@ from ..denoiser import Batched, NetworkDenoiser, OneByOne, find_head
 from ..model import Origin
 from ..process import Vocabulary, make_process
 from ..textmodel import TextModel
-from .ddit import FAMILIES, no_blocks, opener
+from .ddit import no_blocks, opener
+from .families import FAMILIES
 from .masked import masked_lm
 from .source import Parts, Source
 
