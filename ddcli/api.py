@@ -16,18 +16,23 @@ from .tokenizer import make_tokenizer
 from .viz import Story, check_drawable, default_times, tell
 
 
-def load(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
-    """A text model from a run folder, on its averaged weights, or from any masked language model of
-    transformers, by its folder or hub name.
+def load(
+    run: str | Path, *, device: str = "auto", precision: str = "auto", allow_pickle: bool = False
+) -> TextModel:
+    """A text model from a run folder, on its averaged weights, or one that others trained, by its folder or
+    hub name: any masked language model of transformers, and checkpoints of MDLM, SEDD, UDLM, Duo and GIDD.
 
+    allow_pickle: read pytorch_model.bin where a model that others trained has no safetensors; nothing but
+    tensors and plain containers is taken from it (`torch.load(weights_only=True)`).
     Raises DdcliError where it is neither, or its parts do not fit together.
 
     >>> model = ddcli.load("runs/x")
     >>> model = ddcli.load("answerdotai/ModernBERT-base")
+    >>> model = ddcli.load("kuleshov-group/mdlm-owt")
     """
     from .checkpoint import load_model  # imports transformers, which pictures without a model do not need
 
-    return load_model(run, device=device, precision=precision)
+    return load_model(run, device=device, precision=precision, allow_pickle=allow_pickle)
 
 
 def sample(model: str | Path | TextModel, n: int = 1, **options: Unpack[OfMany]) -> list[Sample]:

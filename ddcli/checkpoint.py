@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,9 +78,11 @@ def save_model(
         save_file(dict(weights), beside, metadata={"format": "pt"})
 
 
-def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
-    """A text model from a run folder, or from one of its checkpoints, on averaged weights; or from a masked
-    language model that others trained, a folder or a hub name.
+def load_model(
+    run: str | Path, *, device: str = "auto", precision: str = "auto", allow_pickle: bool = False
+) -> TextModel:
+    """A text model from a run folder, or from one of its checkpoints, on averaged weights; or one that others
+    trained, by its folder or hub name, from a pickle too where that is allowed.
 
     Raises DdcliError where it is neither, or its parts do not fit together.
     """
@@ -91,7 +94,8 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
         if not verified(run):
             raise DdcliError(f"the checkpoint {run} is damaged; take another, or the run itself")
         run, weights = real.parents[1], run / "ema.safetensors"
-    source = Source.find(name) if not run.is_dir() else Source(name, run)
+    source = Source(name, run) if run.is_dir() else Source.find(name)
+    source = replace(source, allow_pickle=allow_pickle)
     described = _read_json(source.folder / "config.json")
     if described.get("model_type") != DiffusionTransformerConfig.model_type:
         where = pick_device(device)

@@ -80,13 +80,7 @@ class Attention(nn.Module):
         q, k = rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        if isinstance(bias, BlockMask):
-            mixed = cast(Tensor, flex_attention(q, k, v, block_mask=bias))
-        elif x.device.type == "cpu" and n <= SHORT:
-            scores = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5
-            mixed = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = attend(q, k, v, bias)
         return self.out(mixed.transpose(1, 2).reshape(b, n, d)), (k, v)
 
 
@@ -326,6 +320,16 @@ def noisy_and_clean_tiles(n: int, block: int, window: int, device: torch.device)
         return torch.where(noise_seen, noisy & (behind == 0), before)
 
     return create_block_mask(sees, None, None, 2 * n, 2 * n, device=device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
+    """What each of n queries makes of m values, (B, H, n, D / H), by the fastest way there is for it."""
+    if isinstance(bias, BlockMask):
+        return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
+    if q.device.type == "cpu" and q.shape[2] <= SHORT:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def rms_norm(x: Tensor) -> Tensor:

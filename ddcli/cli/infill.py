@@ -26,6 +26,7 @@ from .answers import (
 from .batch import Batch
 from .gaps import Gaps
 from .options import (
+    AllowPickle,
     Block,
     Budget,
     Device,
@@ -110,6 +111,7 @@ def infill(
     as_json: Json = False,
     null: Null = False,
     live: LiveView = False,
+    allow_pickle: AllowPickle = False,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -142,7 +144,7 @@ def infill(
     text = b"" if file is None else read(file)
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
-    loaded = load(model, device=device, precision=precision)
+    loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
     if document and not quiet:

@@ -7,7 +7,7 @@ import typer
 
 from ..errors import DdcliError
 from .answers import check_utf8, read, tell
-from .options import Quiet
+from .options import AllowPickle, Quiet
 
 
 def noise_viz(
@@ -28,6 +28,7 @@ def noise_viz(
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the model's sample.")] = 0,
+    allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
 ) -> None:
     """Show what noise does to your text, in the terminal or as a picture.
@@ -50,7 +51,7 @@ def noise_viz(
         format_of(output)  # what cannot be drawn is refused before a model runs
     story = api.noise_viz(
         text,
-        model=model,
+        model=None if model is None else api.load(model, allow_pickle=allow_pickle),
         processes=_names(process),
         schedule=schedule,
         times=_numbers(times) if times else default_times(output),

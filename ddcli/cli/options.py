@@ -6,7 +6,16 @@ import typer
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="A run folder, or a masked language model: a folder or hub name."),
+    typer.Argument(
+        metavar="MODEL", help="A run folder, or a model that others trained: a folder or hub name."
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read weights that others trained from pytorch_model.bin, where there are no safetensors.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]

@@ -9,6 +9,7 @@ import typer
 from ..errors import DdcliError
 from .answers import Answer, check_output, check_utf8, close, deliver, tell, watched
 from .options import (
+    AllowPickle,
     Block,
     Budget,
     Cache,
@@ -68,6 +69,7 @@ def sample(
     as_json: Json = False,
     null: Null = False,
     live: LiveView = False,
+    allow_pickle: AllowPickle = False,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -83,7 +85,7 @@ def sample(
     fixed = dict(places := [_fixed(part) for part in fix or ()])
     if len(fixed) < len(places):
         raise DdcliError("--fix names a place twice; give each once")
-    loaded = load(model, device=device, precision=precision)
+    loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     check_output(output)
     seed = fresh_seed() if seed is None else seed
     how = loaded.choose(**settings_of(context))

@@ -224,6 +224,11 @@ class Masking(Interpolating):
     def laws(self) -> Tensor:
         return _mask_law(self.vocabulary)[None]
 
+    def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
+        """What is not hidden is as it was, so nothing is taken off, and no digits are lost."""
+        text = self.vocabulary.is_text.to(log_pt.device)
+        return log_pt.masked_fill(~text, LOG_ZERO).log_softmax(-1)
+
 
 @dataclass(frozen=True)
 class Absorbing(Masking):

@@ -1,14 +1,10 @@
-"""Models that others trained, opened as text models. A masked language model *is* a denoiser.
+"""Masked language models of transformers. Such a model *is* a denoiser.
 
 Filling masks by what stands around them is all that absorbing noise asks of a network, whatever share of a
-text is masked; so its softmax is the belief at masks, and no clock is told. How models of a kind are opened
-is a line in `OPENERS`, by the `model_type` of their config.json.
+text is masked; so its softmax is the belief at masks, and no clock is told.
 """
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,110 +15,24 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from .backbones.pretrained import PretrainedMaskedLM, positions
-from .denoiser import Backbone, Batched, NetworkDenoiser, OneByOne, find_head
-from .errors import DdcliError, counted
-from .hub import WEIGHTS, fetch, first_line, is_name, quiet, safe_weights
-from .model import Origin
-from .process import Vocabulary, make_process
-from .spelling import ForeignTokenizer
-from .textmodel import TextModel
-from .tokenizer import read_pretrained
+from ..backbones.pretrained import PretrainedMaskedLM, positions
+from ..errors import DdcliError, counted
+from ..hub import first_line, quiet
+from ..spelling import ForeignTokenizer
+from ..tokenizer import read_pretrained
+from .source import Parts, Source
 
 LONGEST = (
     512  # tokens read at once, ends included, if a model reads more: text further on tells next to nothing
 )
 SANE = 10**6  # a tokenizer whose model_max_length is more knows none
 PROBE = 7  # tokens
-SCHEDULE = "linear"
 REACHING = ("attn_implementation", "_attn_implementation", "experts_implementation")
 EXAMPLE = "answerdotai/ModernBERT-base"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model's folder, by the name it was asked for; of a hub name, weights come when they are wanted."""
-
-    name: str
-    folder: Path
-    is_remote: bool = False
-
-    @classmethod
-    def find(cls, name: str) -> "Source":
-        """Raises DdcliError where there is neither such a folder nor such a hub name."""
-        if Path(name).is_dir():
-            return cls(name, Path(name))
-        if Path(name).exists() or not is_name(name):
-            raise DdcliError(
-                f"{name} is no run folder: there is no such folder; train one with `ddcli train -o {name}`"
-            )
-        return cls(name, fetch(name), is_remote=True)
-
-    def weights(self) -> list[Path]:
-        """Its safetensors files. Raises DdcliError where there are none."""
-        if self.is_remote:
-            fetch(self.name, WEIGHTS)
-        if found := safe_weights(self.folder, self.name):
-            return found
-        if pickles := sorted(self.folder.glob("*.bin")):
-            raise DdcliError(
-                f"{self.name} has its weights only as {pickles[0].name}, a pickle, which can run code and is "
-                "not read; if you trust it, save it again with transformers' save_pretrained, as safetensors"
-            )
-        raise DdcliError(f"{self.name} holds no weights: model.safetensors is missing")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a text model is made of, beside what is the same for all."""
-
-    network: Backbone
-    tokenizer: ForeignTokenizer
-    process: str
-    predicts: str
-    length: int  # tokens of text that are read at once
-    architecture: str
-    parameters: int
-    weights: list[Path]  # files
-    heeds_padding: bool  # or else no sequence is padded to be asked about beside another
-
-
-Opener = Callable[[Source, PreTrainedConfig, torch.device], Parts]
-
-
-def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> TextModel:
-    """A text model from a folder or hub name of a model that ddcli did not train.
-
-    Raises DdcliError for a model of a kind that is no denoiser, and one that cannot be read without running
-    code of its own.
-    """
-    config = _config(source)
-    parts = OPENERS[config.model_type](source, config, device)
-    tokenizer = parts.tokenizer
-    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
-    process = make_process(parts.process, SCHEDULE, vocabulary)
-    plain = NetworkDenoiser(parts.network, process, find_head(parts.predicts, process), dtype)
-    return TextModel(
-        denoiser=OneByOne(plain) if dtype == torch.float32 or not parts.heeds_padding else Batched(plain),
-        process=process,
-        tokenizer=tokenizer,
-        length=parts.length,
-        device=device,
-        plain=plain,
-        origin=Origin(
-            source.name,
-            parts.architecture,
-            parts.parameters,
-            parts.process,
-            SCHEDULE,
-            (source.folder / "config.json", *parts.weights),
-        ),
-    )
-
-
-def _config(source: Source) -> PreTrainedConfig:
-    """Its config, of a kind that there is an opener for. Raises DdcliError for any other."""
-    described = _described(source)
+def _config(source: Source, described: Mapping[str, Any]) -> PreTrainedConfig:
+    """Its config, of a kind that can be opened. Raises DdcliError for any other, by what it is."""
     kind, architecture = described.get("model_type"), _architecture(described)
     for key in REACHING:
         if "/" in str(described.get(key, "")):
@@ -157,7 +67,7 @@ def _config(source: Source) -> PreTrainedConfig:
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
     is_causal = architecture == causal != MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
     is_decoder = getattr(config, "is_decoder", False) or is_causal
-    if kind not in OPENERS or is_decoder:
+    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or is_decoder:
         if is_decoder or causal:
             raise DdcliError(
                 f"{what}, a causal decoder: it sees only what stands before a token, and cannot fill masks; "
@@ -166,19 +76,6 @@ def _config(source: Source) -> PreTrainedConfig:
             )
         raise DdcliError(f"{what}, which is no masked language model of text; ddcli cannot sample from it")
     return config
-
-
-def _described(source: Source) -> Mapping[str, Any]:
-    path = source.folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DdcliError(f"{source.name} is no model: it has no config.json") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DdcliError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise DdcliError(f"{path} is damaged: a JSON object was expected")
-    return content
 
 
 def _architecture(described: Mapping[str, Any]) -> str:
@@ -190,11 +87,12 @@ def _a(name: str) -> str:
     return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
 
 
-# -- kinds of models --------------------------------------------------------------------------------------
+def masked_lm(source: Source, described: Mapping[str, Any], device: torch.device) -> Parts:
+    """Anything that transformers opens as AutoModelForMaskedLM.
 
-
-def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) -> Parts:
-    """Anything that transformers opens as AutoModelForMaskedLM."""
+    described: its config.json. Raises DdcliError for any other model, and for one that is not whole.
+    """
+    config = _config(source, described)
     tokenizer = _tokenizer(source)
     files = source.weights()
     try:
@@ -205,7 +103,8 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
                 dtype=torch.float32,
                 local_files_only=True,
                 trust_remote_code=False,
-                use_safetensors=True,
+                use_safetensors=files[0].suffix == ".safetensors",
+                weights_only=True,
                 output_loading_info=True,
             )
     except Exception as error:  # broken files raise whatever the parser of their class raises
@@ -240,7 +139,9 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
         halves.eval(),
         tokenizer,
         "absorbing",
+        "linear",
         "posterior",
+        tokenizer.special_ids,
         length,
         type(network).__name__,
         network.num_parameters(),
@@ -274,7 +175,3 @@ def _tokenizer(source: Source) -> ForeignTokenizer:
     tokenizer = ForeignTokenizer(hf)
     tokenizer.check(source.name)
     return tokenizer
-
-
-# by model_type; a model of another kind, with another meaning of its logits, is a function and a line here
-OPENERS: dict[str, Opener] = dict.fromkeys(MODEL_FOR_MASKED_LM_MAPPING_NAMES, masked_lm)
