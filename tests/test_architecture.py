@@ -12,6 +12,7 @@ PACKAGE = Path(ddcli.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "ahead": 0,
     "files": 0,
     "randomness": 0,
     "world": 1,

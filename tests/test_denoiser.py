@@ -246,6 +246,12 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
         torch.testing.assert_close(asked.total(cost, of, xt, t, rows), whole, rtol=1e-5, atol=1e-5)
 
 
+def test_a_head_with_padded_rows_puts_out_a_vocabulary():
+    """Off a CPU; its numbers are compared on a GPU."""
+    logits = network().head.to("meta")(torch.zeros(3, network().config.width, device="meta"))
+    assert logits.shape == (3, V)
+
+
 def test_the_loss_of_no_rows_is_nothing():
     xt, t, _ = inputs()
     rows = torch.zeros_like(xt, dtype=torch.bool)

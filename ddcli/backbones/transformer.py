@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from transformers.modeling_outputs import MaskedLMOutput
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
+TILE = 64  # numbers
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -63,6 +64,20 @@ Steer = Callable[[Tensor], Tensor]
 
 class Last(nn.Linear):
     """Where a branch or the head ends; starts at zero."""
+
+
+class Unembedding(Last):
+    """The head: logits of every entry of a vocabulary, of whatever size.
+
+    The fast matrix kernels of a GPU want rows whose length is a multiple of 8 numbers at least; with 50,258
+    entries others are taken, which reach a third of the rate (docs/benchmarks.md).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        spare = -self.out_features % TILE
+        if x.device.type == "cpu" or not spare:
+            return super().forward(x)
+        return F.linear(x, F.pad(self.weight, (0, 0, 0, spare)))[..., : self.out_features]
 
 
 class Attention(nn.Module):
@@ -169,7 +184,7 @@ class DiffusionTransformer(PreTrainedModel):
         self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
         self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.head = Last(config.width, config.vocab_size, bias=False)
+        self.head = Unembedding(config.width, config.vocab_size, bias=False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
