@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ from .evaluation import Bound, bound
 from .files import read_small, write_text
 from .model import SamplerSettings
 from .modelcard import model_card
+from .pace import Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
 from .sampler import default_sampler
 from .schedule import CLIPS
@@ -55,6 +57,8 @@ from .tokenizer import Tokenizer
 from .world import ALONE, World, lost_another
 
 GRADIENTS = 8  # batches over which their noise is measured
+REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
+LONG_ENOUGH = 30.0  # seconds
 PATIENCE = 10  # steps in a row whose loss or gradient may be no number
 RECENT = 100  # steps that a loss is compared with
 SPIKE = 6.0  # standard deviations above their mean
@@ -493,30 +497,35 @@ class _Run:
         train = self.config.train
         if train.minutes is None:
             return train.steps
-        steps = []
+        pace = self.rehearse(first)
+        left = 60 * train.minutes - pace.around(self.config) - (time.monotonic() - self.started)
+        fitting = self.world.gather(max(1, int(left / pace.each(self.config))))[0]
+        self.reporter.say(
+            f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({pace.step:.3f} s a step)"
+        )
+        return first + fitting
+
+    def rehearse(self, first: int = 0) -> "Pace":
+        """Measure what a run is made of, on steps that leave no trace. Raises Stopped after a signal."""
+        steps: list[float] = []
+        begun = time.monotonic()
         with self.state.rehearsal():
-            for step in range(12):
+            for step in range(REHEARSED):
                 steps.append(_seconds(partial(self._step, step)))
                 if stop := self._told_to_stop():
                     raise self.world.once(Stopped(self.folder, first, stop))
+                enough = step >= 5 and time.monotonic() - begun > LONG_ENOUGH
+                if self.world.all(float(enough)).any():
+                    break
         self.ahead.drop()
-        a_step = sorted(steps[4:])[len(steps[4:]) // 2]
-        config, left, between = self.config, 60 * train.minutes, 0.0
-        if config.validation.every:
-            a_draw = _seconds(partial(self._validate, 1))
+        usual = statistics.median(steps[len(steps) // 3 :])
+        draw = sampling = 0.0
+        if self.config.validation.every:
+            draw = _seconds(partial(self._validate, 1))
             self.bounds.clear()
-            left -= a_draw * (config.validation.draws + config.validation.final_draws)
-            between += a_draw * config.validation.draws / config.validation.every
-        if config.samples.every:
-            a_sampling = _seconds(self._texts)
-            left -= a_sampling
-            between += a_sampling / config.samples.every
-        left -= time.monotonic() - self.started
-        fitting = self.world.gather(max(1, int(left / (a_step + between))))[0]
-        self.reporter.say(
-            f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({a_step:.3f} s a step)"
-        )
-        return first + fitting
+        if self.config.samples.every:
+            sampling = _seconds(self._texts)
+        return Pace(max(0.0, sum(steps) - usual * len(steps)), usual, draw, sampling)
 
     # -- what happens between steps --------------------------------------------------------------------
 
@@ -652,6 +661,24 @@ class _Run:
 def earliest(places: Sequence[Sequence[list[int] | None]]) -> list[list[int]]:
     """Where data is read, in each of its lanes, by where each process reads those that are its own."""
     return [min(at for at in lane if at is not None) for lane in zip(*places, strict=True)]
+
+
+def estimate(plan: Plan, reporter: Silent) -> tuple[float, float]:
+    """What a run of a plan would need in this process, by a few steps: seconds, and bytes of memory.
+
+    Leaves no trace. Raises as `train` does.
+    """
+    with deterministic(plan.device), tempfile.TemporaryDirectory() as nowhere:
+        try:
+            pace = _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise RunFailed(_too_large(plan, ALONE)) from error
+            raise
+    train = plan.config.train
+    steps = train.steps * pace.each(plan.config)
+    seconds = 60 * train.minutes if train.minutes else pace.warming + pace.around(plan.config) + steps
+    return seconds, peak_memory(plan.device)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ FLOORS = {
     "viz": 9.3,
     "viz.tradeoff": 9.4,
     "step": 9,
+    "pace": 9,
     "plan": 9.5,
     "training": 10,
     "report": 10,

@@ -830,7 +830,13 @@ def test_minutes_given_to_a_finished_run_are_minutes_more(text_file, tmp_path, m
     """However long it has run before, which only the column `seconds` counts on from."""
     train_tiny(tmp_path / "run", text_file, train__steps=10)
     monkeypatch.setattr(training, "read_checkpoint", long_ago(training.read_checkpoint))
-    changes = {"train__minutes": 0.03, "train__steps": None}
+
+    def a_second(work):
+        work()
+        return 1.0
+
+    monkeypatch.setattr(training, "_seconds", a_second)
+    changes = {"train__minutes": 0.2, "train__steps": None}
     heard = train_tiny(tmp_path / "run", text_file, resume=True, **changes)
     assert heard.steps[0] == 11
     assert len(heard.steps) > 2
