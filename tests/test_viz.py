@@ -35,8 +35,8 @@ from ddcli.viz.packing import packed
 from ddcli.viz.parts import State, spread, visible
 from ddcli.viz.paths import SHOWN, walk
 from ddcli.viz.story import existing
-from ddcli.viz.transition import Redraw, Table, transition
 from ddcli.viz.tradeoff import ROWS, _curves, _draw, draw_frontier
+from ddcli.viz.transition import Redraw, Table, transition
 
 TIMES = [i / 10 for i in range(11)]
 TEXT = "to be, or not to be: that is the question\n"

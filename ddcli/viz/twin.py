@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from .layout import cell
 from .paper import ASPECT, EDGE, FACES, FAINT, INK, LEFT, WIDTH, Page, drawable
@@ -49,8 +48,8 @@ class Twin:
     def draw(self, page: Page, top: float) -> None:
         page.write(EDGE, top + 0.15, TITLE, 11, weight="bold")
         note = (
-            f"{self.name}.  x: each symbol a level of its own, mean 0 and variance 1 over the text, ┈ where "
-            "it differs from zₜ; ε standard normal; one path for all times."
+            f"{self.name}.  x: each symbol a level of its own, mean 0 and variance 1 over the text; ε standard "
+            "normal, one path for all times. Bars are zₜ, ┈ is x."
         )
         page.write(EDGE, top + 0.45, note, 8, FAINT)
         shown = self.values.clean[:TOKENS]
@@ -59,34 +58,33 @@ class Twin:
             row, z = self.track.rows[index], self.values.rows[index]
             assert isinstance(row, Noised)
             axes = page.axes(LEFT + 0.75, top + self.head + k * self.pitch, width, self.pitch - 0.14)
-            axes.set(xlim=(0, max(24, len(shown))), ylim=(-REACH, REACH + 2.6))
-            axes.axis("off")
             middle = top + self.head + k * self.pitch
             page.write(EDGE, middle + 0.14, f"t = {row.t:.2f}", 8, FAINT)
             page.write(EDGE, middle + 0.56, f"α = {row.measures.alpha:.2f}", 8, FAINT)
             self._tokens(axes, row, len(shown), width / max(24, len(shown)))
             self._bars(axes, shown, z)
+            axes.set(xlim=(0, max(24, len(shown))), ylim=(-REACH, REACH + 2.6))
+            axes.axis("off")
 
     def _tokens(self, axes: Axes, row: Noised, count: int, width: float) -> None:
-        for i in range(count):
-            face, ink = FACES[State(row.states[i])]
-            axes.add_patch(Rectangle((i + 0.03, REACH + 0.5), 0.94, 2.0, facecolor=face, linewidth=0))
-            if State(row.states[i]).hidden:
+        faces = [FACES[State(state)][0] for state in row.states[:count]]
+        cells = [(i + 0.03, 0.94) for i in range(count)]
+        axes.broken_barh(cells, (REACH + 0.5, 2.0), facecolors=faces, linewidth=0)
+        for i, (token, state) in enumerate(zip(row.tokens[:count], row.states, strict=False)):
+            if State(state).hidden:
                 continue
-            piece = drawable(
-                cell(self.story.pieces[row.tokens[i]].replace(" ", "␣"), row.states[i], 4)
-            ).strip()
+            piece = drawable(cell(self.story.pieces[token].replace(" ", "␣"), state, 4)).strip()
             size = min(11.0, 0.9 * width * 72 / ASPECT / max(1, len(piece)))
+            ink = FACES[State(state)][1]
             axes.text(i + 0.5, REACH + 1.5, piece, size=size, color=ink, ha="center", va="center")
 
     def _bars(self, axes: Axes, clean: list[float], z: list[float]) -> None:
+        places = [i + 0.5 for i in range(len(clean))]
+        heights = [max(-REACH, min(REACH, value)) for value in z[: len(clean)]]
+        axes.bar(places, heights, 0.6, color=[UP if height > 0 else DOWN for height in heights], linewidth=0)
+        starts, ends = [x - 0.42 for x in places], [x + 0.42 for x in places]
+        axes.hlines(clean, starts, ends, color=INK, linewidth=0.9, linestyle=(0, (2, 1)))
         axes.plot([0, len(clean)], [0, 0], color=FAINT, linewidth=0.5)
-        for i, (x, value) in enumerate(zip(clean, z, strict=False)):
-            height = max(-REACH, min(REACH, value))
-            axes.add_patch(
-                Rectangle((i + 0.2, 0), 0.6, height, facecolor=UP if height > 0 else DOWN, linewidth=0)
-            )
-            axes.plot([i + 0.08, i + 0.92], [x, x], color=INK, linewidth=0.9, linestyle=(0, (2, 1)))
 
 
 def _sharing(story: Story, values: Values) -> str:
