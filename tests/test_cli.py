@@ -1039,7 +1039,7 @@ def test_a_sampling_is_traced_and_replayed(run, request, tmp_path, kind):
     assert (code, out) == (0, plain)
     code, out, err = run("noise-viz", "--trace", trace)
     assert (code, err) == (0, "")
-    assert "sample 2 of 2, from" in out.decode()
+    assert "sample: canvas 2 of 2, from" in out.decode()
     assert run("noise-viz", "--trace", trace, "-o", tmp_path / "trace.html", "-q") == (0, b"", "")
     assert b"Noise becoming text" in (tmp_path / "trace.html").read_bytes()
 
@@ -1050,7 +1050,7 @@ def test_an_infilling_is_traced_and_replayed(run, uniform_run, tmp_path):
     plain = run("infill", uniform_run, "-", *FEW, **given)[1]
     assert run("infill", uniform_run, "-", *FEW, "--trace", trace, "--live", **given)[1] == plain
     code, out, _ = run("noise-viz", "--trace", trace)
-    assert (code, "infill 1 of 1, from uniform noise" in out.decode()) == (0, True)
+    assert (code, "infill: canvas 1 of 1, from uniform noise" in out.decode()) == (0, True)
     assert plain.decode().strip() in out.decode()
 
 

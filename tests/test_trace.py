@@ -196,7 +196,7 @@ def test_a_replay_is_drawn_everywhere(tmp_path):
     trace_of(tmp_path / "t.jsonl", model_of(), 2, sampler="remask:loop:0.3", length=8)
     story = noise_viz(trace=tmp_path / "t.jsonl")
     svg = viz.FORMATS[".svg"].render(story).decode()
-    assert "sample 2 of 2, from absorbing noise" in svg
+    assert "sample: canvas 2 of 2, from absorbing noise" in svg
     assert "masked again" in svg
     page = viz.FORMATS[".html"].render(story).decode()
     data = json.loads(re.search(r'id="story">(.*?)</script>', page, re.DOTALL)[1])

@@ -69,7 +69,7 @@ def retell(trace: Traced) -> Story:
     header, count = trace.header, len(trace.canvases)
     command, noise, note = map(visible, (header.command, header.noise, header.sampling))
     tracks = [
-        backward(f"{command} {i + 1} of {count}, from {noise} noise", recording)
+        backward(f"{command}: canvas {i + 1} of {count}, from {noise} noise", recording)
         for i, recording in enumerate(trace.canvases[:TRACKS])
     ]
     chapters = [Chapter(noise, tracks, [], None)]

@@ -48,8 +48,8 @@ class Twin:
     def draw(self, page: Page, top: float) -> None:
         page.write(EDGE, top + 0.15, TITLE, 11, weight="bold")
         note = (
-            f"{self.name}.  x: each symbol a level of its own, mean 0 and variance 1 over the text; ε standard "
-            "normal, one path for all times. Bars are zₜ, ┈ is x."
+            f"{self.name}.  x: each symbol a level of its own, mean 0 and variance 1 over the text; ε is "
+            "standard normal; one path for all times. Bars are zₜ, ┈ is x."
         )
         page.write(EDGE, top + 0.45, note, 8, FAINT)
         shown = self.values.clean[:TOKENS]

@@ -23,7 +23,7 @@ class Writing:
 
     track: Track
 
-    height = 3.0
+    height = 3.25
 
     def draw(self, page: Page, top: float) -> None:
         width = WIDTH - LEFT - EDGE
@@ -65,17 +65,17 @@ class Writing:
         cost = [(event.step, -event.log_p * 1.4427) for event in self.track.events if event.log_p is not None]
         _dots(axes, cost, "#d9632b", "-log₂ p(token)")
         _dots(axes, surely, "#2f6fb3", "entropy")
-        axes.set(xlim=(0, max(1, self._steps) + 0.5), xlabel="step")
-        axes.set_ylim(bottom=0)
+        most = max((bits for _, bits in (*cost, *surely)), default=1.0)
+        axes.set(xlim=(0, max(1, self._steps) + 0.5), ylim=(0, 1.08 * most + 0.01), xlabel="step")
         _legend(axes, 2)
 
     def _cost(self, axes: Axes) -> None:
-        axes.set_title("masks left, and network evaluations", **_TITLE)
+        axes.set_title("masks left, evaluations and revisions so far", **_TITLE)
         rows = [row for row in self.track.rows if isinstance(row, Denoised)]
         steps = [row.step for row in rows]
         axes.plot(steps, [row.masks for row in rows], color=INK, linewidth=1.6, label="masks")
         axes.plot(steps, [row.nfe for row in rows], color="#2f6fb3", linewidth=1.6, label="evaluations")
-        axes.plot(steps, [row.revised for row in rows], color="#8a56a8", linewidth=1.2, label="taken back")
+        axes.plot(steps, [row.revised for row in rows], color="#8a56a8", linewidth=1.2, label="revised")
         axes.set(xlim=(0, max(1, self._steps)), xlabel="step")
         axes.set_ylim(bottom=0)
         _legend(axes, 3)

@@ -8,7 +8,7 @@ function figures(row) {
   if (!m) {
     return {
       "time t": row.t.toFixed(2), "step": row.step, "network calls (NFE)": row.nfe, "still open": percent(row.noise),
-      "masks left": many(row.masks), "taken back": many(row.revised),
+      "masks left": many(row.masks), "revised": many(row.revised),
     };
   }
   return {
