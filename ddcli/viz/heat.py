@@ -71,7 +71,7 @@ class Strip:
         axes.set_yticks(range(len(symbols)), symbols if first else [])
         axes.set_xlabel("from", size=7, labelpad=1)
         if first:
-            axes.set_ylabel("to", size=7, labelpad=1)
+            axes.set_ylabel("to", size=7, labelpad=5)
 
 
 def _heat(axes: Axes, matrix: list[list[float]]) -> AxesImage:

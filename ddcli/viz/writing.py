@@ -70,7 +70,7 @@ class Writing:
         _legend(axes, 2)
 
     def _cost(self, axes: Axes) -> None:
-        axes.set_title("masks left, evaluations and revisions so far", **_TITLE)
+        axes.set_title("masks, evaluations, revisions", **_TITLE)
         rows = [row for row in self.track.rows if isinstance(row, Denoised)]
         steps = [row.step for row in rows]
         axes.plot(steps, [row.masks for row in rows], color=INK, linewidth=1.6, label="masks")
