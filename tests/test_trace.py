@@ -297,6 +297,15 @@ def test_damage_is_named_with_its_line(written, tmp_path, kind, fields, reason):
     assert (where, reason in why) == (number, True), why
 
 
+def test_evaluations_only_grow(written, tmp_path):
+    *before, last, end = written
+    fewer = json.dumps(json.loads(last) | {"nfe": 0}, separators=(",", ":")).encode()
+    assert refusal(tmp_path / "t", b"\n".join([*before, fewer, end])) == (
+        len(written) - 1,
+        "network evaluations are fewer than before",
+    )
+
+
 def test_any_line_may_be_missing_or_come_twice(written, tmp_path):
     for n in range(1, len(written)):
         for content in (written[:n] + written[n + 1 :], written[: n + 1] + written[n:]):

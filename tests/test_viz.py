@@ -659,6 +659,8 @@ def test_in_a_browser_the_slider_moves_the_text(tmp_path):
     """
     dom = browse(tmp_path, story, act)
     assert part_of(dom, "text") == "".join(story.pieces[token] for token in row.tokens)
+    text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
+    assert "".join(re.findall(r'<span class="(\w)', text)) == row.states
     assert f"{row.measures.information:.2f}" in part_of(dom, "figures")
     assert 'aria-valuetext="t = 0.70' in dom
 
@@ -672,7 +674,7 @@ def test_in_a_browser_a_token_tells_what_was_believed_of_it(tmp_path, way):
     back = story.chapters[0].tracks[1]
     told = replace(
         back, events=[Event(step, at, "o", 5, -np.log(2)), Event(3, 9, "o", 4, None)],
-        beliefs=[Believed(step, at, bits, top), Believed(5, at, 9.0, [])],
+        beliefs=[Believed(1, at, 9.0, []), Believed(step, at, bits, top), Believed(5, at, 9.0, [])],
     )  # fmt: skip
     story = replace(story, chapters=[replace(story.chapters[0], tracks=[told])])
     ways = {
