@@ -696,7 +696,7 @@ def test_in_a_browser_a_token_tells_what_was_believed_of_it(tmp_path, way):
 @pytest.mark.slow
 @in_a_browser
 def test_a_browser_goes_through_long_texts_in_many_steps_fluidly(tmp_path):
-    """2,000 tokens and 256 frames: each frame well within the sixtieth of a second, in the mean."""
+    """2,000 tokens and 256 frames, which play in 8 seconds, 31 ms each; here beside whatever else runs."""
     story, *_ = make(LONG, ["absorbing"], times=[i / 255 for i in range(256)])
     act = """
       const began = performance.now();
@@ -706,7 +706,7 @@ def test_a_browser_goes_through_long_texts_in_many_steps_fluidly(tmp_path):
     dom = browse(tmp_path, story, act)
     spent = re.search(r"<title>(\d+) ms, 2000 spans</title>", dom)
     assert (tmp_path / "noise.html").stat().st_size < 1_500_000
-    assert int(spent[1]) < 100  # on a busy test machine
+    assert int(spent[1]) < 100
 
 
 # -- the picture of a sweep -------------------------------------------------------------------------------
