@@ -463,7 +463,7 @@ def _svg_text(svg: bytes) -> str:
 
 
 def test_a_png_shows_something(tmp_path):
-    story, *_ = make(TEXT + "東京 $x$ \x1b \u0301", frames=perfect_run)
+    story, *_ = make(TEXT + "東京 $x$ \x1b \u0301", times=[0.0, 0.5, 1.0], frames=perfect_run)
     viz.write(story, tmp_path / "noise.png")
     pixels = np.asarray(Image.open(tmp_path / "noise.png").convert("RGB"))
     assert min(pixels.shape[:2]) > 1000
