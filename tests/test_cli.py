@@ -1039,6 +1039,51 @@ def test_noise_that_cannot_be_drawn_is_refused_and_writes_nothing(refused, tmp_p
     assert list(files(tmp_path)) == ["latin.txt"]
 
 
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+def test_a_sampling_is_traced_and_replayed(run, request, tmp_path, kind):
+    model, trace = request.getfixturevalue(f"{kind}_run"), tmp_path / "trace.jsonl"
+    plain = run("sample", model, *FEW, "-n", "2")[1]
+    code, out, _ = run("sample", model, *FEW, "-n", "2", "--trace", trace)
+    assert (code, out) == (0, plain)
+    code, out, err = run("noise-viz", "--trace", trace)
+    assert (code, err) == (0, "")
+    assert "sample: canvas 2 of 2, from" in out.decode()
+    assert run("noise-viz", "--trace", trace, "-o", tmp_path / "trace.html", "-q") == (0, b"", "")
+    assert b"Noise becoming text" in (tmp_path / "trace.html").read_bytes()
+
+
+def test_an_infilling_is_traced_and_replayed(run, uniform_run, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    given = {"stdin": b"the [MASK:4] sat"}
+    plain = run("infill", uniform_run, "-", *FEW, **given)[1]
+    assert run("infill", uniform_run, "-", *FEW, "--trace", trace, "--live", **given)[1] == plain
+    code, out, _ = run("noise-viz", "--trace", trace)
+    assert (code, "infill: canvas 1 of 1, from uniform noise" in out.decode()) == (0, True)
+    assert plain.decode().strip() in out.decode()
+
+
+def test_a_trace_is_replayed_alone_and_written_where_it_can_be(refused, tmp_path, absorbing_run):
+    trace = tmp_path / "trace.jsonl"
+    assert "trace.jsonl cannot be read" in refused("noise-viz", "--trace", trace)
+    trace.write_text("to be\n")
+    assert "trace.jsonl, line 1: this is no trace" in refused("noise-viz", "--trace", trace)
+    for option in (["--text", "a"], ["--seed", "1"], ["--process", "uniform"], ["--times", "0.5"], ["a.txt"]):
+        assert "--trace replays what happened" in refused("noise-viz", "--trace", trace, *option)
+    assert "there is no folder" in refused("sample", absorbing_run, *FEW, "--trace", tmp_path / "no/t")
+    assert "it is a folder" in refused("sample", absorbing_run, *FEW, "--trace", tmp_path)
+    assert trace.read_text() == "to be\n"
+
+
+def test_processes_and_schedules_are_compared(run):
+    code, out, _ = run(
+        "noise-viz", "--text", "to be", "--compare", "absorbing,hybrid:0.1", "--schedule", "linear,cosine"
+    )
+    assert code == 0
+    for name in ("absorbing", "hybrid:0.1"):
+        assert f"{name}, linear noise" in out.decode()
+        assert f"{name}, cosine noise" in out.decode()
+
+
 def test_an_empty_output_is_refused(refused, absorbing_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "-o is empty" in refused("sample", absorbing_run, *FEW, "-o", "")

@@ -12,6 +12,7 @@ from .answers import (
     Answer,
     backed_up,
     check_backup,
+    check_folder,
     check_output,
     close,
     deliver,
@@ -46,6 +47,7 @@ from .options import (
     Temperature,
     TopK,
     TopP,
+    Trace,
     settings_of,
 )
 
@@ -112,6 +114,7 @@ def infill(
     null: Null = False,
     live: LiveView = False,
     allow_pickle: AllowPickle = False,
+    trace: Trace = None,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -153,6 +156,7 @@ def infill(
         tell(explanation(loaded, document, label=label, **settings_of(context)))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
+    check_folder(trace)
     began = time.perf_counter()
     ways: list[Infilling] = []
 
@@ -179,7 +183,7 @@ def infill(
         for way in fill(document, seed, on_frame):
             yield difference(text, way.content, str(file)) if diff else way.content, record_of(way)
 
-    shown = watched(answers, live, loaded)
+    shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings))
     if in_place:
         shown = list(shown)
         with backed_up(Path(str(file)), kept):

@@ -1,5 +1,6 @@
 """Options that several commands take."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,6 +61,10 @@ Label = Annotated[str | None, typer.Option(help="What to write, by a label of th
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]
+Trace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write each step as JSON Lines, for `ddcli noise-viz --trace FILE`."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 
 
