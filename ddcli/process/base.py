@@ -143,7 +143,7 @@ class ByKind(Generic[P, T]):
     """
 
     def __init__(self, general: Callable[Concatenate[Process, P], T]) -> None:
-        self._general = general
+        self.general = general
         self._forms: dict[type, Callable[Concatenate[Any, P], T]] = {}
         update_wrapper(self, general)
 
@@ -159,7 +159,7 @@ class ByKind(Generic[P, T]):
         for kind in type(process).__mro__:
             if kind in self._forms:
                 return self._forms[kind](process, *arguments, **named)
-        return self._general(process, *arguments, **named)
+        return self.general(process, *arguments, **named)
 
 
 def posterior(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
