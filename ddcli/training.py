@@ -41,6 +41,7 @@ from .checkpoint import (
 )
 from .config import Config
 from .data import Batch
+from .dataset import refuse_pipes
 from .denoiser import Batched, NetworkDenoiser
 from .errors import DdcliError, RunFailed
 from .evaluation import Bound, bound
@@ -144,6 +145,8 @@ def _plan(config: Config, run: Path, saved: Config | None, reporter: Silent) -> 
     """What a run needs; for one that was saved, of the settings it was begun with."""
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    if saved is not None:
+        refuse_pipes(saved.data, run / "config.toml")
     begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
     same_noise = begun and saved is not None and saved.process == config.process
     tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
