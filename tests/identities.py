@@ -60,8 +60,10 @@ from ddcli.schedule import Linear, Schedule, make_schedule, with_slope
 F64 = torch.float64
 ALPHABET = Vocabulary(size=9, mask_id=8, special_ids=(7, 8))  # seven symbols, a pad and a mask
 SCHEDULES = ("linear", "cosine", "polynomial:2", "geometric:20")
-KINDS = ("absorbing", "uniform", "hybrid", "stationary", "generator", "band", "gaussian")
+KINDS = ("absorbing", "uniform", "hybrid", "stationary", "generator", "band", "gaussian")  # that have rates
+WITH_STEPS = (*KINDS, "steps")  # and a list of steps that do not commute, at their own times alone
 BY_MATRICES = ("generator", "band", "gaussian")
+COUNT = 20  # steps of such a list
 P_UNIFORM = 0.2
 
 # -- the register -----------------------------------------------------------------------------------------
@@ -154,6 +156,10 @@ class Chain:
         assert self.vocabulary.mask_id is not None
         return torch.tensor([*range(self.k), self.vocabulary.mask_id])
 
+    def before(self, t: float, share: float) -> float:
+        """A time of the chain that is about a share of t."""
+        return self.time(torch.tensor(share * t, dtype=F64)).item()
+
     @property
     def states(self) -> list[int]:
         """Those that the chain can be in."""
@@ -177,8 +183,22 @@ class Chain:
         return torch.rand(self.k, self.k, generator=torch.Generator().manual_seed(3), dtype=F64) ** 2
 
     @cached_property
+    def steps(self) -> Tensor:
+        """Of a list of steps, (COUNT, K, K): each redraws a tenth or so, by laws of its own."""
+        rng = torch.Generator().manual_seed(5)
+        laws = (2 * torch.randn(COUNT, self.k, self.k, generator=rng, dtype=F64)).softmax(1)
+        share = torch.linspace(0.05, 0.25, COUNT, dtype=F64)[:, None, None]
+        return (1 - share) * torch.eye(self.k, dtype=F64) + share * laws
+
+    def time(self, t: Tensor) -> Tensor:
+        """The first time of the chain that is not before t."""
+        return (t * COUNT - 1e-9).ceil() / COUNT if self.kind == "steps" else t
+
+    @cached_property
     def ours(self) -> Process:
         schedule = make_schedule(self.spec)
+        if self.kind == "steps":
+            return Steps.over(self.vocabulary, schedule, tables={"matrix": self.steps})
         if self.kind == "generator":
             return UserGenerator.over(self.vocabulary, schedule, tables={"matrix": normalised(self.rates)})
         if self.kind in ("band", "gaussian"):
@@ -210,6 +230,10 @@ class Chain:
     def between(self, s: float, t: float) -> Tensor:
         """Q_{s:t}, (S, S): [i, j] = q(x_t = i | x_s = j)."""
         eye = torch.eye(self.k + 1, dtype=F64)
+        if self.kind == "steps":
+            for k in range(round(s * COUNT), round(t * COUNT)):
+                eye[:-1, :-1] = self.steps[k] @ eye[:-1, :-1]
+            return eye
         a_s, a_t = self.alpha(s), self.alpha(t)
         if self.kind in BY_MATRICES:
             generator = self.rates - torch.diag(self.rates.diagonal())
@@ -229,7 +253,11 @@ class Chain:
 
 
 def chains(*kinds: str, vocabulary: Vocabulary = ALPHABET) -> list[Chain]:
-    return [Chain(kind, spec, vocabulary) for kind in kinds for spec in SCHEDULES]
+    return [
+        Chain(kind, spec, vocabulary)
+        for kind in kinds
+        for spec in (SCHEDULES[:1] if kind == "steps" else SCHEDULES)
+    ]
 
 
 def kl(q: Tensor, p: Tensor) -> Tensor:
@@ -266,6 +294,10 @@ class Points:
     def alpha(self) -> tuple[Tensor, Tensor]:
         return alpha_and_slope(self.chain.spec, self.t)
 
+    def before(self, share: float) -> Tensor:
+        """Times of the chain that are about a share of these."""
+        return self.chain.time(share * self.t)
+
     def each(self, f: Callable[[Tensor, int, int, float], Tensor]) -> Tensor:
         """f(p, x, z, t) of every point."""
         rows = zip(self.p, self.x.tolist(), self.z.tolist(), self.t.tolist(), strict=True)
@@ -292,7 +324,7 @@ def points(chain: Chain, n: int = 32, *, masked: bool = False, on_mask: bool = F
         z = z.clamp(min=1)  # the first symbol is never drawn
     if masked:
         z = torch.full_like(z, chain.k)
-    return Points(chain, x, z, p, 0.05 + 0.9 * torch.rand(n, generator=rng, dtype=F64))
+    return Points(chain, x, z, p, chain.time(0.05 + 0.9 * torch.rand(n, generator=rng, dtype=F64)))
 
 
 def limit(f: Callable[[float], Tensor], dt: float = 2e-4) -> Tensor:
@@ -330,7 +362,7 @@ def the_marginal_of_steps_is_their_product_from_the_left() -> Iterator[Pair]:
     within=1e-12,
 )
 def likelihood_and_marginal_are_rows_and_columns_of_one_matrix() -> Iterator[Pair]:
-    for chain in chains(*KINDS):
+    for chain in chains(*WITH_STEPS):
         states = torch.tensor(chain.states)
         for s, t in ((0.0, 0.4), (0.3, 0.8)):
             clocks = [torch.full((len(states),), c, dtype=F64) for c in (s, t)]
@@ -391,12 +423,12 @@ def generators_of_uniform_and_absorbing_noise_give_those_processes() -> Iterator
 
 @identity("The posterior is Bayes' rule on matrices", posterior, within=1e-11)
 def the_posterior_is_bayes_rule_on_matrices() -> Iterator[Pair]:
-    for chain in chains(*KINDS):
+    for chain in chains(*WITH_STEPS):
         at = points(chain)
         if chain.kind == "absorbing":
             at = replace(at, z=torch.where(at.z < chain.k, chain.k, at.z))
-        found = posterior(chain.ours, at.belief, at.ids[1], 0.6 * at.t, at.t).exp()[:, chain.ids]
-        yield found, at.each(lambda p, x, z, t, c=chain: c.bayes(p, z, 0.6 * t, t))
+        found = posterior(chain.ours, at.belief, at.ids[1], at.before(0.6), at.t).exp()[:, chain.ids]
+        yield found, at.each(lambda p, x, z, t, c=chain: c.bayes(p, z, c.before(t, 0.6), t))
 
 
 @identity(
@@ -714,18 +746,19 @@ def flow_matchings_generalised_kl_is_the_absorbing_bound() -> Iterator[Pair]:
 
 @identity("One step's cost is the KL of two posteriors", elbo_step, general_elbo_step, within=1e-10)
 def one_steps_cost_is_the_kl_of_two_posteriors() -> Iterator[Pair]:
-    for chain, share in itertools.product(chains(*KINDS), (0.0, 0.7)):
+    for chain, share in itertools.product(chains(*WITH_STEPS), (0.0, 0.7)):
         at = points(chain, masked=chain.kind == "absorbing")
         clean = torch.eye(chain.k + 1, dtype=F64)
 
         def one(
             p: Tensor, x: int, z: int, t: float, c: Chain = chain, e: Tensor = clean, share: float = share
         ) -> Tensor:
-            return kl(c.bayes(e[x], z, share * t, t), c.bayes(p, z, share * t, t))
+            s = c.before(t, share)
+            return kl(c.bayes(e[x], z, s, t), c.bayes(p, z, s, t))
 
         plain = at.each(one)
         for form in (elbo_step, general_elbo_step):
-            yield form(at.process, at.belief, *at.ids, share * at.t, at.t), plain
+            yield form(at.process, at.belief, *at.ids, at.before(share), at.t), plain
 
 
 @identity(
@@ -767,8 +800,8 @@ def d3pms_kl_allows_for_weight_on_the_mask() -> Iterator[Pair]:
     within=1e-9,
 )
 def d3pms_hybrid_loss_adds_the_posteriors_cross_entropy() -> Iterator[Pair]:
-    steps = 20
-    for chain in chains(*KINDS):
+    steps = COUNT
+    for chain in chains(*WITH_STEPS):
         at = points(chain, masked=chain.kind == "absorbing")
         at = replace(at, t=(at.t * steps).ceil() / steps)
         clean = torch.eye(chain.k + 1, dtype=F64)
@@ -813,7 +846,8 @@ def the_absorbing_prior_term_is_what_is_left_times_the_alphabet() -> Iterator[Pa
 
 
 def small_chains(specs: tuple[str, ...] = ("linear",), kinds: tuple[str, ...] = KINDS) -> list[Chain]:
-    return [Chain(kind, spec, VOCABULARY) for kind, spec in itertools.product(kinds, specs)]
+    cells = itertools.product(kinds, specs)
+    return [Chain(kind, spec, VOCABULARY) for kind, spec in cells if kind != "steps" or spec == "linear"]
 
 
 def noisy_strings(chain: Chain, length: int) -> Tensor:
@@ -960,7 +994,7 @@ def the_bound_of_any_steps_is_at_least_the_models_own_likelihood() -> Iterator[P
     strings, log_p = world(4)
     ids = {tuple(row): i for i, row in enumerate(strings.tolist())}
     times = [1.0, 0.75, 0.5, 0.3, 0.1, 0.0]
-    for chain in small_chains((*SCHEDULES, "geometric:2")):
+    for chain in small_chains((*SCHEDULES, "geometric:2"), WITH_STEPS):
         noisy = noisy_strings(chain, 4)
         exact = [exact_belief(chain, strings, log_p.exp(), noisy, t) for t in times[:-1]]
         wrong = [random_belief(noisy, seed) for seed in range(len(times) - 1)]
@@ -973,6 +1007,28 @@ def the_bound_of_any_steps_is_at_least_the_models_own_likelihood() -> Iterator[P
             nll = -law[where].log()
             yield law.sum()[None], torch.ones(1, dtype=F64)
             yield torch.minimum(bound, nll), nll
+
+
+@identity(
+    "One position: the bound of an exact belief is $-\\ln p(x)$ in any number of steps",
+    elbo_step,
+    prior_term,
+    within=1e-10,
+)
+def one_position_costs_its_likelihood_in_any_number_of_steps() -> Iterator[Pair]:
+    """Where a chain does not quite forget, q(x_1) is not the prior, which the bound pays for."""
+    strings, log_p = world(1)
+    for chain, count in itertools.product(small_chains(SCHEDULES[::3], WITH_STEPS), (1, 5)):
+        noisy, p = noisy_strings(chain, 1), log_p.exp()
+        bound = prior_term(chain.ours, chain.ids[strings]).sum(-1)
+        for k in range(count):
+            s, t = k / count, (k + 1) / count
+            belief = exact_belief(chain, strings, p, noisy, t)
+            bound = bound + string_costs(chain, belief, strings, noisy, t, s)
+        last = chain.between(0.0, 1.0)[:, : chain.k]
+        start, flat = last @ p, last.mean(-1)
+        paid = torch.where(start > 0, (start / flat).log(), 0.0)
+        yield bound, paid @ last - log_p
 
 
 def excess(chain: Chain, steps: int) -> Tensor:
@@ -1240,7 +1296,7 @@ def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
         corrector = Corrector(kappa)
         for chain, x in itertools.product(chains("absorbing"), range(3)):
             yield revised(chain, corrector, x, s, t), chain.between(0.0, s)[:, x]
-        for chain in chains(*KINDS[1:]) if s < t else ():
+        for chain in chains(*WITH_STEPS[1:]) if s < t else ():
             at = points(chain, 2)
             # given x_0, a belief of one who knows it; else the exact one of a single position
             for p in (*torch.eye(chain.k + 1, dtype=F64)[:3], *at.p):

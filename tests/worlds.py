@@ -38,20 +38,31 @@ PER_POSITION = [name for name in PROCESSES if name != "autoregressive"]
 CONTINUOUS = [name for name in PER_POSITION if name != "steps"]
 # every process and every schedule, and those together that differ by their schedule in more than its speed
 CELLS = [
-    *itertools.product(CONTINUOUS, ["linear"]),
+    *itertools.product(PER_POSITION, ["linear"]),
     *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
     ("generator", "geometric"),
 ]
 # of those the fast suite takes every process, and every schedule once
 FAST = [cell for cell in CELLS if cell[1] == "linear"]
 FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric")]
-processes = pytest.mark.parametrize(
-    "process",
-    [
+
+
+def over(cells):
+    """A mark: once for the process of each cell, as `process`."""
+    params = [
         pytest.param(make(*cell), id="-".join(cell), marks=() if cell in FAST else pytest.mark.slow)
-        for cell in CELLS
-    ],
-)
+        for cell in cells
+    ]
+    return pytest.mark.parametrize("process", params)
+
+
+processes = over(CELLS)
+continuous = over([cell for cell in CELLS if cell[0] in CONTINUOUS])
+
+
+def times_of(process, t):
+    """Times t (...) in (0, 1), or those of the chain's own that come next."""
+    return t if process.timesteps is None else (t * process.timesteps).ceil() / process.timesteps
 
 
 def world(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,6 +102,13 @@ def forward_states(process, strings, log_p, t):
     """Every noisy string (Z, positions) and the joint probability of (x_0, x_t), (S, Z)."""
     states = reachable(process, strings.shape[1])
     return states, (log_p[:, None] + log_noising(process, strings, states, t).sum(-1)).exp()
+
+
+def missed(process, strings, log_p):
+    """KL(q(x_1) || p(x_1)), nats: what an exact belief pays where a chain does not quite forget."""
+    states, joint = forward_states(process, strings, log_p, 1)
+    seen = joint.sum(0)
+    return (torch.xlogy(seen, seen) - seen * prior(process)[states].sum(-1)).sum()
 
 
 def exact_belief(process, strings, log_p, states, t):
