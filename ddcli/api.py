@@ -11,6 +11,7 @@ from .filling import Infilling, OfGaps
 from .infilling import Document
 from .process import PROCESSES, Vocabulary, make_process
 from .sampling import OfMany, Sample
+from .schedule import OWN
 from .textmodel import TextModel
 from .tokenizer import make_tokenizer
 from .viz import Story, check_drawable, default_times, tell
@@ -81,9 +82,7 @@ def noise_viz(
     size = tokens.vocab_size
     counts = np.bincount(tokens.encode(text), minlength=size)
     vocabulary = Vocabulary(size, tokens.mask_id, excluded, tokens.pieces(range(size)), counts)
-    chosen = {
-        name: own.get(name) or make_process(name, schedule or "linear", vocabulary) for name in names
-    } | own
+    chosen = {name: own.get(name) or make_process(name, schedule or OWN, vocabulary) for name in names} | own
     check_drawable(chosen)
     frames = {}
     if loaded:

@@ -23,7 +23,11 @@ def noise_viz(
         str | None, typer.Option(help="absorbing, uniform, both, or a list such as hybrid:0.2,band:1.")
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+        str | None,
+        typer.Option(
+            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA] or, of band, gaussian and generator, "
+            "information. Auto is information for these, linear for all other noise."
+        ),
     ] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,

@@ -4,9 +4,10 @@ Legend as in `base`, and K states of the chain: the text's symbols, and the mask
 more row. Columns sum to 1 (steps) or to 0 (generators).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..errors import DdcliError
 from ..randomness import LOG_ZERO, Streams, categorical
-from ..schedule import Linear, Schedule, with_slope
+from ..schedule import Knots, Linear, Schedule, with_slope
 from .base import Tables, Vocabulary, clean_belief, log, one_hot, posterior
 from .interpolating import read_json
 
@@ -167,6 +168,34 @@ class Generator(Matrices):
         lost, late = self.schedule.lost(t), self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
         return -torch.where(lost < 0.5, torch.log1p(-lost.clamp(max=0.5)), late)
 
+    def informed(self) -> Self:
+        """The same chain at such a pace that what x_t tells of x_0 falls evenly from t = 0 to 1.
+
+        That is I(x_0; x_t) of a flat law of text, D3PM's mutual information schedule (arXiv:2107.03006,
+        section 3.4), but for the last thousandth. Of absorbing noise it is the linear schedule.
+        """
+        text = self.vocabulary.is_text[self.states]
+        if text.sum() < 2:
+            return self  # nothing is told of a single symbol
+        depth = -1e-3 / self.matrix.diagonal().min()  # a token in a thousand is another
+        depths, told = [], []
+        for start in (1.0, 2**0.5):
+            sigma = start * depth
+            q, left = torch.linalg.matrix_exp(sigma * self.matrix), 1.0
+            while left > 1e-3:
+                q = q.clamp(min=0)
+                q = q / q.sum(0)
+                left = _information(q[:, text])
+                depths.append(sigma)
+                told.append(left)
+                q, sigma = q @ q, 2 * sigma
+        order = sorted(range(len(depths)), key=lambda i: float(depths[i]))
+        sigmas = torch.stack([depths[i] for i in order])
+        times = 1 - torch.tensor([told[i] for i in order], dtype=torch.float64)
+        risen = times > torch.cat([torch.zeros(1, dtype=torch.float64), times.cummax(0).values[:-1]])
+        kept = risen & (times < 1 - 1e-3)
+        return replace(self, schedule=Knots(times[kept], torch.expm1(sigmas[kept]).log()))
+
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
         # one more than asked for: torch takes a less exact way where there is a single matrix
@@ -294,6 +323,13 @@ def _each(q: Tensor, which: Tensor, p: Tensor) -> Tensor:
     counts = torch.bincount(which.flatten(), minlength=len(q)).tolist()
     parts = [part @ matrix.T for part, matrix in zip(flat[order].split(counts), q, strict=True)]
     return torch.cat([flat[:0], *parts])[order.argsort()].view(p.shape)
+
+
+def _information(q: Tensor) -> float:
+    """I(x_0; x_t) of flat x_0, as a share of all there is, for the columns q (K, n) of each x_0."""
+    mixed = q.mean(-1, keepdim=True)
+    told = (torch.xlogy(q, q) - torch.xlogy(q, mixed)).sum(0).mean().item()
+    return told / math.log(q.shape[1]) if q.shape[1] > 1 else 0.0
 
 
 # -- matrices of people -----------------------------------------------------------------------------------
