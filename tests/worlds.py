@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from ddcli.process import PROCESSES, Vocabulary, one_hot, prior
+from ddcli.process import PROCESSES, Generator, Vocabulary, one_hot, prior
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
-from ddcli.schedule import SCHEDULES
+from ddcli.schedule import INFORMATION, SCHEDULES, Linear
 
 SYMBOLS = 3  # ids 0, 1, 2 are text; then a pad and a mask, which are not
 VOCABULARY = Vocabulary(size=SYMBOLS + 2, mask_id=SYMBOLS + 1, special_ids=(SYMBOLS, SYMBOLS + 1))
@@ -29,22 +29,26 @@ TABLES = {"generator": {"matrix": normalised(RING)}, "steps": {"matrix": STEPS}}
 
 def make(name, schedule="linear"):
     """A process of every kind, over the world's vocabulary."""
-    counted = replace(VOCABULARY, counts=COUNTS)
-    return PROCESSES[name].over(counted, SCHEDULES[schedule](), tables=TABLES.get(name))
+    counted, tables = replace(VOCABULARY, counts=COUNTS), TABLES.get(name)
+    if schedule == INFORMATION:
+        return PROCESSES[name].over(counted, Linear(), tables=tables).informed()
+    return PROCESSES[name].over(counted, SCHEDULES[schedule](), tables=tables)
 
 
 # an autoregressive order is no noise of single positions, and steps have no time between them
 PER_POSITION = [name for name in PROCESSES if name != "autoregressive"]
+GENERATORS = [name for name in PER_POSITION if issubclass(PROCESSES[name], Generator)]
 CONTINUOUS = [name for name in PER_POSITION if name != "steps"]
 # every process and every schedule, and those together that differ by their schedule in more than its speed
 CELLS = [
     *itertools.product(PER_POSITION, ["linear"]),
     *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
     ("generator", "geometric"),
+    *itertools.product(GENERATORS, [INFORMATION]),
 ]
 # of those the fast suite takes every process, and every schedule once
 FAST = [cell for cell in CELLS if cell[1] == "linear"]
-FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric")]
+FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric"), ("band", INFORMATION)]
 
 
 def over(cells):
@@ -58,6 +62,7 @@ def over(cells):
 
 processes = over(CELLS)
 continuous = over([cell for cell in CELLS if cell[0] in CONTINUOUS])
+smooth = over([cell for cell in CELLS if cell[0] in CONTINUOUS and cell[1] != INFORMATION])
 
 
 def times_of(process, t):

@@ -169,17 +169,21 @@ class Generator(Matrices):
         return -torch.where(lost < 0.5, torch.log1p(-lost.clamp(max=0.5)), late)
 
     def informed(self) -> Self:
-        """The same chain at such a pace that what x_t tells of x_0 falls evenly from t = 0 to 1.
+        """The same chain at such a pace that what x_t tells of x_0 falls evenly from t = 0 to 1."""
+        return replace(self, schedule=self.even)
 
-        That is I(x_0; x_t) of a flat law of text, D3PM's mutual information schedule (arXiv:2107.03006,
-        section 3.4), but for the last thousandth. Of absorbing noise it is the linear schedule.
+    @cached_property
+    def even(self) -> Schedule:
+        """The schedule by which I(x_0; x_t) of a flat law of text falls evenly, but for the last thousandth.
+
+        D3PM's mutual information schedule (arXiv:2107.03006, section 3.4); of absorbing noise, linear.
         """
         text = self.vocabulary.is_text[self.states]
         if text.sum() < 2:
-            return self  # nothing is told of a single symbol
+            return Linear()  # nothing is told of a single symbol
         depth = -1e-3 / self.matrix.diagonal().min()  # a token in a thousand is another
         depths, told = [], []
-        for start in (1.0, 2**0.5):
+        for start in (1.0, 2**0.25, 2**0.5, 2**0.75):
             sigma = start * depth
             q, left = torch.linalg.matrix_exp(sigma * self.matrix), 1.0
             while left > 1e-3:
@@ -194,7 +198,7 @@ class Generator(Matrices):
         times = 1 - torch.tensor([told[i] for i in order], dtype=torch.float64)
         risen = times > torch.cat([torch.zeros(1, dtype=torch.float64), times.cummax(0).values[:-1]])
         kept = risen & (times < 1 - 1e-3)
-        return replace(self, schedule=Knots(times[kept], torch.expm1(sigmas[kept]).log()))
+        return Knots(times[kept], torch.expm1(sigmas[kept]).log())
 
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
@@ -213,8 +217,10 @@ class Generator(Matrices):
 
 @dataclass(frozen=True)
 class Band(Generator):
-    """Tokens turn into their neighbours in the order of the alphabet, at most so many places away
-    (D3PM's nearest neighbours, arXiv:2107.03006, appendix A.2)."""
+    """Tokens turn into their neighbours in the order of the alphabet, at most so many places away.
+
+    A relative of D3PM's nearest neighbours (arXiv:2107.03006, appendix A.2), which are near by embedding.
+    """
 
     @classmethod
     def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
@@ -224,8 +230,11 @@ class Band(Generator):
 
 @dataclass(frozen=True)
 class Gaussian(Generator):
-    """Tokens move along the alphabet as by a discretised normal law, of so many places standard deviation
-    (D3PM's discretised Gaussian, arXiv:2107.03006, appendix A.2)."""
+    """Tokens jump along the alphabet by a discretised normal law, of so many places standard deviation.
+
+    A relative of D3PM's discretised Gaussian (arXiv:2107.03006, appendix A.2), whose width grows with beta_t:
+    here the jumps keep theirs, and there are more of them.
+    """
 
     @classmethod
     def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
