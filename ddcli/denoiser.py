@@ -31,7 +31,7 @@ from .randomness import LOG_ZERO
 ROW_COUNT = 128
 AT_ONCE = 2**24  # logits that training holds at once, if it can
 
-LATEST = 1 - 1e-3  # the time at which a score of later ones is read
+FAINTEST = 0.03  # alpha, as which a score of less is read
 
 
 class Denoiser(Protocol):
@@ -131,7 +131,14 @@ class Score:
         return (logits + log_ratios(process, ignorant, xt, t)).scatter(-1, xt[..., None], 0.0)
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        now = t.clamp(max=LATEST)  # at t = 1 a score says nothing of x_0, and the logits do
+        """The belief is the score's contrast over alpha, and its error the network's over alpha.
+
+        Below FAINTEST, where there is next to nothing to know, contrasts are read as if alpha were that:
+        beliefs go flat instead of wild. So little hangs on them that a sampler's law differs by the order of
+        its square.
+        """
+        latest = process.schedule.when(torch.tensor(1 - FAINTEST, dtype=torch.float64))
+        now = t.clamp(max=latest.item())
         return process.unmix(self.score(process, logits.double(), xt, now).log_softmax(-1), now).to(logits)
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:

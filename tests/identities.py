@@ -721,6 +721,38 @@ def hybrid_noise_becomes_absorbing_as_its_share_vanishes() -> Iterator[Pair]:
         yield mean, (1 - a) * absorbing_nelbo(at)
 
 
+@identity(
+    "Hybrid noise becomes uniform as $p \\to 1$, at the share of signal it keeps ($p = 1 - 10^{-6}$)",
+    elbo,
+    posterior,
+    Hybrid.shares,
+    within=1e-4,
+)
+def hybrid_noise_becomes_uniform_as_masks_vanish() -> Iterator[Pair]:
+    """Nearer to 1 the odds p / (1 - p) lose their digits. What is kept, a / (1 + odds), is then tiny but for
+    times near 0: there the bounds are compared, each by its own alpha."""
+    p = 1 - 1e-6
+    for chain in chains("uniform"):
+        at, hybrid = points(chain), Hybrid(chain.vocabulary, Linear(), p)
+        lost = 10 ** -(12.0 + 2 * at.t)  # odds from about 0.2 to 2
+        kept = (1 - lost) / (1 + p / (1 - p) * 2 * (lost * (1 - lost)).sqrt())
+        uniform, clock = Uniform.over(chain.vocabulary, Linear()), 1 - kept
+        x, z = at.ids
+        fall = with_slope(lambda t, noise=hybrid: noise.shares(t)[0], lost)[
+            1
+        ]  # of alpha; of uniform noise -1
+        yield elbo(hybrid, at.belief, x, z, lost) / -fall, elbo(uniform, at.belief, x, z, clock)
+        start = torch.zeros_like(clock)
+        yield (
+            elbo_step(hybrid, at.belief, x, z, start, lost),
+            elbo_step(uniform, at.belief, x, z, start, clock),
+        )
+        yield (
+            hybrid.marginal(at.belief, lost).exp()[:, chain.ids],
+            uniform.marginal(at.belief, clock).exp()[:, chain.ids],
+        )
+
+
 def flow_matching(at: Points) -> Tensor:
     """The generalised KL of discrete flow matching (arXiv:2412.03487), on mixture paths, kappa = alpha."""
     (a, slope), rows = at.alpha, torch.arange(len(at.x))
