@@ -32,6 +32,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 MOST_TOKENS = 1_000_000  # of a sequence
 MOST_WIDTH = 65_536
+MOST_TIMESTEPS = 100_000  # beyond, a step is shorter than float32 tells; that is continuous time
 MOST_LAYERS = 1024
 LARGEST = 2**63  # what a whole number of a file has to be below, as TOML has it
 
@@ -86,7 +87,9 @@ class ProcessSettings(Section):
 
 class ObjectiveSettings(Section):
     name: str = "auto"  # elbo, discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
-    timesteps: int | None = Field(None, ge=1)  # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own
+    timesteps: int | None = Field(
+        None, ge=1, le=MOST_TIMESTEPS
+    )  # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own
 
 
 class Model(Section):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import DdcliError, unknown
@@ -22,6 +23,7 @@ from .process import (
     Process,
     at,
     clean_posterior,
+    log,
     log_ratios,
     one_hot,
     posterior,
@@ -123,18 +125,22 @@ def _(process: Autoregressive, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor
 def _(process: Interpolating, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """w [KL(q || q') + r - ln r - 1], with q = alpha x_0 + m, q' = alpha p_0 + m, z = x_t and r = q_z / q'_z.
 
-    w = R_t(-> z) / q_z (GIDD, arXiv:2503.04482, theorem 3.1). Of a row it needs sum_j m_j ln q'_j, and ln q'
-    at x_0 and z: no one-hots. For uniform noise this is the closed form of UDLM (arXiv:2412.10193) and Duo
-    (arXiv:2506.10892), at every point.
+    w = R_t(-> z) / q_z (GIDD, arXiv:2503.04482, theorem 3.1). Of a row it needs sum_j m_j ln(q'_j / m_j), and
+    ln q' at x_0 and z: no one-hots. For uniform noise this is the closed form of UDLM (arXiv:2412.10193) and
+    Duo (arXiv:2506.10892), at every point.
     """
     moving = process.unknown(xt, t)
-    mixed = process.marginal(log_p0, t)
-    mixed_x, mixed_z = at(mixed, x0).double(), at(mixed, xt).double()
     # scalars stay float64: 1 - alpha has no digits left in float32 where t is small
     (alpha, m_x), m_z = process.mix_at(x0, t), process.mix_at(xt, t)[1]
     q_z = torch.where(x0 == xt, alpha, 0.0) + m_z
-    spread = process.order(t) - process.mean_of_noise(mixed, t).double()
-    kl = spread + torch.xlogy(alpha + m_x, alpha + m_x) - torch.xlogy(m_x, m_x) - alpha * mixed_x
+    mixed_x, mixed_z = (
+        torch.logaddexp(log(alpha) + at(log_p0, y).double(), log(m)) for y, m in ((x0, m_x), (xt, m_z))
+    )
+    # in proportion to m: where alpha is small, float32 cannot tell ln q'_j from ln m_j
+    over_m = F.softplus(log_p0 + log(alpha).to(log_p0)[..., None] - process.log_mix(t, log_p0.dtype))
+    base = torch.where(m_x > 0, log(m_x), 0.0)
+    own = (alpha + m_x) * (log(alpha + m_x) - base) - alpha * (mixed_x - base)
+    kl = own - process.mean_of_noise(over_m, t).double()
     log_r = torch.where(moving, q_z.log() - mixed_z, 0.0)
     weight = torch.where(moving, process.into(xt, t) / q_z, 0.0)
     return (weight * torch.where(moving, kl + torch.expm1(log_r) - log_r, 0.0)).to(log_p0)
@@ -202,7 +208,10 @@ def general_elbo_step(
     """
     log_q = posterior(process, one_hot(x0, log_p0.shape[-1], log_p0.dtype), xt, s, t)
     log_p = posterior(process, log_p0, xt, s, t)
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+    # sum q (r - 1 - ln r), r = p / q: in a short step r is next to 1, and its error in float32 is squared so
+    q, gap = log_q.exp(), log_p - log_q
+    more = torch.where(gap < 1, q * torch.expm1(gap.clamp(max=1)), log_p.exp() - q)
+    return (more - q * gap).sum(-1)
 
 
 @ByKind

@@ -293,3 +293,9 @@ def test_the_schedule_that_suits_the_noise_is_chosen_and_saved_by_its_name(noise
         assert f'schedule = "{chosen}"' in config.to_toml()
     old = build_config({"process.name": noise, "process.schedule": "linear"}, {}, "x")
     assert old.process.schedule == "linear"
+
+
+def test_more_steps_than_float32_can_tell_apart_are_refused_in_one_line():
+    with pytest.raises(DdcliError, match=r"objective\.timesteps = 100000000: .* 100000") as refusal:
+        build_config({}, {"objective.timesteps": 100_000_000}, "x")
+    assert "\n" not in str(refusal.value)

@@ -36,7 +36,8 @@ from ddcli.objective import (
     make_objective,
     score_entropy,
 )
-from ddcli.process import PROCESSES, log_ratios, one_hot, prior_term
+from ddcli.process import PROCESSES, Vocabulary, log_ratios, make_process, one_hot, prior_term
+from ddcli.randomness import LOG_ZERO
 from ddcli.schedule import Polynomial
 
 F64 = torch.float64
@@ -138,6 +139,31 @@ def test_gradients_of_the_fast_path_are_those_of_the_general_elbo(process):
         form(process, logits.log_softmax(-1), x0, xt, t).sum().backward()
         grads.append(logits.grad)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("noise", ["uniform", "hybrid"])
+def test_float32_is_enough_for_a_large_vocabulary(noise):
+    """At the late end, where nearly nothing is left of the text, and in very short steps."""
+    v, n = 20_000, 24
+    process = make_process(noise, "linear", Vocabulary(v, v - 1, (v - 1,)))
+    rng = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(n, v, generator=rng)
+    logits[:, -1] = LOG_ZERO
+    x0 = logits[:, :-1].softmax(-1).multinomial(1, generator=rng)[:, 0]
+    xt = torch.randint(v - 1, (n,), generator=rng)
+    xt[::2] = x0[::2]
+    for form, early in ((elbo, None), (elbo_step, 1e-3), (elbo_step, 1e-5)):
+        for late in (0.3, 0.9, 1 - 1e-5) if early is None else (0.3, 0.9):
+            t, slopes, found = torch.full((n,), late, dtype=F64), [], []
+            clocks = (t,) if early is None else (t - early, t)
+            for dtype in (torch.float32, F64):
+                leaf = logits.to(dtype, copy=True).requires_grad_()
+                nats = form(process, leaf.log_softmax(-1), x0, xt, *clocks) / (early or 1)
+                nats.sum().backward()
+                slopes.append(leaf.grad.double())
+                found.append(nats.detach().double())
+            torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=2e-3)
+            assert (slopes[0] - slopes[1]).norm() < 1e-3 * slopes[1].norm()
 
 
 def expected_loss(process, objective, positions, grid, belief_of=None):
