@@ -40,6 +40,7 @@ from ddcli.process import (
     Generator,
     Hybrid,
     Interpolating,
+    Matrices,
     Process,
     Stationary,
     Steps,
@@ -55,7 +56,7 @@ from ddcli.process import (
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
 from ddcli.sampler.revising import Corrector, LoopedRemask, Remask, RescaledRemask, Revising
-from ddcli.schedule import Linear, Schedule, make_schedule, with_slope
+from ddcli.schedule import Cosine, Geometric, Linear, Polynomial, make_schedule, with_slope
 
 F64 = torch.float64
 ALPHABET = Vocabulary(size=9, mask_id=8, special_ids=(7, 8))  # seven symbols, a pad and a mask
@@ -336,7 +337,12 @@ def limit(f: Callable[[float], Tensor], dt: float = 2e-4) -> Tensor:
 # -- schedules, chains and posteriors ---------------------------------------------------------------------
 
 
-@identity("Schedules and their slopes are those of the papers", Schedule.alpha, with_slope, within=1e-12)
+@identity(
+    "Schedules and their slopes are those of the papers",
+    *(kind.alpha for kind in (Linear, Cosine, Polynomial, Geometric)),
+    with_slope,
+    within=1e-12,
+)
 def schedules_are_those_of_the_papers() -> Iterator[Pair]:
     t = torch.linspace(0.01, 0.99, 99, dtype=F64)
     for spec in SCHEDULES:
@@ -357,8 +363,10 @@ def the_marginal_of_steps_is_their_product_from_the_left() -> Iterator[Pair]:
 
 @identity(
     "$q(x_t\\mid x_s)$ and $q(x_t\\mid x_0)$ are the matrices",
-    Process.likelihood,
-    Process.marginal,
+    Interpolating.likelihood,
+    Matrices.likelihood,
+    Interpolating.marginal,
+    Matrices.marginal,
     within=1e-12,
 )
 def likelihood_and_marginal_are_rows_and_columns_of_one_matrix() -> Iterator[Pair]:
@@ -505,7 +513,8 @@ def the_own_token_gains_its_likelihood_ratio() -> Iterator[Pair]:
     "A score head gives back the score, and the belief it came from",
     Score.score,
     Score.belief,
-    Process.unmix,
+    Interpolating.unmix,
+    Matrices.unmix,
     within=1e-8,
 )
 def a_score_head_gives_back_the_belief_it_came_from() -> Iterator[Pair]:
