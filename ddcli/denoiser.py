@@ -17,13 +17,13 @@ from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
-    Autoregressive,
     Matrices,
     Process,
     clean_posterior,
     flat_text,
     leave_one_out,
     log_ratios,
+    refuse_order,
 )
 from .randomness import LOG_ZERO
 
@@ -105,7 +105,7 @@ class Posterior(LeaveOneOut):
                 "a posterior head cannot serve noise by matrices: what the own token rules out early on "
                 "cannot be divided out again; use --set model.predicts=leave-one-out"
             )
-        _refuse_order(process)
+        refuse_order(process, "leave model.predicts out")
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return leave_one_out(process, self.posterior(process, logits, xt, t), xt, t)
@@ -122,7 +122,7 @@ class Score:
     """
 
     def check(self, process: Process) -> None:
-        _refuse_order(process)
+        refuse_order(process, "leave model.predicts out")
         if process.timesteps is not None:
             raise DdcliError("noise given as steps has no scores; use --set model.predicts=leave-one-out")
 
@@ -143,11 +143,6 @@ class Score:
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
-
-
-def _refuse_order(process: Process) -> None:
-    if isinstance(process, Autoregressive):
-        raise DdcliError("an autoregressive network predicts the next token; leave model.predicts out")
 
 
 HEADS: dict[str, Head] = {"leave-one-out": LeaveOneOut(), "posterior": Posterior(), "score": Score()}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import DdcliError, unknown
+from .errors import DdcliError, alone, unknown
 from .process import (
     Absorbing,
     Autoregressive,
@@ -27,9 +27,25 @@ from .process import (
     log_ratios,
     one_hot,
     posterior,
+    refuse_order,
 )
 
 STEPS = 256  # T, if nobody says
+
+
+# of logits (N, V), x_t and t (N,): (N, V)
+Reading = Callable[[Process, Tensor, Tensor, Tensor], Tensor]
+
+
+class Reader(Protocol):
+    """The ways to read a head's logits, of which an objective chooses one."""
+
+    @property
+    def belief(self) -> Reading: ...
+    @property
+    def posterior(self) -> Reading: ...
+    @property
+    def score(self) -> Reading: ...
 
 
 class Objective(Protocol):
@@ -41,9 +57,8 @@ class Objective(Protocol):
     def teaches(self) -> str:
         """What the head of a network comes to mean, if the user does not say: a name of `HEADS`."""
 
-    @property
-    def reads(self) -> str:
-        """What it is given of a head, as `log_p`: its `belief`, its `posterior` or its `score`."""
+    def reads(self, head: Reader) -> Reading:
+        """What of a head it is given, as `log_p`: its belief, its posterior or its score."""
 
     def check(self, process: Process) -> None:
         """Raise DdcliError where the objective cannot train with the process."""
@@ -152,7 +167,9 @@ class ContinuousElbo:
 
     timesteps: None = None
     teaches: str = "leave-one-out"
-    reads: str = "belief"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.belief
 
     def check(self, process: Process) -> None:
         if process.timesteps is not None:
@@ -171,11 +188,6 @@ class ContinuousElbo:
 HIGHEST_SCORE = 60.0  # nats
 
 
-def _refuse_order(process: Process) -> None:
-    if isinstance(process, Autoregressive):
-        raise DdcliError("an autoregressive model has a likelihood, and no noise; use --objective elbo")
-
-
 @dataclass(frozen=True)
 class ScoreEntropy(ContinuousElbo):
     """Minus the ELBO of a score that need not be any belief's: a head that puts out ln p_t(y) / p_t(x_t).
@@ -184,11 +196,13 @@ class ScoreEntropy(ContinuousElbo):
     """
 
     teaches: str = "score"
-    reads: str = "score"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.score
 
     def check(self, process: Process) -> None:
         super().check(process)
-        _refuse_order(process)
+        refuse_order(process, "use --objective elbo")
 
     def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         # no softmax bounds a score, and training must survive a wild one
@@ -248,10 +262,12 @@ class DiscreteElbo:
 
     timesteps: int = STEPS
     teaches: str = "leave-one-out"
-    reads: str = "belief"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.belief
 
     def check(self, process: Process) -> None:
-        _refuse_order(process)
+        refuse_order(process, "use --objective elbo")
         _refuse_other_steps(process, self.timesteps)
 
     def times(self, t: Tensor) -> Tensor:
@@ -287,10 +303,12 @@ class CrossEntropy:
 
     timesteps: int | None = None
     teaches: str = "posterior"
-    reads: str = "posterior"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.posterior
 
     def check(self, process: Process) -> None:
-        _refuse_order(process)
+        refuse_order(process, "use --objective elbo")
         _refuse_other_steps(process, self.timesteps)
 
     def times(self, t: Tensor) -> Tensor:
@@ -321,23 +339,14 @@ def _d3pm_hybrid(timesteps: int | None, parameter: str) -> D3pmHybrid:
     return D3pmHybrid(timesteps or STEPS, share=share)
 
 
-def _plain(make: Callable[[int | None], Objective]) -> Callable[[int | None, str], Objective]:
-    def without_parameter(timesteps: int | None, parameter: str) -> Objective:
-        if parameter:
-            raise DdcliError(f"this objective takes nothing after its name, but was given {parameter!r}")
-        return make(timesteps)
-
-    return without_parameter
-
-
 # from the number of steps T, if it is told, which continuous time has no use for; and what follows the name
 # after a colon
 OBJECTIVES: dict[str, Callable[[int | None, str], Objective]] = {
-    "elbo": _plain(lambda timesteps: ContinuousElbo()),
-    "discrete-elbo": _plain(lambda timesteps: DiscreteElbo(timesteps or STEPS)),
+    "elbo": alone("the objective elbo", lambda timesteps: ContinuousElbo()),
+    "discrete-elbo": alone("the objective discrete-elbo", lambda timesteps: DiscreteElbo(timesteps or STEPS)),
     "d3pm-hybrid": _d3pm_hybrid,
-    "score-entropy": _plain(lambda timesteps: ScoreEntropy()),
-    "cross-entropy": _plain(CrossEntropy),
+    "score-entropy": alone("the objective score-entropy", lambda timesteps: ScoreEntropy()),
+    "cross-entropy": alone("the objective cross-entropy", CrossEntropy),
 }
 
 

@@ -80,7 +80,7 @@ class Task:
         if self.self_conditioned:
             told["guess"] = self._guess(denoiser, noised, rows, valid)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
-        read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
+        read = self.objective.reads(denoiser.head)
 
         def cost(logits: Tensor, some: slice) -> Tensor:
             log_p = read(self.process, logits, xt[some], t[some])

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-import numpy as np
 import torch
+from chains import OneStream
 from scipy.linalg import expm
 from torch import Tensor
-from worlds import RING, STEPS, VOCABULARY, ExactBlocks, ExactDenoiser, OneStream, world
+from worlds import RING, STEPS, VOCABULARY, ExactBlocks, ExactDenoiser, gauss_legendre, world
 
 from ddcli.denoiser import Denoiser, Posterior, Score
 from ddcli.likelihood import in_continuous_time, nelbo
@@ -936,10 +936,9 @@ def random_belief(noisy: Tensor, seed: int, k: int = 3) -> Tensor:
     return (1.5 * torch.randn(*noisy.shape, k, generator=rng, dtype=F64)).softmax(-1)
 
 
-def gauss_legendre(count: int) -> list[tuple[float, float]]:
-    """Nodes in (0, 1) and weights."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return list(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+def nodes(count: int) -> Iterator[tuple[float, float]]:
+    """Of a quadrature over (0, 1), and their weights."""
+    return zip(*(side.tolist() for side in gauss_legendre(count)), strict=True)
 
 
 def crowded(count: int = 80) -> list[tuple[float, float]]:
@@ -948,7 +947,7 @@ def crowded(count: int = 80) -> list[tuple[float, float]]:
     def time(u: float) -> float:
         return u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3)
 
-    return [(time(u), weight * 140 * (u * (1 - u)) ** 3) for u, weight in gauss_legendre(count)]
+    return [(time(u), weight * 140 * (u * (1 - u)) ** 3) for u, weight in nodes(count)]
 
 
 def whole_bound(
@@ -1231,7 +1230,7 @@ def the_absorbing_bound_does_not_depend_on_the_schedule() -> Iterator[Pair]:
     plain = torch.stack([over_subsets(x, lambda n: mask_integral(n, 0.0)) for x in strings])
     for chain in chains("absorbing", vocabulary=VOCABULARY):
         bound = prior_term(chain.ours, strings).sum(-1)
-        for t, weight in gauss_legendre(60):
+        for t, weight in nodes(60):
             bound = bound + weight * string_costs(chain, table.belief, strings, table.noisy, t)
         if chain.spec.startswith("geometric"):  # it jumps at 0: what is hidden by then is reconstructed
             bound = bound + string_costs(chain, table.belief, strings, table.noisy, 1e-15, 0.0)

@@ -260,7 +260,7 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
     t = torch.rand(16, 1, generator=rng, dtype=torch.float64).expand(16, L)
     xt = made.noise(x0, t, Streams(range(16)))
     rows = made.unknown(xt, t)
-    read = getattr(asked.head, learnt.reads)
+    read = learnt.reads(asked.head)
     seen = []
 
     def cost(logits, some):

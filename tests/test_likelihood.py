@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from chains import OneStream
 from test_objective import expected_loss
-from worlds import VOCABULARY, ExactDenoiser, OneStream, continuous, make, missed, processes, world
+from worlds import VOCABULARY, ExactDenoiser, continuous, make, missed, processes, world
 
 from ddcli.likelihood import PUBLISHED_FROM, nelbo
 from ddcli.objective import DiscreteElbo

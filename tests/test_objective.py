@@ -15,6 +15,7 @@ from worlds import (
     continuous,
     exact_belief,
     forward_states,
+    gauss_legendre,
     make,
     missed,
     processes,
@@ -184,14 +185,6 @@ def expected_loss(process, objective, positions, grid, belief_of=None):
 def entropy(positions):
     _, log_p = world(positions)
     return -(log_p.exp() * log_p).sum()
-
-
-def gauss_legendre(n):
-    """Nodes and weights on (0, 1)."""
-    import numpy as np
-
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
 
 
 def ends(process, positions):

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
+from chains import OneStream
 from scipy.stats import chisquare
 from worlds import (
     CONTINUOUS,
     PER_POSITION,
     SYMBOLS,
     VOCABULARY,
-    OneStream,
     chain_states,
     continuous,
     make,

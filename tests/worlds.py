@@ -180,14 +180,10 @@ class ExactBlocks:
         return found[rows]
 
 
-class OneStream:
-    """Stands in for Streams where a law is tested on many sequences: all of them draw from one generator."""
-
-    def __init__(self, size, seed=0):
-        self.size, self.rng = size, torch.Generator().manual_seed(seed)
-
-    def uniform(self, *shape):
-        return torch.rand(self.size, *shape, generator=self.rng, dtype=F64)
+def gauss_legendre(count):
+    """Nodes in (0, 1) and their weights, (count,) each."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
 
 
 def law_of(samples, positions):

@@ -2,7 +2,7 @@
 
 from ..errors import DdcliError, unknown
 from ..schedule import INFORMATION, OWN, Linear, make_schedule
-from .autoregressive import Autoregressive
+from .autoregressive import Autoregressive, refuse_order
 from .base import (
     ByKind,
     Process,
@@ -108,4 +108,5 @@ __all__ = [
     "prior",
     "prior_term",
     "pure_noise",
+    "refuse_order",
 ]
