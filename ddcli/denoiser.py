@@ -138,7 +138,7 @@ class Score:
         its square.
         """
         latest = process.schedule.when(torch.tensor(1 - FAINTEST, dtype=torch.float64))
-        now = t.clamp(max=latest.item())
+        now = t.minimum(latest.to(t))
         return process.unmix(self.score(process, logits.double(), xt, now).log_softmax(-1), now).to(logits)
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:

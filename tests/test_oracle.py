@@ -26,6 +26,7 @@ from chains import (
 from scipy.stats import chi2
 from worlds import (
     CONTINUOUS,
+    GENERATORS,
     PER_POSITION,
     SYMBOLS,
     ExactDenoiser,
@@ -41,6 +42,7 @@ from worlds import (
 from ddcli.process import make_process, posterior, prior
 from ddcli.sampler import SAMPLERS, Ancestral, LeftToRight, Surest, make_sampler
 from ddcli.sampler.base import even_times
+from ddcli.schedule import INFORMATION
 
 F64 = torch.float64
 LENGTH = 256
@@ -296,6 +298,28 @@ def test_a_hundred_thousand_draws_at_one_position_a_step_are_those_of_the_joint(
     assert pooled(drawn(make("absorbing"), make_sampler(spec), 3, 3), expected) > 1e-3
     if make_sampler(spec).even:
         assert pooled(drawn(make("absorbing"), make_sampler(spec), 3, 1), expected) < 1e-6
+
+
+# samplers whose law is the joint's: at one position a step, or in the limit of many steps
+ONE_BY_ONE = ("confidence", "margin", "entropy", "random", "left-to-right", "first-hitting", "threshold:1")
+IN_THE_LIMIT = ("ancestral", "euler", "tau-leaping", "remask:cap:0.1", "corrector:0.5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("noise", "spec", "steps"),
+    [
+        *(("absorbing", spec, 4) for spec in ONE_BY_ONE),
+        *(("absorbing", spec, 1024) for spec in IN_THE_LIMIT),
+        *(("uniform", spec, 1024) for spec in ("ancestral", "tau-leaping", "corrector:0.5")),
+        *((noise, "ancestral", 1024) for noise in ("hybrid", "stationary", "generator", "band", "gaussian")),
+    ],
+)
+def test_a_hundred_thousand_draws_of_every_exact_sampler_are_those_of_the_joint(noise, spec, steps):
+    """Strings of four symbols, 81 of them, by chi-square; the rarest are taken together."""
+    process = make(noise, INFORMATION if noise in GENERATORS else "linear")
+    expected = DRAWS * world(4)[1].exp()
+    assert pooled(drawn(process, make_sampler(spec), 4, steps), expected) > 1e-3
 
 
 def test_chance_is_told_from_error_by_counts_of_which_five_are_due():
