@@ -735,7 +735,7 @@ def hybrid_noise_becomes_absorbing_as_its_share_vanishes() -> Iterator[Pair]:
     elbo,
     posterior,
     Hybrid.shares,
-    within=1e-4,
+    within=1e-9,
 )
 def hybrid_noise_becomes_uniform_as_masks_vanish() -> Iterator[Pair]:
     """Nearer to 1 the odds p / (1 - p) lose their digits. What is kept, a / (1 + odds), is then tiny but for
