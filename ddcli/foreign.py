@@ -6,10 +6,10 @@ is a line in `OPENERS`, by the `model_type` of their config.json.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig
@@ -20,7 +20,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from .backbones.pretrained import PretrainedMaskedLM, positions
-from .denoiser import Backbone, Batched, NetworkDenoiser, OneByOne, find_head
+from .config import MOST_TOKENS
+from .denoiser import Batched, NetworkDenoiser, OneByOne, find_head
 from .errors import DdcliError, counted
 from .hub import WEIGHTS, fetch, first_line, is_name, quiet, safe_weights
 from .model import Origin
@@ -76,18 +77,35 @@ class Source:
 class Parts:
     """What a text model is made of, beside what is the same for all."""
 
-    network: Backbone
+    network: PretrainedMaskedLM
     tokenizer: ForeignTokenizer
     process: str
     predicts: str
-    length: int  # tokens of text that are read at once
+    length: int  # tokens of text that are read at once, if nobody says
+    most: int  # that can be
     architecture: str
     parameters: int
     weights: list[Path]  # files
     heeds_padding: bool  # or else no sequence is padded to be asked about beside another
 
 
-Opener = Callable[[Source, PreTrainedConfig, torch.device], Parts]
+class Opener(Protocol):
+    """How models of a kind are opened."""
+
+    def __call__(
+        self,
+        source: Source,
+        config: PreTrainedConfig,
+        device: torch.device,
+        *,
+        ends: bool = True,
+        filled: bool = True,
+    ) -> Parts:
+        """ends: whether the network puts around a text what its tokenizer does; records bring their own.
+        filled: with its weights; else they are random, for others to take their place.
+
+        Raises DdcliError, naming the source, for what cannot be read or used.
+        """
 
 
 def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> TextModel:
@@ -96,8 +114,7 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     Raises DdcliError for a model of a kind that is no denoiser, and one that cannot be read without running
     code of its own.
     """
-    config = _config(source)
-    parts = OPENERS[config.model_type](source, config, device)
+    parts = open_network(source, device)
     tokenizer = parts.tokenizer
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
     process = make_process(parts.process, SCHEDULE, vocabulary)
@@ -120,14 +137,20 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     )
 
 
+def open_network(source: Source, device: torch.device, *, ends: bool = True, filled: bool = True) -> Parts:
+    """What a model is made of. Arguments and errors: those of an `Opener`, and of `open_foreign`."""
+    config = _config(source)
+    return OPENERS[config.model_type](source, config, device, ends=ends, filled=filled)
+
+
 def _config(source: Source) -> PreTrainedConfig:
     """Its config, of a kind that there is an opener for. Raises DdcliError for any other."""
-    described = _described(source)
-    kind, architecture = described.get("model_type"), _architecture(described)
+    content = described(source)
+    kind, architecture = content.get("model_type"), _architecture(content)
     for key in REACHING:
-        if "/" in str(described.get(key, "")):
+        if "/" in str(content.get(key, "")):
             raise DdcliError(f"{source.name}: config.json sets {key}, which would read code from elsewhere")
-    if described.get("transformers_weights") is not None:
+    if content.get("transformers_weights") is not None:
         raise DdcliError(f"{source.name}: config.json sets transformers_weights; name it model.safetensors")
     if not isinstance(kind, str):
         raise DdcliError(
@@ -135,7 +158,7 @@ def _config(source: Source) -> PreTrainedConfig:
             "says no model_type"
         )
     if kind not in CONFIG_MAPPING_NAMES:
-        if "auto_map" in described:
+        if "auto_map" in content:
             raise DdcliError(
                 f"{source.name} ({architecture}) brings Python code of its own, which ddcli never runs; use "
                 "a model of a kind that transformers has built in"
@@ -168,7 +191,8 @@ def _config(source: Source) -> PreTrainedConfig:
     return config
 
 
-def _described(source: Source) -> Mapping[str, Any]:
+def described(source: Source) -> Mapping[str, Any]:
+    """The content of its config.json. Raises DdcliError."""
     path = source.folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -181,9 +205,9 @@ def _described(source: Source) -> Mapping[str, Any]:
     return content
 
 
-def _architecture(described: Mapping[str, Any]) -> str:
-    named = described.get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else f"{described.get('model_type')} model"
+def _architecture(content: Mapping[str, Any]) -> str:
+    named = content.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else f"{content.get('model_type')} model"
 
 
 def _a(name: str) -> str:
@@ -193,10 +217,53 @@ def _a(name: str) -> str:
 # -- kinds of models --------------------------------------------------------------------------------------
 
 
-def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) -> Parts:
+def masked_lm(
+    source: Source,
+    config: PreTrainedConfig,
+    device: torch.device,
+    *,
+    ends: bool = True,
+    filled: bool = True,
+) -> Parts:
     """Anything that transformers opens as AutoModelForMaskedLM."""
     tokenizer = _tokenizer(source)
-    files = source.weights()
+    files = source.weights() if filled else []
+    network = (_filled if filled else _random)(source, config)
+    network.to(device).eval()
+    entries = len(network.get_input_embeddings().weight)
+    if tokenizer.vocab_size > entries:
+        raise DdcliError(
+            f"{source.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network was made for "
+            f"{entries:,}"
+        )
+    opening, closing = tokenizer.ends if ends else ([], [])
+    around = len(opening) + len(closing)
+    most = _positions(network, config, tokenizer) - around
+    if most < 2:
+        raise DdcliError(f"{source.name} reads no more than {most} tokens of text at once; that is too few")
+    text = sorted(set(range(tokenizer.vocab_size)) - set(tokenizer.special_ids))
+    probe = [*text[: min(PROBE, most - 1)], tokenizer.mask_id]
+    try:
+        halves = PretrainedMaskedLM(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
+        heeds_padding = halves.heeds_padding(probe)
+    except Exception as error:  # of networks that ask for more than text
+        raise DdcliError(f"{source.name} cannot be asked about text alone: {first_line(error)}") from None
+    return Parts(
+        halves.eval(),
+        tokenizer,
+        "absorbing",
+        "posterior",
+        min(most, LONGEST - around),
+        most,
+        type(network).__name__,
+        network.num_parameters(),
+        files,
+        heeds_padding,
+    )
+
+
+def _filled(source: Source, config: PreTrainedConfig) -> Any:
+    """The network with its weights, all of them and all of them numbers. Raises DdcliError."""
     try:
         with quiet():
             network, report = AutoModelForMaskedLM.from_pretrained(
@@ -215,38 +282,19 @@ def masked_lm(source: Source, config: PreTrainedConfig, device: torch.device) ->
     if missing := sorted(report["missing_keys"]):
         raise DdcliError(
             f"{source.name} is no whole {type(network).__name__}: {counted(len(missing), 'weight')} missing "
-            f"in {files[0].name}, the first is {missing[0]}; what it says of masks would be chance, so use a "
-            "model that was saved with its head"
+            f"in {source.weights()[0].name}, the first is {missing[0]}; what it says of masks would be "
+            "chance, so use a model that was saved with its head"
         )
-    network.to(device).eval()
-    entries = len(network.get_input_embeddings().weight)
-    if tokenizer.vocab_size > entries:
-        raise DdcliError(
-            f"{source.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network was made for "
-            f"{entries:,}"
-        )
-    opening, closing = tokenizer.ends
-    length = _positions(network, config, tokenizer) - len(opening) - len(closing)
-    if length < 2:
-        raise DdcliError(f"{source.name} reads no more than {length} tokens of text at once; that is too few")
-    text = sorted(set(range(tokenizer.vocab_size)) - set(tokenizer.special_ids))
-    probe = [*text[: min(PROBE, length - 1)], tokenizer.mask_id]
+    return network
+
+
+def _random(source: Source, config: PreTrainedConfig) -> Any:
+    """The network with random weights. Raises DdcliError."""
     try:
-        halves = PretrainedMaskedLM(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
-        heeds_padding = halves.heeds_padding(probe)
-    except Exception as error:  # of networks that ask for more than text
-        raise DdcliError(f"{source.name} cannot be asked about text alone: {first_line(error)}") from None
-    return Parts(
-        halves.eval(),
-        tokenizer,
-        "absorbing",
-        "posterior",
-        length,
-        type(network).__name__,
-        network.num_parameters(),
-        files,
-        heeds_padding,
-    )
+        with quiet():
+            return AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # of whatever its class makes of bad values
+        raise DdcliError(f"{source.name}: config.json cannot be used: {first_line(error)}") from None
 
 
 def _finite(weight: torch.Tensor) -> bool:
@@ -254,8 +302,8 @@ def _finite(weight: torch.Tensor) -> bool:
 
 
 def _positions(network: Any, config: PreTrainedConfig, tokenizer: ForeignTokenizer) -> int:
-    """Tokens read at once, ends included."""
-    limits = [LONGEST, positions(network, getattr(config, "max_position_embeddings", None))]
+    """Tokens that can be read at once, ends included."""
+    limits = [MOST_TOKENS, positions(network, getattr(config, "max_position_embeddings", None))]
     most = getattr(tokenizer.hf, "model_max_length", None)
     if most is not None and most < SANE:
         limits.append(int(most))

@@ -11,6 +11,7 @@ from .options import Quiet
 
 # flags and the settings they stand for
 TRAIN_FLAGS = {
+    "from_": "model.start",
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "text_column": "data.text_column",
@@ -44,6 +45,14 @@ def train(
         str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder to make.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME_OR_FOLDER",
+            help="Start from a masked language model (BERT, ModernBERT, ...: hub name or folder), or a run.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Text file, folder, glob, .jsonl, .csv, .parquet, dataset name, or python-stdlib."),

@@ -1,0 +1,328 @@
+"""Training that starts from what exists: a masked language model of another make, or a run."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import borrowed
+import pytest
+import torch
+import transformers as hf
+from tiny import (
+    SETTINGS,
+    command,
+    copy_of,
+    metrics,
+    stop_at,
+    timeless,
+    words,
+)
+
+import ddcli
+from ddcli.checkpoint import checkpoints
+from ddcli.config import load_config
+from ddcli.denoiser import NetworkDenoiser
+from ddcli.errors import DdcliError
+from ddcli.plan import Silent, dry_run, make_plan
+from ddcli.step import make_optimizer
+from ddcli.training import train
+from ddcli.weights import weights_of
+
+OURS = ("data.tokenizer", "model.size", "model.width", "model.layers", "model.heads")
+BORROWED = {key: value for key, value in SETTINGS.items() if key not in OURS}
+BORROWED |= {"train.steps": 12, "checkpoint.every": 6, "validation.every": 6, "train.batch_size": 4}
+
+
+def start_config(start, source, **changes):
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_config(
+        None, flags={**BORROWED, "model.start": str(start), "data.source": str(source), **changed}
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = borrowed.save(kind, tmp_path_factory.mktemp(kind) / kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert_run(folders, text_file, tmp_path_factory):
+    """A BERT that was fine-tuned for some steps."""
+    run = tmp_path_factory.mktemp("start") / "bert"
+    return train(start_config(folders("bert"), text_file, samples__every=6, train__lr=3e-3), run)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Two documents a line."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in words(80).splitlines()))
+    return path
+
+
+def masked(tokenizer, text, every=3):
+    """Ids (1, L) of a text, each third of them masked."""
+    ids = torch.tensor(tokenizer.encode(text))[None].long()
+    ids[:, ::every] = tokenizer.mask_id
+    return ids
+
+
+def logits_of(model, ids):
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        return model.plain.logits(ids, ids.double(), everywhere)
+
+
+# -- a run ------------------------------------------------------------------------------------------------
+
+
+def test_training_begins_where_the_model_stands(folders, text_file):
+    plan = make_plan(start_config(folders("bert"), text_file), None, Silent())
+    denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, torch.float32)
+    given = ddcli.load(folders("bert"))
+    ids = masked(given.tokenizer, "the cat sat on a mat")
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        assert torch.equal(denoiser.logits(ids, ids.double(), everywhere), logits_of(given, ids))
+
+
+def test_a_run_learns(bert_run):
+    found = metrics(bert_run)
+    assert [line["step"] for line in found] == [0, 5, 6, 10, 12]
+    bounds = [line["bound_nats_per_token"] for line in found if "bound_nats_per_token" in line]
+    assert len(bounds) == 3
+    assert bounds[0] - bounds[-1] > 3 * found[0]["bound_stderr"]
+    assert (bert_run / "samples" / "step-00000012.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "kind", ["bert", "modernbert", "deberta-v2", "xlm-roberta", "esm", "longformer", "albert"]
+)
+def test_plain_transformers_reads_a_run(kind, folders, text_file, tmp_path, request):
+    if kind == "bert":
+        run = request.getfixturevalue("bert_run")
+    else:
+        run = train(
+            start_config(folders(kind), text_file, train__steps=1, validation__every=0), tmp_path / "run"
+        )
+    model = ddcli.load(run)
+    whole, told = hf.AutoModelForMaskedLM.from_pretrained(run, output_loading_info=True)
+    assert not told["missing_keys"] | told["unexpected_keys"] | told["mismatched_keys"]
+    assert type(whole) is type(hf.AutoModelForMaskedLM.from_pretrained(folders(kind)))
+    ids = masked(model.tokenizer, "the cat sat on a mat")
+    opening, closing = model.tokenizer.ends
+    asked = torch.tensor([[*opening, *ids[0].tolist(), *closing]])
+    with torch.no_grad():
+        wanted = whole.eval()(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[0, 1:-1]
+    found = logits_of(model, ids)
+    torch.testing.assert_close(found, wanted[:, : found.shape[1]], atol=1e-5, rtol=1e-5)
+    before = logits_of(ddcli.load(folders(kind)), ids)
+    assert (found - before).abs().max() > 1e-5
+    checkpoint = ddcli.load(checkpoints(run)[-1][1])
+    assert torch.equal(logits_of(checkpoint, ids), found)
+
+
+def test_a_fresh_process_reads_a_run_without_ddcli(bert_run):
+    model = ddcli.load(bert_run)
+    ids = [2, *masked(model.tokenizer, "the cat sat")[0].tolist(), 3]
+    code = f"""
+import json, sys, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+run = {str(bert_run)!r}
+model, tokenizer = AutoModelForMaskedLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+with torch.no_grad():
+    logits = model(input_ids=torch.tensor([{ids}])).logits[0, 1:-1]
+assert not [name for name in sys.modules if name.startswith("ddcli")]
+print(json.dumps([tokenizer("The cat")["input_ids"], tokenizer.mask_token_id, logits.tolist()]))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, mask, logits = json.loads(told.stdout)
+    assert said == [2, *model.tokenizer.encode("the cat").tolist(), 3]
+    assert mask == model.tokenizer.mask_id
+    found = logits_of(model, torch.tensor([ids[1:-1]]))
+    torch.testing.assert_close(found, torch.tensor(logits)[:, : found.shape[1]], atol=1e-5, rtol=1e-5)
+
+
+def test_resuming_is_exact_and_needs_no_more_than_the_run(bert_run, text_file, tmp_path, folders):
+    own = copy_of(folders("bert"), tmp_path)
+    config = start_config(own, text_file, samples__every=6, train__lr=3e-3)
+    stop_at(7, tmp_path / "run", config)
+    for file in own.iterdir():
+        file.unlink()
+    own.rmdir()
+    train(config, tmp_path / "run", resume=True)
+    for run in (tmp_path / "run", bert_run):
+        assert (run / "config.toml").is_file()
+    assert timeless(tmp_path / "run") == timeless(bert_run)
+    (_, mine), (_, theirs) = checkpoints(tmp_path / "run")[-1], checkpoints(bert_run)[-1]
+    for name in ("weights", "ema", "optimizer"):
+        assert (mine / f"{name}.safetensors").read_bytes() == (theirs / f"{name}.safetensors").read_bytes()
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        bert_run / "model.safetensors"
+    ).read_bytes()
+
+
+def test_another_start_is_no_way_to_go_on(bert_run, text_file, folders, tmp_path):
+    run = copy_of(bert_run, tmp_path)
+    config = start_config(folders("modernbert"), text_file, samples__every=6, train__lr=3e-3)
+    with pytest.raises(DdcliError, match=r"cannot go on with other settings: model\.start"):
+        train(config, run, resume=True)
+
+
+def test_every_command_works_on_a_run(bert_run, text_file, tmp_path):
+    run = copy_of(bert_run, tmp_path)
+    (tmp_path / "letter.txt").write_text("The  cat [MASK:2] on [MASK:1-3] mat\n")
+    told = command("infill", run, tmp_path / "letter.txt", "--seed", 1)
+    assert told.code == 0, told.err
+    assert told.out.startswith(b"The  cat ")
+    assert command("sample", run, "--seed", 1, "--steps", 4).out
+    told = command("eval", run, "--limit", 1, "--sweep", "steps=2", "--save", "--json")
+    assert told.code == 0, told.err
+    record = json.loads(told.out)
+    assert record["model"]["parameters"] == ddcli.load(run).parameters > 0
+    assert "quality" in ddcli.load(run).budgets
+    assert command("sample", run, "--budget", "fast", "--seed", 1).out
+    told = command("doctor", run)
+    assert b"finished at step 12" in told.out
+    told = command("sample", run, "--block", 4, "--cache", "prefix")
+    assert "have no cache" in told.err
+
+
+def test_a_dry_run_tells_what_would_be_done(folders, text_file):
+    told = command("train", "--from", folders("bert"), "--data", text_file, "--length", 32, "--dry-run")
+    assert told.code == 0, told.err
+    assert b'start = "' in told.out
+    assert b"lr = 0.0001" in told.out
+    assert f"# {ddcli.load(folders('bert')).parameters:,} parameters".encode() in told.out
+    assert dry_run(start_config(folders("bert"), text_file, data__length=None), Silent()).data.length == 64
+
+
+def test_the_card_says_where_a_run_began(bert_run, folders):
+    card = (bert_run / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert f"- Started from `{folders('bert')}`" in card
+    assert "AutoModelForMaskedLM.from_pretrained" in card
+
+
+# -- what is learnt from ----------------------------------------------------------------------------------
+
+
+def test_padding_is_neither_attended_to_nor_in_the_loss(folders, names_file):
+    """So records cost the same, and have the same gradient, however far they are padded."""
+    path, found = folders("bert"), []
+    for length in (20, 28):
+        config = start_config(path, names_file, data__lines=True, data__length=length)
+        plan = make_plan(config, None, Silent())
+        denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, torch.float32)
+        if not found:
+            noised = plan.task.noised(plan.data.train.batch(0, 4, 0), 0, plan.device)
+            assert noised.padded
+        else:  # the same clocks and masks, with more padding behind
+            parts = ("x0", "xt", "clock", "running", "valid")
+            wide = {name: torch.nn.functional.pad(getattr(noised, name), (0, 8)) for name in parts}
+            noised = dataclasses.replace(noised, **wide)
+        loss = plan.task.loss(denoiser, noised)
+        weights = [w for w in plan.network.parameters() if w.requires_grad]
+        found.append((loss.detach(), torch.autograd.grad(loss, weights)))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_records_stand_between_the_ends_that_the_model_knows(folders, names_file, tmp_path):
+    config = start_config(folders("bert"), names_file, data__lines=True, data__length=None, train__steps=2)
+    run = train(config, tmp_path / "run")
+    model = ddcli.load(run)
+    network = model.plain.network
+    assert network.opening == network.closing == []
+    tokens = make_plan(config, None, Silent()).data.train.tokens
+    assert (tokens[:, 0] == model.tokenizer.ends[0]).all()
+    assert ((tokens == model.tokenizer.ends[1]).sum(1) == 1).all()
+    sample = model.sample(1, seed=1, steps=2)[0]
+    assert len(sample.tokens) in model.record_lengths
+
+
+def test_what_parts_texts_is_given_and_never_written(folders, texts, tmp_path):
+    plan = make_plan(start_config(folders("bert"), texts), None, Silent())
+    tokens, given = plan.data.train.tokens, plan.data.train.given
+    parting = tokens == plan.data.tokenizer.eos_id
+    assert parting.any()
+    assert given[parting].all()
+    assert not plan.process.vocabulary.is_text[plan.data.tokenizer.eos_id]
+    assert plan.network.config.diffusion["end_of_text"] is False
+
+
+def test_weights_that_nothing_depends_on_are_left_alone(folders, text_file):
+    plan = make_plan(start_config(folders("esm"), text_file), None, Silent())
+    frozen = {name for name, weight in plan.network.named_parameters() if not weight.requires_grad}
+    assert frozen == {f"network.esm.contact_head.regression.{part}" for part in ("weight", "bias")}
+    groups = make_optimizer(plan.network, plan.config).param_groups
+    assert sum(len(group["params"]) for group in groups) + len(frozen) == len(weights_of(plan.network))
+    embeddings = plan.network.network.get_input_embeddings().weight
+    assert not any(weight is embeddings for weight in groups[0]["params"])
+    assert groups[0]["params"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "longformer"])
+def test_a_large_vocabulary_has_the_gradient_of_a_small_one(kind, folders, text_file, monkeypatch):
+    """Logits of a few rows at a time give what all of them at once do; and so do layers computed again."""
+    found = []
+    for at_once, again in ((2**24, False), (1, False), (2**24, True)):
+        monkeypatch.setattr("ddcli.denoiser.AT_ONCE", at_once)
+        monkeypatch.setattr("ddcli.denoiser.ROW_COUNT", 8)
+        config = start_config(folders(kind), text_file, train__recompute=again)
+        plan = make_plan(config, None, Silent())
+        denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, torch.float32)
+        loss = plan.task.loss(denoiser, plan.task.noised(plan.data.train.batch(0, 2, 0), 0, plan.device))
+        weights = [w for w in plan.network.parameters() if w.requires_grad]
+        found.append(torch.autograd.grad(loss, weights))
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("model.size", "tiny"),
+        ("model.width", 64),
+        ("model.layers", 2),
+        ("model.heads", 2),
+        ("model.block", 8),
+        ("model.clock", "time"),
+        ("model.self_condition", True),
+        ("model.predicts", "score"),
+        ("data.tokenizer", "char"),
+        ("process.name", "uniform"),
+        ("objective.name", "score-entropy"),
+        ("data.length", 65),
+        ("data.label_column", "kind"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_by_name(setting, value, folders, text_file, tmp_path):
+    source = text_file
+    if setting == "data.label_column":
+        source = tmp_path / "rows.csv"
+        source.write_text("text,kind\n" + "\n".join(f"{line},a" for line in words(60).splitlines()))
+    config = start_config(
+        folders("bert"), source, **{setting.replace(".", "__"): value}, data__lines=source != text_file
+    )
+    with pytest.raises(DdcliError) as refused:
+        train(config, tmp_path / "run")
+    said = str(refused.value).replace("_", "-")
+    assert "\n" not in said
+    section, _, name = setting.replace("_", "-").partition(".")
+    assert (section if name == "name" else name) in said
+    assert not (tmp_path / "run").exists()
