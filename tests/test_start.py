@@ -10,8 +10,10 @@ import borrowed
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file
 from tiny import (
     SETTINGS,
+    assert_same_run,
     command,
     copy_of,
     metrics,
@@ -326,3 +328,76 @@ def test_settings_that_do_not_fit_are_refused_by_name(setting, value, folders, t
     section, _, name = setting.replace("_", "-").partition(".")
     assert (section if name == "name" else name) in said
     assert not (tmp_path / "run").exists()
+
+
+# -- from a run -------------------------------------------------------------------------------------------
+
+AS_LONG = {key: value for key, value in SETTINGS.items() if key not in (*OURS, "data.length")}
+
+
+def go_on_config(start, source, **changes):
+    changed = {"train.steps": 4, **{key.replace("__", "."): value for key, value in changes.items()}}
+    flags = {**AS_LONG, "model.start": str(start), "data.source": str(source), **changed}
+    return load_config(None, flags=flags)
+
+
+@pytest.mark.parametrize("kind", ["absorbing_run", "uniform_run", "records_run"])
+def test_a_run_hands_on_its_weights_its_noise_and_its_tokenizer(kind, request, tmp_path):
+    begun = request.getfixturevalue(kind)
+    (tmp_path / "other.txt").write_text(words(80, seed=9))
+    config = go_on_config(begun, tmp_path / "other.txt", data__lines=kind == "records_run")
+    plan = make_plan(config, None, Silent())
+    model = ddcli.load(begun)
+    assert type(plan.process) is type(model.process)
+    assert plan.data.tokenizer.hf.get_vocab() == model.tokenizer.hf.get_vocab()
+    assert plan.config.train.lr == 5e-4
+    own, theirs = weights_of(plan.network), weights_of(model.network)
+    assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+    if kind != "records_run":
+        assert plan.data.length == model.length
+
+
+def test_a_run_that_began_with_another_goes_on_without_it(uniform_run, text_file, tmp_path):
+    begun = copy_of(uniform_run, tmp_path)
+    config = go_on_config(begun, text_file, train__steps=20)
+    train(config, tmp_path / "whole")
+    stop_at(13, tmp_path / "parts", config)
+    begun.rename(tmp_path / "elsewhere")
+    train(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert ddcli.load(tmp_path / "parts").sample(1, steps=2, seed=1)
+
+
+def test_a_checkpoint_is_a_start_too(absorbing_run, bert_run, text_file):
+    for run, name in ((absorbing_run, "embedding.weight"), (bert_run, "network.cls.predictions.bias")):
+        step = checkpoints(run)[0][1]
+        plan = make_plan(start_config(step, text_file), None, Silent())
+        wanted = load_file(step / "ema.safetensors")[name]
+        assert torch.equal(weights_of(plan.network)[name], wanted)
+        assert not torch.equal(load_file(checkpoints(run)[-1][1] / "ema.safetensors")[name], wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model__width": 64}, "model.width = 64"),
+        ({"model__block": 8}, "model.block = 8"),
+        ({"process__name": "hybrid"}, "process.name = hybrid"),
+        ({"model__clock": "none"}, "model.clock = none"),
+        ({"data__tokenizer": "byte"}, "data.tokenizer does not go with --from"),
+        ({"model__size": "base"}, "model.size does not go with --from"),
+    ],
+)
+def test_what_a_run_decides_is_refused_by_name(changes, said, uniform_run, text_file):
+    with pytest.raises(DdcliError, match=said):
+        make_plan(go_on_config(uniform_run, text_file, **changes), None, Silent())
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [("nowhere/at/all", "no run folder"), ("{folder}", "no model: it has no config.json")],
+)
+def test_a_start_that_is_none_is_refused(start, said, text_file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DdcliError, match=said):
+        make_plan(start_config(start.format(folder=tmp_path / "empty"), text_file), None, Silent())
