@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .about import About, Excerpt, excerpt
+from .decoders import TRAINABLE
 from .errors import DdcliError
 from .foreign import Parts, Source, described, open_network
 
@@ -26,7 +27,7 @@ def open_adapted(
     path = source.folder / "config.json"
     about = excerpt(_Described, described(source), path).diffusion
     about.check(path)
-    parts = open_network(source, device, ends=not about.record_lengths, filled=filled)
+    parts = open_network(source, device, TRAINABLE, ends=not about.record_lengths, filled=filled)
     if about.process != parts.process:
         raise DdcliError(f"{path} is damaged: a {parts.architecture} serves {parts.process} noise alone")
     if about.length > parts.most:

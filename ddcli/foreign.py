@@ -114,7 +114,7 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     Raises DdcliError for a model of a kind that is no denoiser, and one that cannot be read without running
     code of its own.
     """
-    parts = open_network(source, device)
+    parts = open_network(source, device, OPENERS)
     tokenizer = parts.tokenizer
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
     process = make_process(parts.process, SCHEDULE, vocabulary)
@@ -137,13 +137,21 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     )
 
 
-def open_network(source: Source, device: torch.device, *, ends: bool = True, filled: bool = True) -> Parts:
-    """What a model is made of. Arguments and errors: those of an `Opener`, and of `open_foreign`."""
-    config = _config(source)
-    return OPENERS[config.model_type](source, config, device, ends=ends, filled=filled)
+def open_network(
+    source: Source,
+    device: torch.device,
+    openers: Mapping[str, Opener],
+    *,
+    ends: bool = True,
+    filled: bool = True,
+) -> Parts:
+    """What a model is made of, by the openers of kinds that will do. Arguments and errors: those of an
+    `Opener`, and of `open_foreign`."""
+    config = _config(source, openers)
+    return openers[config.model_type](source, config, device, ends=ends, filled=filled)
 
 
-def _config(source: Source) -> PreTrainedConfig:
+def _config(source: Source, openers: Mapping[str, Opener]) -> PreTrainedConfig:
     """Its config, of a kind that there is an opener for. Raises DdcliError for any other."""
     content = described(source)
     kind, architecture = content.get("model_type"), _architecture(content)
@@ -180,12 +188,12 @@ def _config(source: Source) -> PreTrainedConfig:
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
     is_causal = architecture == causal != MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
     is_decoder = getattr(config, "is_decoder", False) or is_causal
-    if kind not in OPENERS or is_decoder:
+    if kind not in openers or (is_decoder and kind in OPENERS):
         if is_decoder or causal:
             raise DdcliError(
                 f"{what}, a causal decoder: it sees only what stands before a token, and cannot fill masks; "
-                f"use a masked language model such as {EXAMPLE}, or this one to judge samples "
-                "(`ddcli eval RUN --generative`)"
+                f"train it to (`ddcli train --from`), use a masked language model such as {EXAMPLE}, or this "
+                "one to judge samples (`ddcli eval RUN --generative`)"
             )
         raise DdcliError(f"{what}, which is no masked language model of text; ddcli cannot sample from it")
     return config
@@ -227,9 +235,23 @@ def masked_lm(
 ) -> Parts:
     """Anything that transformers opens as AutoModelForMaskedLM."""
     tokenizer = _tokenizer(source)
-    files = source.weights() if filled else []
-    network = (_filled if filled else _random)(source, config)
-    network.to(device).eval()
+    network = loaded(AutoModelForMaskedLM, source, config, filled=filled).to(device)
+    return assembled(PretrainedMaskedLM, source, network, tokenizer, ends=ends, filled=filled)
+
+
+def assembled(
+    kind: type[PretrainedMaskedLM],
+    source: Source,
+    network: Any,
+    tokenizer: ForeignTokenizer,
+    *,
+    ends: bool,
+    filled: bool,
+) -> Parts:
+    """A network of transformers and its tokenizer, tried together on a few tokens.
+
+    Raises DdcliError where they do not fit each other, or text.
+    """
     entries = len(network.get_input_embeddings().weight)
     if tokenizer.vocab_size > entries:
         raise DdcliError(
@@ -238,13 +260,13 @@ def masked_lm(
         )
     opening, closing = tokenizer.ends if ends else ([], [])
     around = len(opening) + len(closing)
-    most = _positions(network, config, tokenizer) - around
+    most = _positions(network, tokenizer) - around
     if most < 2:
         raise DdcliError(f"{source.name} reads no more than {most} tokens of text at once; that is too few")
     text = sorted(set(range(tokenizer.vocab_size)) - set(tokenizer.special_ids))
     probe = [*text[: min(PROBE, most - 1)], tokenizer.mask_id]
     try:
-        halves = PretrainedMaskedLM(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
+        halves = kind(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
         heeds_padding = halves.heeds_padding(probe)
     except Exception as error:  # of networks that ask for more than text
         raise DdcliError(f"{source.name} cannot be asked about text alone: {first_line(error)}") from None
@@ -257,16 +279,24 @@ def masked_lm(
         most,
         type(network).__name__,
         network.num_parameters(),
-        files,
+        source.weights() if filled else [],
         heeds_padding,
     )
 
 
-def _filled(source: Source, config: PreTrainedConfig) -> Any:
-    """The network with its weights, all of them and all of them numbers. Raises DdcliError."""
+def loaded(kind: Any, source: Source, config: PreTrainedConfig, *, filled: bool) -> Any:
+    """A network of transformers by its auto class, in float32 and with its own head.
+
+    filled: as for an `Opener`. Raises DdcliError where its weights are not all there and all numbers.
+    """
+    return (_filled if filled else _random)(kind, source, config).eval()
+
+
+def _filled(kind: Any, source: Source, config: PreTrainedConfig) -> Any:
+    files = source.weights()
     try:
         with quiet():
-            network, report = AutoModelForMaskedLM.from_pretrained(
+            network, report = kind.from_pretrained(
                 source.folder,
                 config=config,
                 dtype=torch.float32,
@@ -282,17 +312,16 @@ def _filled(source: Source, config: PreTrainedConfig) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise DdcliError(
             f"{source.name} is no whole {type(network).__name__}: {counted(len(missing), 'weight')} missing "
-            f"in {source.weights()[0].name}, the first is {missing[0]}; what it says of masks would be "
+            f"in {files[0].name}, the first is {missing[0]}; what it says of masks would be "
             "chance, so use a model that was saved with its head"
         )
     return network
 
 
-def _random(source: Source, config: PreTrainedConfig) -> Any:
-    """The network with random weights. Raises DdcliError."""
+def _random(kind: Any, source: Source, config: PreTrainedConfig) -> Any:
     try:
         with quiet():
-            return AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # of whatever its class makes of bad values
         raise DdcliError(f"{source.name}: config.json cannot be used: {first_line(error)}") from None
 
@@ -301,9 +330,9 @@ def _finite(weight: torch.Tensor) -> bool:
     return not weight.is_floating_point() or bool(weight.isfinite().all())
 
 
-def _positions(network: Any, config: PreTrainedConfig, tokenizer: ForeignTokenizer) -> int:
+def _positions(network: Any, tokenizer: ForeignTokenizer) -> int:
     """Tokens that can be read at once, ends included."""
-    limits = [MOST_TOKENS, positions(network, getattr(config, "max_position_embeddings", None))]
+    limits = [MOST_TOKENS, positions(network, getattr(network.config, "max_position_embeddings", None))]
     most = getattr(tokenizer.hf, "model_max_length", None)
     if most is not None and most < SANE:
         limits.append(int(most))

@@ -17,6 +17,7 @@ from .backbones.transformer import DiffusionTransformer, DiffusionTransformerCon
 from .checkpoint import load_tables, load_weights, located, network_config_of, tokenizer_of
 from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
+from .decoders import TRAINABLE
 from .errors import DdcliError
 from .foreign import Parts, Source, described, open_network
 from .process import Autoregressive, Process, Tables
@@ -162,7 +163,9 @@ class FromOthers:
         """weights: None where those of a checkpoint will take their place."""
         from_model = weights is not None and weights.parent == source.folder
         self.name = source.name
-        self.parts: Parts = open_network(source, device, ends=not config.data.lines, filled=from_model)
+        self.parts: Parts = open_network(
+            source, device, TRAINABLE, ends=not config.data.lines, filled=from_model
+        )
         if weights is not None and not from_model:
             load_weights(self.parts.network, weights)
 

@@ -401,3 +401,123 @@ def test_a_start_that_is_none_is_refused(start, said, text_file, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DdcliError, match=said):
         make_plan(start_config(start.format(folder=tmp_path / "empty"), text_file), None, Silent())
+
+
+# -- from a decoder ---------------------------------------------------------------------------------------
+
+DECODERS = [kind for kind in borrowed.DECODERS if kind != "mamba"]
+
+
+@pytest.fixture(scope="module")
+def llama_run(folders, texts, tmp_path_factory):
+    """A Llama that was made to look ahead, trained on texts of a line each."""
+    run = tmp_path_factory.mktemp("start") / "llama"
+    return train(start_config(folders("llama"), texts, samples__every=6, train__lr=3e-3), run)
+
+
+def looking_ahead(folder):
+    """As the definition has it: all see all, and a mask that is the mean of all embeddings."""
+    whole = hf.AutoModelForCausalLM.from_pretrained(folder).eval()
+    known = whole.get_input_embeddings().weight.detach()[:330]
+    whole.resize_token_embeddings(max(331, whole.config.vocab_size), mean_resizing=False)
+    with torch.no_grad():
+        whole.get_input_embeddings().weight[330] = known.mean(0)
+    whole.config.is_causal = False
+    return whole
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_position_is_foretold_by_what_is_said_one_before_it(kind, folders, text_file):
+    plan = make_plan(start_config(folders(kind), text_file), None, Silent())
+    network, tokenizer = plan.network, plan.data.tokenizer
+    assert network.in_halves
+    assert (tokenizer.mask_id, tokenizer.hf.mask_token) == (330, "<|mask|>")
+    ids = masked(tokenizer, "the cat sat on a mat")
+    opening = [1] if kind in ("llama", "gemma") else [0]
+    asked = torch.tensor([[*opening, *ids[0].tolist()]])
+    with torch.no_grad():
+        wanted = looking_ahead(folders(kind))(input_ids=asked).logits[0, :-1, :331]
+        found = network.head(network.trunk(ids)[0])
+        causal = hf.AutoModelForCausalLM.from_pretrained(folders(kind)).eval()(input_ids=asked % 330)
+    torch.testing.assert_close(found[:, :330], wanted[:, :330], atol=1e-5, rtol=1e-5)
+    assert (found[:5, :330] - causal.logits[0, :5, :330]).abs().max() > 1e-3
+
+
+def test_only_the_mask_is_new_to_a_decoder(folders, text_file):
+    before = weights_of(hf.AutoModelForCausalLM.from_pretrained(folders("llama")))
+    plan = make_plan(start_config(folders("llama"), text_file), None, Silent())
+    after = weights_of(plan.network.network)
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert torch.equal(after[name][: len(weight)], weight)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        torch.testing.assert_close(after[name][330], before[name].mean(0))
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_plain_transformers_reads_a_decoder_that_looks_ahead(kind, folders, text_file, tmp_path, request):
+    if kind == "llama":
+        run = request.getfixturevalue("llama_run")
+    else:
+        changes = {"train__steps": 1, "validation__every": 0}
+        run = train(start_config(folders(kind), text_file, **changes), tmp_path / "run")
+    model, whole = ddcli.load(run), hf.AutoModelForCausalLM.from_pretrained(run).eval()
+    tokenizer = hf.AutoTokenizer.from_pretrained(run)
+    assert tokenizer.mask_token_id == model.tokenizer.mask_id == 330
+    assert whole.config.is_causal is False
+    ids = masked(model.tokenizer, "the cat sat on a mat")
+    asked = torch.tensor([[*model.tokenizer.ends[0], *ids[0].tolist()]])
+    with torch.no_grad():
+        wanted = whole(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[0, :-1]
+    found = logits_of(model, ids)
+    torch.testing.assert_close(found, wanted[:, : found.shape[1]], atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits_of(ddcli.load(checkpoints(run)[-1][1]), ids), found)
+
+
+def test_a_decoder_learns_to_fill_masks_and_to_end_texts(llama_run, texts):
+    bounds = [line["bound_nats_per_token"] for line in metrics(llama_run) if "bound_nats_per_token" in line]
+    assert bounds[0] - bounds[-1] > 0.3
+    plan = make_plan(start_config(llama_run, texts), None, Silent())
+    eos, blocks = plan.data.tokenizer.eos_id, plan.data.train
+    assert (blocks.tokens == eos).any()
+    assert blocks.given is None
+    assert plan.process.vocabulary.is_text[eos]
+    assert plan.data.tokenizer.pad_id == eos
+    model = ddcli.load(llama_run)
+    assert model.about["end_of_text"] is True
+    ways = model.infill("the [MASK:3] sat", 12, seed=1, steps=3, temperature=3.0, score=False)
+    assert all(eos not in way.gaps[0].tokens for way in ways)
+    assert all(b"endoftext" not in sample.content for sample in model.samples(8, steps=2, seed=1))
+
+
+def test_a_decoder_goes_on_exactly(folders, texts, llama_run, tmp_path):
+    config = start_config(folders("llama"), texts, samples__every=6, train__lr=3e-3)
+    stop_at(7, tmp_path / "run", config)
+    train(config, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", llama_run)
+
+
+def test_a_decoders_records_stand_between_its_ends(folders, names_file, tmp_path):
+    config = start_config(folders("gpt2"), names_file, data__lines=True, data__length=None, train__steps=2)
+    run = train(config, tmp_path / "run")
+    model = ddcli.load(run)
+    tokens = make_plan(config, None, Silent()).data.train.tokens
+    assert (tokens[:, 0] == 0).all()
+    assert model.plain.network.opening == []
+    assert len(model.sample(1, seed=1, steps=2)[0].tokens) in model.record_lengths
+    ids = torch.tensor([[0, 20, 330, 22, 0]])
+    whole = hf.AutoModelForCausalLM.from_pretrained(run).eval()
+    with torch.no_grad():
+        wanted = whole(input_ids=ids).logits[0, :-1, :331]
+    torch.testing.assert_close(logits_of(model, ids)[1:], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
+    with pytest.raises(DdcliError, match="a MambaForCausalLM, which stays causal") as refused:
+        make_plan(start_config(folders("mamba"), text_file), None, Silent())
+    assert "\n" not in str(refused.value)
+
+
+def test_a_decoder_that_was_not_trained_to_fills_no_masks(folders):
+    with pytest.raises(DdcliError, match=r"a causal decoder: .* \(`ddcli train --from`\)"):
+        ddcli.load(folders("llama"))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from ..errors import DdcliError
 from ..files import PARTIAL, whole_file
@@ -42,6 +42,7 @@ class PretrainedMaskedLM(Network):
     Where a model does not come apart like that, hidden states are the logits of all positions.
     """
 
+    shift = 0  # by how many places what is said of a position stands before it
     loader = "transformers.AutoModelForMaskedLM"
 
     def __init__(
@@ -78,7 +79,10 @@ class PretrainedMaskedLM(Network):
             found = self.network.base_model(input_ids=ids, attention_mask=seen)[0]
         else:
             found = self.network(input_ids=ids, attention_mask=seen).logits[..., : self.vocab_size]
-        return found[:, start:stop]
+        if self.shift > start:  # nothing is said of the first one, which is given then
+            found = torch.cat([found[:, :1], found], 1)
+            return found[:, : input_ids.shape[1]]
+        return found[:, start - self.shift : stop - self.shift]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D)."""
@@ -173,7 +177,7 @@ class PretrainedMaskedLM(Network):
     def _answering(self, hidden: Tensor) -> Iterator[None]:
         """The base model answers with these hidden states (1, N, D), whatever it is asked."""
         base = self.network.base_model
-        answer = BaseModelOutputWithPooling(last_hidden_state=hidden)
+        answer = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden)
         base.forward = lambda *_, **__: answer
         try:
             yield
