@@ -166,6 +166,11 @@ class FromOthers:
         self.parts: Parts = open_network(
             source, device, TRAINABLE, ends=not config.data.lines, filled=from_model
         )
+        if not self.parts.heeds_padding:
+            raise DdcliError(
+                f"{self.name} is a {self.parts.architecture}, which reads padding as text, so texts of other "
+                "lengths would change what it learns; start from another model"
+            )
         if weights is not None and not from_model:
             load_weights(self.parts.network, weights)
 

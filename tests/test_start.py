@@ -218,9 +218,10 @@ def test_the_card_says_where_a_run_began(bert_run, folders):
 # -- what is learnt from ----------------------------------------------------------------------------------
 
 
-def test_padding_is_neither_attended_to_nor_in_the_loss(folders, names_file):
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama"])
+def test_padding_is_neither_attended_to_nor_in_the_loss(kind, folders, names_file):
     """So records cost the same, and have the same gradient, however far they are padded."""
-    path, found = folders("bert"), []
+    path, found = folders(kind), []
     for length in (20, 28):
         config = start_config(path, names_file, data__lines=True, data__length=length)
         plan = make_plan(config, None, Silent())
@@ -391,6 +392,12 @@ def test_a_checkpoint_is_a_start_too(absorbing_run, bert_run, text_file):
 def test_what_a_run_decides_is_refused_by_name(changes, said, uniform_run, text_file):
     with pytest.raises(DdcliError, match=said):
         make_plan(go_on_config(uniform_run, text_file, **changes), None, Silent())
+
+
+def test_a_model_that_reads_padding_is_no_start(folders, text_file, monkeypatch):
+    monkeypatch.setattr("ddcli.backbones.pretrained.PretrainedMaskedLM.heeds_padding", lambda *_: False)
+    with pytest.raises(DdcliError, match="a BertForMaskedLM, which reads padding as text"):
+        make_plan(start_config(folders("bert"), text_file), None, Silent())
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def train(
         typer.Option(
             "--from",
             metavar="NAME_OR_FOLDER",
-            help="Start from a masked language model (BERT, ModernBERT, ...: hub name or folder), or a run.",
+            help="Start from a masked language model or a decoder (hub name or folder), or from a run.",
         ),
     ] = None,
     data: Annotated[
@@ -122,6 +122,8 @@ def train(
     """Train a model into a run folder.
 
     ddcli train --data novel.txt --minutes 15 -o runs/novel
+
+    ddcli train --from answerdotai/ModernBERT-base --data novel.txt --steps 2000 -o runs/tuned
     """
     from ..config import build_config, read_settings, read_toml
     from ..plan import dry_run as plan_run
