@@ -13,9 +13,11 @@ import transformers as hf
 from safetensors.torch import load_file
 from tiny import (
     SETTINGS,
+    Heard,
     assert_same_run,
     command,
     copy_of,
+    edit_json,
     metrics,
     stop_at,
     timeless,
@@ -528,3 +530,40 @@ def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
 def test_a_decoder_that_was_not_trained_to_fills_no_masks(folders):
     with pytest.raises(DdcliError, match=r"a causal decoder: .* \(`ddcli train --from`\)"):
         ddcli.load(folders("llama"))
+
+
+# -- run folders that somebody changed --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"diffusion__length": 100}, "a text of 100 tokens, of which the network reads 64"),
+        ({"diffusion__process": "uniform"}, "a BertForMaskedLM serves absorbing noise alone"),
+        ({"diffusion__length": ...}, "diffusion.length is missing"),
+        ({"diffusion": "yes"}, "config.json is damaged: diffusion: "),
+        ({"diffusion__record_lengths": {"70": 3}}, "record lengths do not fit 32 tokens"),
+        ({"diffusion__labels": {"a": {"4": 3}}}, "no token for the label 'a'"),
+        ({"diffusion__predicts": "fortune"}, "unknown head 'fortune'"),
+        ({"hidden_size": 16}, "cannot be loaded"),
+    ],
+)
+def test_a_run_whose_parts_do_not_fit_is_refused_in_one_line(changes, said, bert_run, tmp_path):
+    run = copy_of(bert_run, tmp_path)
+    edit_json(run / "config.json", **changes)
+    with pytest.raises(DdcliError) as refused:
+        ddcli.load(run)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_checkpoint_is_passed_over(bert_run, text_file, folders, tmp_path):
+    run = copy_of(bert_run, tmp_path)
+    (checkpoints(run)[-1][1] / "weights.safetensors").write_bytes(b"broken")
+    (run / "model.safetensors").unlink()
+    heard = Heard()
+    config = start_config(folders("bert"), text_file, samples__every=6, train__lr=3e-3)
+    train(config, run, resume=True, reporter=heard)
+    assert "checkpoint 12 is damaged" in heard.text
+    assert timeless(run) == timeless(bert_run)
+    assert (run / "model.safetensors").read_bytes() == (bert_run / "model.safetensors").read_bytes()
