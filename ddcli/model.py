@@ -127,9 +127,8 @@ class Model:
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
     labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
     network: DiffusionTransformer | None = (
-        None  # behind the denoiser, which may hide how it is asked; or none
+        None  # of ours, behind the denoiser, which may hide how it is asked
     )
-    # of ours, which has no blocks, no caches, and is told no guesses
     plain: NetworkDenoiser | None = None  # the network asked about all sequences at once
     settings: SamplerSettings = field(default_factory=SamplerSettings)
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`

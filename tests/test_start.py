@@ -73,6 +73,13 @@ def texts(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def llama_run(folders, texts, tmp_path_factory):
+    """A Llama that was made to look ahead, trained on texts of a line each."""
+    run = tmp_path_factory.mktemp("start") / "llama"
+    return train(start_config(folders("llama"), texts, samples__every=6, train__lr=3e-3), run)
+
+
 def masked(tokenizer, text, every=3):
     """Ids (1, L) of a text, each third of them masked."""
     ids = torch.tensor(tokenizer.encode(text))[None].long()
@@ -135,25 +142,39 @@ def test_plain_transformers_reads_a_run(kind, folders, text_file, tmp_path, requ
     assert torch.equal(logits_of(checkpoint, ids), found)
 
 
-def test_a_fresh_process_reads_a_run_without_ddcli(bert_run):
-    model = ddcli.load(bert_run)
-    ids = [2, *masked(model.tokenizer, "the cat sat")[0].tolist(), 3]
+def test_a_fresh_process_reads_runs_without_ddcli(bert_run, llama_run):
+    runs = {"AutoModelForMaskedLM": bert_run, "AutoModelForCausalLM": llama_run}
+    asked = {}
+    for kind, run in runs.items():
+        model = ddcli.load(run)
+        opening, closing = model.tokenizer.ends
+        ids = [*opening, *masked(model.tokenizer, "the cat sat")[0].tolist(), *closing]
+        asked[kind] = (str(run), ids)
     code = f"""
-import json, sys, torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-run = {str(bert_run)!r}
-model, tokenizer = AutoModelForMaskedLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
-with torch.no_grad():
-    logits = model(input_ids=torch.tensor([{ids}])).logits[0, 1:-1]
+import json, sys, torch, transformers
+for kind, (run, ids) in {asked!r}.items():
+    model = getattr(transformers, kind).from_pretrained(run, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run, trust_remote_code=False)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+    print(json.dumps([tokenizer("the cat")["input_ids"], tokenizer.mask_token_id, logits.tolist()]))
 assert not [name for name in sys.modules if name.startswith("ddcli")]
-print(json.dumps([tokenizer("The cat")["input_ids"], tokenizer.mask_token_id, logits.tolist()]))
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said, mask, logits = json.loads(told.stdout)
-    assert said == [2, *model.tokenizer.encode("the cat").tolist(), 3]
-    assert mask == model.tokenizer.mask_id
-    found = logits_of(model, torch.tensor([ids[1:-1]]))
-    torch.testing.assert_close(found, torch.tensor(logits)[:, : found.shape[1]], atol=1e-5, rtol=1e-5)
+    told = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, check=True
+    )
+    for line, (run, ids), name in zip(
+        told.stdout.splitlines(), asked.values(), ("bert", "llama"), strict=True
+    ):
+        said, mask, logits = json.loads(line)
+        model = ddcli.load(run)
+        opening, closing = ([2], [3]) if name == "bert" else ([1], [])
+        assert said == [*opening, *model.tokenizer.encode("the cat").tolist(), *closing]
+        assert mask == model.tokenizer.mask_id
+        found = logits_of(model, torch.tensor([ids[1 : len(ids) - len(closing)]]))
+        wanted = torch.tensor(logits)[:, : found.shape[1]]
+        place = slice(1, -1) if name == "bert" else slice(0, -1)  # of what is said one before it
+        torch.testing.assert_close(found, wanted[place], atol=1e-5, rtol=1e-5)
 
 
 def test_resuming_is_exact_and_needs_no_more_than_the_run(bert_run, text_file, tmp_path, folders):
@@ -344,7 +365,7 @@ def go_on_config(start, source, **changes):
     return load_config(None, flags=flags)
 
 
-@pytest.mark.parametrize("kind", ["absorbing_run", "uniform_run", "records_run"])
+@pytest.mark.parametrize("kind", ["uniform_run", "records_run"])
 def test_a_run_hands_on_its_weights_its_noise_and_its_tokenizer(kind, request, tmp_path):
     begun = request.getfixturevalue(kind)
     (tmp_path / "other.txt").write_text(words(80, seed=9))
@@ -371,10 +392,10 @@ def test_a_run_that_began_with_another_goes_on_without_it(uniform_run, text_file
     assert ddcli.load(tmp_path / "parts").sample(1, steps=2, seed=1)
 
 
-def test_a_checkpoint_is_a_start_too(absorbing_run, bert_run, text_file):
-    for run, name in ((absorbing_run, "embedding.weight"), (bert_run, "network.cls.predictions.bias")):
+def test_a_checkpoint_is_a_start_too(uniform_run, bert_run, text_file):
+    for run, name in ((uniform_run, "embedding.weight"), (bert_run, "network.cls.predictions.bias")):
         step = checkpoints(run)[0][1]
-        plan = make_plan(start_config(step, text_file), None, Silent())
+        plan = make_plan(go_on_config(step, text_file, data__length=32), None, Silent())
         wanted = load_file(step / "ema.safetensors")[name]
         assert torch.equal(weights_of(plan.network)[name], wanted)
         assert not torch.equal(load_file(checkpoints(run)[-1][1] / "ema.safetensors")[name], wanted)
@@ -415,13 +436,6 @@ def test_a_start_that_is_none_is_refused(start, said, text_file, tmp_path):
 # -- from a decoder ---------------------------------------------------------------------------------------
 
 DECODERS = [kind for kind in borrowed.DECODERS if kind != "mamba"]
-
-
-@pytest.fixture(scope="module")
-def llama_run(folders, texts, tmp_path_factory):
-    """A Llama that was made to look ahead, trained on texts of a line each."""
-    run = tmp_path_factory.mktemp("start") / "llama"
-    return train(start_config(folders("llama"), texts, samples__every=6, train__lr=3e-3), run)
 
 
 def looking_ahead(folder):
