@@ -21,6 +21,7 @@ from tiny import (
     metrics,
     stop_at,
     timeless,
+    train_tiny,
     words,
 )
 
@@ -390,6 +391,27 @@ def test_a_run_that_began_with_another_goes_on_without_it(uniform_run, text_file
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert ddcli.load(tmp_path / "parts").sample(1, steps=2, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "blocks", "labels"])
+def test_runs_of_every_kind_are_gone_on_with(kind, text_file, tmp_path):
+    settings = {
+        "autoregressive": {"process__name": "autoregressive"},
+        "blocks": {"model__block": 8},
+        "labels": {"data__lines": True, "data__label_column": "kind", "data__length": None},
+    }[kind]
+    source, again = text_file, {}
+    if kind == "labels":
+        source = tmp_path / "rows.csv"
+        rows = (f"{line},{'verse' if i % 2 else 'prose'}\n" for i, line in enumerate(words(60).splitlines()))
+        source.write_text("text,kind\n" + "".join(rows))
+        again = {"data__lines": True, "data__label_column": "kind"}
+    begun = tmp_path / "begun"
+    train_tiny(begun, source, train__steps=1, validation__every=0, **settings)
+    run = train(go_on_config(begun, source, train__steps=2, validation__every=0, **again), tmp_path / "run")
+    before, after = ddcli.load(begun), ddcli.load(run)
+    assert type(after.process) is type(before.process)
+    assert (after.block, after.labels) == (before.block, before.labels)
 
 
 def test_a_checkpoint_is_a_start_too(uniform_run, bert_run, text_file):
