@@ -37,7 +37,13 @@ from ddcli.weights import weights_of
 
 OURS = ("data.tokenizer", "model.size", "model.width", "model.layers", "model.heads")
 BORROWED = {key: value for key, value in SETTINGS.items() if key not in OURS}
-BORROWED |= {"train.steps": 12, "checkpoint.every": 6, "validation.every": 6, "train.batch_size": 4}
+BORROWED |= {
+    "train.ema": 0.5,
+    "train.steps": 12,
+    "checkpoint.every": 6,
+    "validation.every": 6,
+    "train.batch_size": 4,
+}
 
 
 def start_config(start, source, **changes):
@@ -269,9 +275,10 @@ def test_records_stand_between_the_ends_that_the_model_knows(folders, names_file
     config = start_config(folders("bert"), names_file, data__lines=True, data__length=None, train__steps=2)
     run = train(config, tmp_path / "run")
     model = ddcli.load(run)
-    network = model.plain.network
-    assert network.opening == network.closing == []
-    tokens = make_plan(config, None, Silent()).data.train.tokens
+    plan = make_plan(config, None, Silent())
+    for network in (model.plain.network, plan.network):
+        assert network.opening == network.closing == []
+    tokens = plan.data.train.tokens
     assert (tokens[:, 0] == model.tokenizer.ends[0]).all()
     assert ((tokens == model.tokenizer.ends[1]).sum(1) == 1).all()
     sample = model.sample(1, seed=1, steps=2)[0]
@@ -546,9 +553,9 @@ def test_a_decoders_records_stand_between_its_ends(folders, names_file, tmp_path
     config = start_config(folders("gpt2"), names_file, data__lines=True, data__length=None, train__steps=2)
     run = train(config, tmp_path / "run")
     model = ddcli.load(run)
-    tokens = make_plan(config, None, Silent()).data.train.tokens
-    assert (tokens[:, 0] == 0).all()
-    assert model.plain.network.opening == []
+    plan = make_plan(config, None, Silent())
+    assert (plan.data.train.tokens[:, 0] == 0).all()
+    assert model.plain.network.opening == plan.network.opening == []
     assert len(model.sample(1, seed=1, steps=2)[0].tokens) in model.record_lengths
     ids = torch.tensor([[0, 20, 330, 22, 0]])
     whole = hf.AutoModelForCausalLM.from_pretrained(run).eval()
