@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test coverage slow torture fuzz soak scaling lint check exactness clean
+.PHONY: demo test coverage slow gpu torture fuzz soak scaling bench lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,12 @@ coverage: $(READY)  ## the same, a quarter slower, with the lines that no test r
 
 slow: $(READY)  ## minutes long: training against known entropies, a real browser
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(READY)  ## what needs a GPU, beside the same on a CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
+
+bench: $(READY)  ## how fast training and sampling are, beside the textbook loop, as tables; on a machine at rest
+	$(BIN)/python benchmarks/bench.py
 
 torture: $(READY)  ## training killed, damaged and starved: what it survives, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/torture.py

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from .about import About, Excerpt, excerpt
-from .decoders import TRAINABLE
 from .errors import DdcliError
-from .foreign import Parts, Source, described, open_network
+from .foreign import Pretrained, Source, open_start
 
 
 class _Described(Excerpt):
@@ -19,15 +18,15 @@ class _Described(Excerpt):
 
 def open_adapted(
     source: Source, device: torch.device, *, filled: bool = True
-) -> tuple[Parts, dict[str, Any]]:
+) -> tuple[Pretrained, dict[str, Any]]:
     """What the model of a run is made of, and its `diffusion` section.
 
-    filled: as for an `Opener`. Raises DdcliError where the parts do not fit together.
+    filled: as for a `Starter`. Raises DdcliError where the parts do not fit together.
     """
     path = source.folder / "config.json"
-    about = excerpt(_Described, described(source), path).diffusion
+    about = excerpt(_Described, source.described(), path).diffusion
     about.check(path)
-    parts = open_network(source, device, TRAINABLE, ends=not about.record_lengths, filled=filled)
+    parts = open_start(source, device, ends=not about.record_lengths, filled=filled)
     if about.process != parts.process:
         raise DdcliError(f"{path} is damaged: a {parts.architecture} serves {parts.process} noise alone")
     if about.length > parts.most:

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,9 +80,11 @@ def save_model(
     network.save(run, weights)
 
 
-def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto") -> TextModel:
-    """A text model from a run folder, or from one of its checkpoints, on averaged weights; or from a masked
-    language model that others trained, a folder or a hub name.
+def load_model(
+    run: str | Path, *, device: str = "auto", precision: str = "auto", allow_pickle: bool = False
+) -> TextModel:
+    """A text model from a run folder, or from one of its checkpoints, on averaged weights; or one that others
+    trained, by its folder or hub name, from a pickle too where that is allowed.
 
     Raises DdcliError where it is neither, or its parts do not fit together.
     """
@@ -92,7 +94,7 @@ def load_model(run: str | Path, *, device: str = "auto", precision: str = "auto"
     described = _read_json(source.folder / "config.json")
     is_own = described.get("model_type") == DiffusionTransformerConfig.model_type
     if not is_own and "diffusion" not in described:
-        return open_foreign(source, where, dtype)
+        return open_foreign(replace(source, allow_pickle=allow_pickle), where, dtype)
     if source.is_remote:
         source.weights()
     found = (_own if is_own else _adapted)(source, weights, described, where)

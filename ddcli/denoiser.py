@@ -5,7 +5,7 @@ with the *leave-one-out* belief, what the other positions say about x_0; process
 A head's meaning is declared, and converted here, in log space.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from .randomness import LOG_ZERO
 
 # training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
 ROW_COUNT = 128
-AT_ONCE = 2**24  # logits that training holds at once, if it can
+AT_ONCE = {"cpu": 2**24, "cuda": 2**28}  # logits that training holds at once, if it can
 
 LATEST = 1 - 1e-3  # the time at which a score of later ones is read
 
@@ -240,14 +240,15 @@ class NetworkDenoiser:
 
     def total(
         self,
-        cost: Callable[[Tensor, slice], Tensor],
+        cost: Callable[..., Tensor],
+        of: Sequence[Tensor],
         xt: Tensor,
         t: Tensor,
         rows: Tensor,
         valid: Tensor | None = None,
         **told: Tensor,
     ) -> Tensor:
-        """The sum of a cost over the N positions of `rows`: cost(logits (n, V), which of the N) -> (n,).
+        """The sum over the N positions of `rows` of cost(logits (n, V), *what it is `of` (n,)) -> (n,).
 
         Where the vocabulary is large, logits and all that is made of them are those of a few rows at a time,
         and gone before the next: memory does not grow with N V.
@@ -257,19 +258,19 @@ class NetworkDenoiser:
         chosen = rows.flatten().nonzero()[:, 0]
         count = len(chosen)
         hidden = hidden[F.pad(chosen, (0, -count % ROW_COUNT))]
-        size = max(ROW_COUNT, AT_ONCE // self.process.vocabulary.size // ROW_COUNT * ROW_COUNT)
+        at_once = AT_ONCE[xt.device.type] // self.process.vocabulary.size
+        size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
 
-        def of(part: Tensor, start: int) -> Tensor:
+        def price(part: Tensor, start: int) -> Tensor:
             end = min(start + len(part), count)
             with self.precision(xt.device):
                 logits = self.network.head(part)
-            return cost(logits[: end - start].float(), slice(start, end)).sum()
+            return cost(logits[: end - start].float(), *(x[start:end] for x in of)).sum()
 
         if len(hidden) <= size or not torch.is_grad_enabled():
-            return sum(
-                (of(part, i * size) for i, part in enumerate(hidden.split(size))), hidden.new_zeros(())
-            )
-        return SumInParts.apply(of, size, hidden, *self.network.head_weights())
+            parts = enumerate(hidden.split(size))
+            return sum((price(part, i * size) for i, part in parts), hidden.new_zeros(()))
+        return SumInParts.apply(price, size, hidden, *self.network.head_weights())
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor

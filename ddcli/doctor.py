@@ -6,7 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -54,9 +54,16 @@ def examine(subject: str | Path | None = None, data: str | None = None) -> list[
 # -- the machine ------------------------------------------------------------------------------------------
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed: run from its source)"
+
+
 def _machine() -> Iterator[Finding]:
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    yield Finding("versions", f"ddcli {version('ddcli')}, Python {platform.python_version()}, {packages}")
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    yield Finding("versions", f"ddcli {_version('ddcli')}, Python {platform.python_version()}, {packages}")
     device = pick_device("auto")
     yield Finding("processor", f"{_processor()}, {counted(_cores(), 'core')}")
     threads = torch.get_num_threads()

@@ -62,15 +62,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def read_small(path: Path) -> bytes:
+def read_small(path: Path, most: int = LARGEST) -> bytes:
     """The content of a file of settings. Raises OSError for a pipe, a device, and what is far too large."""
     waits = getattr(os, "O_NONBLOCK", 0)  # which opening a pipe would do until somebody writes
     with open(os.open(path, os.O_RDONLY | waits), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise OSError(errno.EFBIG, f"it has more than {LARGEST:,} bytes")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
     return content
 
 

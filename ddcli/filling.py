@@ -328,12 +328,17 @@ def _weigher(model: Model) -> Denoiser:
     """
     if model.plain is None or model.device.type == "cpu":
         return _within_text(model)
-    return Shaped(Batched(model.plain), Without((model.tokenizer.eos_id,)))
+    return Shaped(Batched(model.plain), Without(_never(model)))
 
 
 def _within_text(model: Model) -> Denoiser:
     """What is believed of positions where no text ends."""
-    return Shaped(model.denoiser, Without((model.tokenizer.eos_id,)))
+    return Shaped(model.denoiser, Without(_never(model)))
+
+
+def _never(model: Model) -> list[int]:
+    """What no gap holds: an end of text, and special tokens, which noise of some models may be."""
+    return sorted({model.tokenizer.eos_id, *model.tokenizer.special_ids})
 
 
 def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:

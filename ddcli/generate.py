@@ -26,6 +26,9 @@ class Frame:
     nfe: Tensor  # (B,) network evaluations of each sequence so far
     step: int  # 0 is the pure noise the loop starts from
     steps: int
+    rows: Tensor  # (B, L) bool, positions whose belief this step asked for
+    log_p0: Tensor  # (N, V) what was believed there, nats, before temperature and cuts; (N, 2, V) where two
+    # laws are mixed: of one who is told, and of one who is not
 
 
 @torch.no_grad()
@@ -54,14 +57,15 @@ def generate(
     x = pure_noise(process, canvas, clock, rng)
     nfe = torch.zeros(len(canvas), dtype=torch.long)
     steps = len(times) - 1
-    yield Frame(x, clock, ~frozen, nfe, 0, steps)
+    nobody, nothing = torch.zeros_like(frozen), torch.empty(0, process.vocabulary.size, device=canvas.device)
+    yield Frame(x, clock, ~frozen, nfe, 0, steps, nobody, nothing)
     for number, s in enumerate(times[1:], 1):
         whether, what = rng.uniform(2, canvas.shape[1]).to(canvas.device).unbind(1)
         step = Step(process, x, torch.where(frozen, 0.0, s), clock, whether, what, mix, shape, pen)
         rows = sampler.rows(step)
-        log_p0 = torch.empty(0, process.vocabulary.size, device=canvas.device)
+        log_p0 = nothing
         if rows.any():
             log_p0 = denoiser(x, sampler.clock(step), rows, valid)
             nfe = nfe + evaluations * rows.any(-1).cpu()
         previous, x, clock = x, sampler.move(step, log_p0, rows), step.s
-        yield Frame(x, clock, x != previous, nfe, number, steps)
+        yield Frame(x, clock, x != previous, nfe, number, steps, rows, log_p0)

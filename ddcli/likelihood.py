@@ -5,7 +5,6 @@ are given, clean, and told to the network as such, so a bound may be that of a g
 """
 
 from dataclasses import dataclass
-from functools import singledispatch
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .objective import DiscreteElbo, elbo, elbo_step
-from .process import Absorbing, Autoregressive, Process, at, prior_term
+from .process import Absorbing, Autoregressive, ByKind, Process, at, prior_term
 from .randomness import Streams
 from .schedule import with_slope
 
@@ -93,7 +92,7 @@ def nelbo(
     return in_steps(process, asked, steps) if steps else in_continuous_time(process, asked)
 
 
-@singledispatch
+@ByKind
 def in_continuous_time(process: Process, asked: Question) -> Nats:
     """The integral over time by importance: what is lost of the text, 1 - alpha, has the density
     1/(2 sqrt lost), and the time is the one that has lost as much, whatever the schedule.
@@ -129,7 +128,7 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     return Nats(cost + prior, torch.where(published, cost, 0.0), prior, _bin(t))
 
 
-@in_continuous_time.register
+@in_continuous_time.register(Absorbing)
 def _(process: Absorbing, asked: Question) -> Nats:
     """The per-count form: n of a block's N running positions masked, n even on 1..N, cost times N / n.
 
@@ -161,7 +160,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
     return Nats(strict + prior, published, prior, when, share)
 
 
-@in_continuous_time.register
+@in_continuous_time.register(Autoregressive)
 def _(process: Autoregressive, asked: Question) -> Nats:
     """-ln p(x_i | x_1 ... x_{i-1}) itself: no bound, no chance."""
     log_p0 = asked.ask(asked.x0, asked.running.double(), asked.running)

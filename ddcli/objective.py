@@ -8,7 +8,6 @@ caller sums, and divides by the number of valid (not of noisy) tokens.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import singledispatch
 from typing import Protocol
 
 import torch
@@ -18,6 +17,7 @@ from .errors import DdcliError, unknown
 from .process import (
     Absorbing,
     Autoregressive,
+    ByKind,
     Interpolating,
     Process,
     at,
@@ -68,13 +68,13 @@ def general_score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: T
     return (process.rate(xt, t).to(gap) * gap).sum(-1)
 
 
-@singledispatch
+@ByKind
 def score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, (...), of a score (..., V), by the cheapest form there is."""
     return general_score_entropy(process, log_score, x0, xt, t)
 
 
-@score_entropy.register
+@score_entropy.register(Interpolating)
 def _(process: Interpolating, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """R_t(-> z) [sum s_y - (1 - q_z)/q_z + sum q_y (ln q_y - ln q_z - ln s_y)/q_z], over all y but z = x_t.
     Here q = alpha x_0 + m.
@@ -101,25 +101,25 @@ def general_elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Te
     return general_score_entropy(process, log_ratios(process, log_p0, xt, t), x0, xt, t)
 
 
-@singledispatch
+@ByKind
 def elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, (...), by the cheapest form there is for the process."""
     return torch.where(process.unknown(xt, t), general_elbo(process, log_p0, x0, xt, t), 0.0)
 
 
-@elbo.register
+@elbo.register(Absorbing)
 def _(process: Absorbing, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """-alpha'/(1 - alpha) times the cross-entropy at masks (MDLM, arXiv:2406.07524, eq. 10)."""
     return torch.where(process.unknown(xt, t), -process.loss_weight(t).to(log_p0) * at(log_p0, x0), 0.0)
 
 
-@elbo.register
+@elbo.register(Autoregressive)
 def _(process: Autoregressive, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """-ln p(x_i | x_1 ... x_{i-1})."""
     return -at(log_p0, x0)
 
 
-@elbo.register
+@elbo.register(Interpolating)
 def _(process: Interpolating, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """w [KL(q || q') + r - ln r - 1], with q = alpha x_0 + m, q' = alpha p_0 + m, z = x_t and r = q_z / q'_z.
 
@@ -205,13 +205,13 @@ def general_elbo_step(
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-@singledispatch
+@ByKind
 def elbo_step(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """One term of the T-step bound, (...), by the cheapest form there is for the process."""
     return general_elbo_step(process, log_p0, x0, xt, s, t)
 
 
-@elbo_step.register
+@elbo_step.register(Absorbing)
 def _(process: Absorbing, log_p0: Tensor, x0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """(alpha_s - alpha_t)/(1 - alpha_t) times the cross-entropy at masks (MDLM, arXiv:2406.07524, eq. 8)."""
     return -process.opening(xt, s, t).to(log_p0) * at(log_p0, x0)

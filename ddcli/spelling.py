@@ -273,5 +273,12 @@ class ForeignTokenizer(Tokenizer):
         return next((self._id(name) for name in names if name), self.mask_id)
 
 
+class WriterTokenizer(ForeignTokenizer):
+    """Of a model that writes: what parts two texts is a token like any other to it, and written by it."""
+
+    def _find_special(self) -> set[int]:
+        return super()._find_special() - {self.eos_id}
+
+
 def _end_of(text: bytes) -> str:
     return text[-NEAR:].decode(errors="replace")

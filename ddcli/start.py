@@ -17,9 +17,8 @@ from .backbones.transformer import DiffusionTransformer, DiffusionTransformerCon
 from .checkpoint import load_tables, load_weights, located, network_config_of, tokenizer_of
 from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
-from .decoders import TRAINABLE
 from .errors import DdcliError
-from .foreign import Parts, Source, described, open_network
+from .foreign import Pretrained, Source, open_start
 from .process import Autoregressive, Process, Tables
 from .tokenizer import Tokenizer
 
@@ -63,7 +62,7 @@ def find_start(config: Config, device: torch.device, begun: Path | None = None) 
     if config.model.start is None:
         return Afresh()
     source, weights = located(begun or config.model.start)
-    is_own = described(source).get("model_type") == DiffusionTransformerConfig.model_type
+    is_own = source.described().get("model_type") == DiffusionTransformerConfig.model_type
     return (FromRun if is_own else FromOthers)(config, source, None if begun else weights, device)
 
 
@@ -163,9 +162,7 @@ class FromOthers:
         """weights: None where those of a checkpoint will take their place."""
         from_model = weights is not None and weights.parent == source.folder
         self.name = source.name
-        self.parts: Parts = open_network(
-            source, device, TRAINABLE, ends=not config.data.lines, filled=from_model
-        )
+        self.parts: Pretrained = open_start(source, device, ends=not config.data.lines, filled=from_model)
         if not self.parts.heeds_padding:
             raise DdcliError(
                 f"{self.name} is a {self.parts.architecture}, which reads padding as text, so texts of other "
@@ -235,7 +232,7 @@ class FromRun:
         if source.is_remote and weights is not None:
             source.weights()
         self.name, self.weights = source.name, weights
-        self.config = network_config_of(described(source), source.folder / "config.json")
+        self.config = network_config_of(source.described(), source.folder / "config.json")
         self.tokenizer = tokenizer_of(source.folder, self.config)
         self.tables = load_tables(source.folder)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer
 from .config import Config
 from .data import Batch
-from .denoiser import NetworkDenoiser, guess_of
+from .denoiser import Head, NetworkDenoiser, guess_of
 from .objective import Objective
 from .process import Process
 from .randomness import Streams, derive_seed
@@ -81,13 +82,13 @@ class Task:
         if self.self_conditioned:
             told["guess"] = self._guess(denoiser, noised, rows, valid)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
-        read = getattr(denoiser.head, self.objective.reads)  # its belief, or its score
+        cost = partial(self.cost, denoiser.head)
+        return denoiser.total(cost, (x0, xt, t), noised.xt, noised.clock, rows, valid, **told)
 
-        def cost(logits: Tensor, some: slice) -> Tensor:
-            log_p = read(self.process, logits, xt[some], t[some])
-            return self.objective(self.process, log_p, x0[some], xt[some], t[some])
-
-        return denoiser.total(cost, noised.xt, noised.clock, rows, valid, **told)
+    def cost(self, head: Head, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """The objective, nats (n,), of what a head puts out (n, V), float32, at unknown positions."""
+        read = getattr(head, self.objective.reads)  # its belief, or its score
+        return self.objective(self.process, read(self.process, logits, xt, t), x0, xt, t)
 
     @torch.no_grad()
     def _guess(

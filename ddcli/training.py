@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from .ahead import Ahead
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
@@ -46,16 +48,19 @@ from .evaluation import Bound, bound
 from .files import read_small, write_text
 from .model import SamplerSettings
 from .modelcard import model_card
+from .pace import Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
 from .sampler import default_sampler
 from .schedule import CLIPS
 from .start import settle
-from .step import State, gradient_noise, learning_rate
+from .step import Noised, State, Task, gradient_noise, learning_rate
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
 from .world import ALONE, World, lost_another
 
 GRADIENTS = 8  # batches over which their noise is measured
+REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
+LONG_ENOUGH = 30.0  # seconds
 PATIENCE = 10  # steps in a row whose loss or gradient may be no number
 RECENT = 100  # steps that a loss is compared with
 SPIKE = 6.0  # standard deviations above their mean
@@ -268,6 +273,11 @@ def stop_signals(reporter: Silent, brake: Brake, at_once: bool = True) -> Iterat
             signal.signal(number, handler)
 
 
+def works_apart(device: torch.device) -> bool:
+    """Whether a device computes while the processor goes on."""
+    return device.type == "cuda"
+
+
 def can_compile() -> bool:
     """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
     command = os.environ.get("CXX", "").split() or ["g++"]
@@ -302,6 +312,8 @@ class _Run:
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
+        self.ahead = Ahead(self._make_ready)
+        self.place = plan.data.train.place()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -318,6 +330,7 @@ class _Run:
             self.window = _Window(**found[1]["window"])
             self.recent, self.lost = found[1]["recent"], found[1]["lost"]
             self.plan.data.train.go_to(found[1]["place"])
+            self.place = self.plan.data.train.place()
             self.gradients = found[1]["gradients"]
             if found[1]["clip"] is not None:
                 self._clip(found[1]["clip"])
@@ -401,9 +414,9 @@ class _Run:
         while True:
             train = self.config.train
             try:
-                batch = self._batch(step)
-                noised = self.task.noised(batch, step, self.plan.device)
-                told = self.world.all(noised.count, int(batch.valid.sum()))
+                ready = self._ready(step)
+                noised, self.place = ready.noised, ready.place
+                told = self.world.all(noised.count, ready.tokens)
                 count, tokens = (int(n) for n in told.sum(0))
                 loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
                 loss = float(self.world.all(loss).sum())
@@ -413,6 +426,17 @@ class _Run:
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
             self._read_in_smaller_parts()
+
+    def _ready(self, step: int) -> "_Ready":
+        """What a step begins with. Where the processor is idle meanwhile, that of the next is begun."""
+        more = works_apart(self.plan.device) and step + 1 < self.config.train.steps
+        return self.ahead.take((step, self.task), (step + 1, self.task) if more else None)
+
+    def _make_ready(self, key: tuple[int, Task]) -> "_Ready":
+        step, task = key
+        batch = self._batch(step)
+        place = self.plan.data.train.place()
+        return _Ready(task.noised(batch, step, self.plan.device), int(batch.valid.sum()), place)
 
     def _batch(self, step: int) -> Batch:
         """This process's rows of a batch."""
@@ -477,29 +501,35 @@ class _Run:
         train = self.config.train
         if train.minutes is None:
             return train.steps
-        steps = []
+        pace = self.rehearse(first)
+        left = 60 * train.minutes - pace.around(self.config) - (time.monotonic() - self.started)
+        fitting = self.world.gather(max(1, int(left / pace.each(self.config))))[0]
+        self.reporter.say(
+            f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({pace.step:.3f} s a step)"
+        )
+        return first + fitting
+
+    def rehearse(self, first: int = 0) -> "Pace":
+        """Measure what a run is made of, on steps that leave no trace. Raises Stopped after a signal."""
+        steps: list[float] = []
+        begun = time.monotonic()
         with self.state.rehearsal():
-            for step in range(12):
+            for step in range(REHEARSED):
                 steps.append(_seconds(partial(self._step, step)))
                 if stop := self._told_to_stop():
                     raise self.world.once(Stopped(self.folder, first, stop))
-        a_step = sorted(steps[4:])[len(steps[4:]) // 2]
-        config, left, between = self.config, 60 * train.minutes, 0.0
-        if config.validation.every:
-            a_draw = _seconds(partial(self._validate, 1))
+                enough = step >= 5 and time.monotonic() - begun > LONG_ENOUGH
+                if self.world.all(float(enough)).any():
+                    break
+        self.ahead.drop()
+        usual = statistics.median(steps[len(steps) // 3 :])
+        draw = sampling = 0.0
+        if self.config.validation.every:
+            draw = _seconds(partial(self._validate, 1))
             self.bounds.clear()
-            left -= a_draw * (config.validation.draws + config.validation.final_draws)
-            between += a_draw * config.validation.draws / config.validation.every
-        if config.samples.every:
-            a_sampling = _seconds(self._texts)
-            left -= a_sampling
-            between += a_sampling / config.samples.every
-        left -= time.monotonic() - self.started
-        fitting = self.world.gather(max(1, int(left / (a_step + between))))[0]
-        self.reporter.say(
-            f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({a_step:.3f} s a step)"
-        )
-        return first + fitting
+        if self.config.samples.every:
+            sampling = _seconds(self._texts)
+        return Pace(max(0.0, sum(steps) - usual * len(steps)), usual, draw, sampling)
 
     # -- what happens between steps --------------------------------------------------------------------
 
@@ -510,6 +540,7 @@ class _Run:
         squared mean is still lost in chance is not chosen; where all are, the present one stays.
         """
         train = self.config.train
+        self.ahead.drop()  # it reads the same data
         batches = [self._batch(step + i) for i in range(GRADIENTS)]
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
             task = replace(self.task, times=clip)
@@ -598,7 +629,7 @@ class _Run:
         """
         if self.lost and step < self.config.train.steps:
             return
-        groups, place = self.state.tensors(), earliest(self.world.gather(self.plan.data.train.place()))
+        groups, place = self.state.tensors(), earliest(self.world.gather(self.place))
         if self.world.leads:
             self._write_all(step, groups, place, measured=measured)
         self.world.gather(None)  # a launcher may end all of them once one has left
@@ -635,6 +666,33 @@ class _Run:
 def earliest(places: Sequence[Sequence[list[int] | None]]) -> list[list[int]]:
     """Where data is read, in each of its lanes, by where each process reads those that are its own."""
     return [min(at for at in lane if at is not None) for lane in zip(*places, strict=True)]
+
+
+def estimate(plan: Plan, reporter: Silent) -> tuple[float, float]:
+    """What a run of a plan would need in this process, by a few steps: seconds, and bytes of memory.
+
+    Leaves no trace. Raises as `train` does.
+    """
+    with deterministic(plan.device), tempfile.TemporaryDirectory() as nowhere:
+        try:
+            pace = _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise RunFailed(_too_large(plan, ALONE)) from error
+            raise
+    train = plan.config.train
+    steps = train.steps * pace.each(plan.config)
+    seconds = 60 * train.minutes if train.minutes else pace.warming + pace.around(plan.config) + steps
+    return seconds, peak_memory(plan.device)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a step begins with."""
+
+    noised: Noised
+    tokens: int  # that are no padding
+    place: list[list[int] | None]  # where the data is read, once the step is taken
 
 
 def _seconds(work: Callable[[], object]) -> float:

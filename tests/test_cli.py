@@ -238,8 +238,14 @@ FLAGS = {
 }
 
 
+@pytest.fixture
+def untried(monkeypatch):
+    """Dry runs that take no steps."""
+    monkeypatch.setattr("ddcli.training.estimate", lambda plan, reporter: (60.0, 1e9))
+
+
 @pytest.mark.parametrize("flag", FLAGS)
-def test_every_flag_reaches_its_setting(run, text_file, tmp_path, flag):
+def test_every_flag_reaches_its_setting(run, untried, text_file, flag):
     value, key = FLAGS[flag]
     section, name = key.split(".")
     base = {"model.width": 48, "model.heads": 12, "model.layers": 1}
@@ -251,7 +257,7 @@ def test_every_flag_reaches_its_setting(run, text_file, tmp_path, flag):
     assert tomllib.loads(out.decode())[section][name] == value
 
 
-def test_flags_without_a_value_reach_theirs(run, names_file):
+def test_flags_without_a_value_reach_theirs(run, untried, names_file):
     code, out, _ = run("train", "--data", names_file, "--lines", "--valid-data", names_file, "--dry-run")
     settings = tomllib.loads(out.decode())["data"]
     assert (code, settings["lines"], settings["valid"]) == (0, True, str(names_file))
@@ -267,16 +273,18 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(run, text_file, tmp_path, 
     assert b"tokens to train on" in out
     (tmp_path / "printed.toml").write_bytes(out)
     code, again, _ = run("train", "printed.toml", "--dry-run")
-    assert (code, again) == (0, out)
+    assert code == 0
+    assert again.splitlines()[:-1] == out.splitlines()[:-1]
+    assert re.fullmatch(rb"# about [\d.]+ minutes and [\d.]+ GB of memory, .*", out.splitlines()[-1])
     assert run("train", "printed.toml", "-q", "-o", "run") == (0, b"", "")
     assert tomllib.loads(out.decode()) == tomllib.loads((target / "config.toml").read_text())
 
 
 def test_a_dry_run_of_a_timed_recipe_tells_its_time(run, text_file):
-    code, out, _ = run("train", "--data", text_file, "--minutes", "3", "--dry-run")
+    code, out, _ = run("train", "--data", text_file, *tiny(train__steps=None), "--minutes", "3", "--dry-run")
     assert code == 0
     assert tomllib.loads(out.decode())["train"]["minutes"] == 3
-    assert b"# 3 minutes to train" in out
+    assert b"# about 3.0 minutes and" in out
 
 
 TRAINING_ERRORS = {
@@ -1029,6 +1037,51 @@ def test_noise_that_cannot_be_drawn_is_refused_and_writes_nothing(refused, tmp_p
         assert message in refused("noise-viz", *arguments)
     assert "give one text" in refused("noise-viz", "--seed", "1")
     assert list(files(tmp_path)) == ["latin.txt"]
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
+def test_a_sampling_is_traced_and_replayed(run, request, tmp_path, kind):
+    model, trace = request.getfixturevalue(f"{kind}_run"), tmp_path / "trace.jsonl"
+    plain = run("sample", model, *FEW, "-n", "2")[1]
+    code, out, _ = run("sample", model, *FEW, "-n", "2", "--trace", trace)
+    assert (code, out) == (0, plain)
+    code, out, err = run("noise-viz", "--trace", trace)
+    assert (code, err) == (0, "")
+    assert "sample: canvas 2 of 2, from" in out.decode()
+    assert run("noise-viz", "--trace", trace, "-o", tmp_path / "trace.html", "-q") == (0, b"", "")
+    assert b"Noise becoming text" in (tmp_path / "trace.html").read_bytes()
+
+
+def test_an_infilling_is_traced_and_replayed(run, uniform_run, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    given = {"stdin": b"the [MASK:4] sat"}
+    plain = run("infill", uniform_run, "-", *FEW, **given)[1]
+    assert run("infill", uniform_run, "-", *FEW, "--trace", trace, "--live", **given)[1] == plain
+    code, out, _ = run("noise-viz", "--trace", trace)
+    assert (code, "infill: canvas 1 of 1, from uniform noise" in out.decode()) == (0, True)
+    assert plain.decode().strip() in out.decode()
+
+
+def test_a_trace_is_replayed_alone_and_written_where_it_can_be(refused, tmp_path, absorbing_run):
+    trace = tmp_path / "trace.jsonl"
+    assert "trace.jsonl cannot be read" in refused("noise-viz", "--trace", trace)
+    trace.write_text("to be\n")
+    assert "trace.jsonl, line 1: this is no trace" in refused("noise-viz", "--trace", trace)
+    for option in (["--text", "a"], ["--seed", "1"], ["--process", "uniform"], ["--times", "0.5"], ["a.txt"]):
+        assert "--trace replays what happened" in refused("noise-viz", "--trace", trace, *option)
+    assert "there is no folder" in refused("sample", absorbing_run, *FEW, "--trace", tmp_path / "no/t")
+    assert "it is a folder" in refused("sample", absorbing_run, *FEW, "--trace", tmp_path)
+    assert trace.read_text() == "to be\n"
+
+
+def test_processes_and_schedules_are_compared(run):
+    code, out, _ = run(
+        "noise-viz", "--text", "to be", "--compare", "absorbing,hybrid:0.1", "--schedule", "linear,cosine"
+    )
+    assert code == 0
+    for name in ("absorbing", "hybrid:0.1"):
+        assert f"{name}, linear noise" in out.decode()
+        assert f"{name}, cosine noise" in out.decode()
 
 
 def test_an_empty_output_is_refused(refused, absorbing_run, tmp_path, monkeypatch):

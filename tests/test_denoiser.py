@@ -219,22 +219,22 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
     xt = made.noise(x0, t, Streams(range(16)))
     rows = made.unknown(xt, t)
     read = getattr(asked.head, learnt.reads)
+    of = (x0[rows], xt[rows], t[rows])
     seen = []
 
-    def cost(logits, some):
+    def cost(logits, x0, xt, t):
         seen.append(len(logits))
-        log_p = read(made, logits, xt[rows][some], t[rows][some])
-        return learnt(made, log_p, x0[rows][some], xt[rows][some], t[rows][some])
+        return learnt(made, read(made, logits, xt, t), x0, xt, t)
 
     def gradients():
         net.zero_grad()
-        loss = asked.total(cost, xt, t, rows)
+        loss = asked.total(cost, of, xt, t, rows)
         (3 * loss).backward()
         return loss.detach(), [weight.grad.clone() for weight in net.parameters()]
 
     whole, slopes = gradients()
     assert seen == [int(rows.sum())]
-    monkeypatch.setattr(denoisers, "AT_ONCE", 1)
+    monkeypatch.setitem(denoisers.AT_ONCE, "cpu", 1)
     seen.clear()
     parts, others = gradients()
     assert max(seen) == 128
@@ -243,12 +243,18 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
     for one, other in zip(others, slopes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
     with torch.no_grad():
-        torch.testing.assert_close(asked.total(cost, xt, t, rows), whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(asked.total(cost, of, xt, t, rows), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_with_padded_rows_puts_out_a_vocabulary():
+    """Off a CPU; its numbers are compared on a GPU."""
+    logits = network().head.to("meta")(torch.zeros(3, network().config.width, device="meta"))
+    assert logits.shape == (3, V)
 
 
 def test_the_loss_of_no_rows_is_nothing():
     xt, t, _ = inputs()
     rows = torch.zeros_like(xt, dtype=torch.bool)
-    loss = denoiser(network()).total(lambda logits, some: logits.sum(-1), xt, t, rows)
+    loss = denoiser(network()).total(lambda logits, x0: logits.sum(-1), (xt[rows],), xt, t, rows)
     loss.backward()
     assert loss == 0

@@ -409,6 +409,20 @@ def test_pickled_weights_are_refused(copied):
     assert "model.safetensors is missing" in refusal(copied)
 
 
+def test_a_pickle_is_read_where_that_is_asked_for(copied):
+    whole = ddcli.load(copied)
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    assert "give --allow-pickle" in refusal(copied)
+    found = ddcli.load(copied, allow_pickle=True)
+    xt, rows = noised(whole)
+    wanted, own = (model.plain.logits(xt, rows.double(), rows) for model in (whole, found))
+    assert torch.equal(own, wanted)
+    assert found.origin.files[1].name == "pytorch_model.bin"
+    (copied / "pytorch_model.bin").write_bytes(b"nonsense")
+    assert "cannot be loaded" in refusal(copied, allow_pickle=True)
+
+
 @pytest.mark.parametrize(
     "named", ["../elsewhere.safetensors", "a.bin", "/tmp/a.safetensors", "a/b.safetensors"]
 )

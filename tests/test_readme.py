@@ -26,6 +26,14 @@ TRAININGS = {
 }
 # what makes a training of minutes one of seconds; the data and the rest of a command stay as they are
 QUICK = assignments({k: v for k, v in SETTINGS.items() if k not in ("data.tokenizer", "train.steps")})
+TRACE = """\
+{"kind":"trace","command":"sample","noise":"absorbing","sampling":"","unit":"character","mask":0}
+{"kind":"pieces","pieces":{"0":"<mask>","1":"a"}}
+{"kind":"canvas","canvas":0,"steps":1,"tokens":[0],"clock":[[1,1.0]],"tentative":[]}
+{"kind":"step","canvas":0,"step":1,"t":0.0,"nfe":1,"clock":[[1,0.0]],"tentative":[],"opened":[[0,1,null]],\
+"replaced":[],"remasked":[],"beliefs":[]}
+{"kind":"end","lines":5}
+"""
 TAKES_VALUE = {"--minutes", "--steps", "--size", "--length"}
 
 
@@ -44,6 +52,7 @@ def workplace(tmp_path_factory):
     rows = [f"{line},{'play' if i % 2 else 'story'}" for i, line in enumerate(words(60).splitlines())]
     (folder / "rows.csv").write_text("\n".join(["text,genre", *rows]))
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
+    (folder / "trace.jsonl").write_text(TRACE)
     (folder / "before.txt").write_text("the cat sa")
     (folder / "after.txt").write_text(" my dog\n")
     (folder / "lines.jsonl").write_text('{"text": "the [MASK:3] sat"}\n{"prefix": "a", "suffix": "at"}\n')

@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import replace
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -37,6 +38,7 @@ from tiny import (
 import ddcli
 from ddcli import training
 from ddcli.checkpoint import checkpoints
+from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import bound
@@ -436,6 +438,26 @@ def test_records_too_go_on_where_they_were(names_file, tmp_path):
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_made_ahead_changes_nothing(text_file, tmp_path, monkeypatch, streaming, chosen):
+    """As for a GPU: neither noise nor the place in a stream, also where times are chosen in between."""
+    rows = [{"text": line} for line in text_file.read_text().splitlines()]
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows).to_iterable_dataset()
+    )
+    monkeypatch.setattr(StreamBlocks, "window", 20)  # of blocks: some 3 steps
+    changes = {"data__streaming": True, "validation__every": 5} if streaming else {"validation__every": 5}
+    source = "some/rows" if streaming else text_file
+    config = tiny_config(source, train__times="clipped" if chosen else "even", **changes)
+    train(config, tmp_path / "whole")
+    monkeypatch.setattr(training, "works_apart", lambda device: True)
+    for stop in (7, 12):
+        stop_at(stop, tmp_path / "stopped", config, resume=stop > 7)
+    train(config, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("damage", ["gone", "flipped", "unfinished"])
 def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(text_file, tmp_path, damage):
     train_tiny(tmp_path / "whole", text_file)
@@ -808,7 +830,13 @@ def test_minutes_given_to_a_finished_run_are_minutes_more(text_file, tmp_path, m
     """However long it has run before, which only the column `seconds` counts on from."""
     train_tiny(tmp_path / "run", text_file, train__steps=10)
     monkeypatch.setattr(training, "read_checkpoint", long_ago(training.read_checkpoint))
-    changes = {"train__minutes": 0.03, "train__steps": None}
+
+    def a_second(work):
+        work()
+        return 1.0
+
+    monkeypatch.setattr(training, "_seconds", a_second)
+    changes = {"train__minutes": 0.2, "train__steps": None}
     heard = train_tiny(tmp_path / "run", text_file, resume=True, **changes)
     assert heard.steps[0] == 11
     assert len(heard.steps) > 2

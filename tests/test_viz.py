@@ -1,12 +1,15 @@
 """Pictures of noise: what they show is the process itself, and what they embed is inert."""
 
 import functools
+import html
 import io
+import itertools
 import json
 import operator
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -30,9 +33,14 @@ from ddcli.process.matrix import normalised
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES
 from ddcli.tokenizer import make_tokenizer
+from ddcli.viz import page
 from ddcli.viz.layout import cell, wrap
-from ddcli.viz.story import SHOWN, Redraw, State, Table, existing, spread, transition, visible, walk
+from ddcli.viz.packing import packed
+from ddcli.viz.parts import Believed, Event, State, spread, visible
+from ddcli.viz.paths import SHOWN, gaussian_walk, levels, walk
+from ddcli.viz.story import existing
 from ddcli.viz.tradeoff import ROWS, _curves, _draw, draw_frontier
+from ddcli.viz.transition import Redraw, Table, transition
 
 TIMES = [i / 10 for i in range(11)]
 TEXT = "to be, or not to be: that is the question\n"
@@ -78,6 +86,9 @@ def perfect_run(process, tokenizer, text):
             opened=(x != path[k - 1])[None] if k else torch.ones(1, len(x), dtype=torch.bool),
             nfe=torch.tensor([k]),
             step=k,
+            steps=10,
+            rows=torch.zeros(1, len(x), dtype=torch.bool),
+            log_p0=torch.empty(0, 1),
         )
         for k, x in enumerate(path)
     ]
@@ -132,7 +143,7 @@ def test_a_masked_token_stays_masked(schedule):
 def test_the_closed_form_is_the_general_form(name, schedule):
     process, mass = worlds.make(name, schedule), torch.tensor([0.1, 0.7, 0.6, 0.0, 0.3], dtype=F64)
     for s, t in ((0.0, 0.0), (0.0, 0.4), (0.4, 0.7), (0.0, 1.0), (0.7, 1.0)):
-        general, closed = transition.dispatch(object)(process, s, t), transition(process, s, t)
+        general, closed = transition.general(process, s, t), transition(process, s, t)
         assert isinstance(general, Table)
         assert isinstance(closed, Redraw)
         for ask in (
@@ -162,10 +173,10 @@ def test_denoising_opens_what_changes_and_keeps_what_is_known():
     assert set(absorbing.rows[0].states) == {State.MASKED}
     assert set(uniform.rows[0].states) == {State.TENTATIVE}
     assert set(absorbing.rows[5].states) == {State.MASKED, State.OPENED, State.KEPT}
-    assert set(uniform.rows[5].states) == {State.TENTATIVE, State.OPENED}
+    assert set(uniform.rows[5].states) == {State.TENTATIVE, State.REPLACED}
     for track in (absorbing, uniform):
         assert track.rows[-1].tokens == track.clean
-        assert set(track.rows[-1].states) <= {State.OPENED, State.KEPT}
+        assert set(track.rows[-1].states) <= {State.OPENED, State.REPLACED, State.KEPT}
         assert [row.nfe for row in track.rows] == list(range(11))
     with pytest.raises(DdcliError, match="hybrid"):
         viz.tell(TEXT, _, processes=noises, times=TIMES, seed=0, frames={"hybrid": []})
@@ -176,7 +187,7 @@ def test_a_way_back_ends_at_its_last_tokens(name):
     story, *_ = make(TEXT, [name], frames=perfect_run)
     forward, back = story.chapters[0].tracks
     assert back.rows[-1].tokens == back.clean == forward.clean
-    assert set(back.rows[-1].states) <= {State.OPENED, State.KEPT}
+    assert set(back.rows[-1].states) <= {State.OPENED, State.REPLACED, State.KEPT}
     assert {State.MASKED, State.TENTATIVE} & set(back.rows[0].states)
 
 
@@ -188,6 +199,64 @@ def test_information_falls_from_the_entropy_of_the_text_to_nothing(name):
     assert bits[0] == pytest.approx(-(counts * np.log2(counts)).sum(), abs=1e-9)
     assert (bits[-1] == pytest.approx(0, abs=1e-9)) == noises[name].forgets
     assert (np.diff(bits) < 0).all()
+
+
+@processes
+def test_information_is_that_of_the_joint_law(name):
+    """I(x_0; x_t) and H(x_t) by enumeration of all pairs of symbols."""
+    story, tokenizer, noises = make(TEXT, [name])
+    counts = torch.bincount(torch.from_numpy(tokenizer.encode(TEXT)).long(), minlength=tokenizer.vocab_size)
+    p0 = counts / counts.sum(dtype=F64)
+    for measures in story.chapters[0].curves[::5]:
+        t = torch.tensor(measures.t, dtype=F64)
+        law = noises[name].marginal(one_hot(torch.arange(len(p0)), len(p0)), t).double().exp()
+        joint = (p0[:, None] * law).tolist()
+        pt = [sum(row[j] for row in joint) for j in range(len(p0))]
+        bits = sum(
+            p * np.log2(p / (p0[i].item() * pt[j]))
+            for i, row in enumerate(joint)
+            for j, p in enumerate(row)
+            if p > 1e-15
+        )
+        assert measures.information == pytest.approx(bits, abs=1e-6)
+        assert measures.entropy == pytest.approx(-sum(p * np.log2(p) for p in pt if p > 1e-15), abs=1e-6)
+
+
+def test_the_gaussian_twin_has_the_moments_of_its_signal():
+    """z_t ~ N(sqrt(alpha) x, 1 - alpha), and of two times Cov = sqrt(alpha_t / alpha_s) (1 - alpha_s)."""
+    x, alphas, n = 1.7, [0.9, 0.5, 0.1, 0.0], 40_000
+    path = list(gaussian_walk(torch.full((n,), x, dtype=F64), alphas, Streams([1])))
+    for alpha, z in zip(alphas, path, strict=True):
+        error = 4.5 * np.sqrt((1 - alpha) / n)
+        assert z.mean().item() == pytest.approx(np.sqrt(alpha) * x, abs=error)
+        assert z.var().item() == pytest.approx(1 - alpha, abs=4.5 * (1 - alpha) * np.sqrt(2 / n))
+    for (a, s), (b, t) in itertools.pairwise(zip(alphas, path, strict=True)):
+        covariance = torch.cov(torch.stack([s, t]))[0, 1].item()
+        assert covariance == pytest.approx(np.sqrt(b / a) * (1 - a), abs=0.03)
+
+
+def test_a_twin_goes_with_the_signal_of_its_tokens():
+    story, tokenizer, _ = make(LONG, ["absorbing", "hybrid", "steps"], "cosine")
+    values = [chapter.tracks[0].values for chapter in story.chapters]
+    assert values[2] is None  # there is no signal to go with
+    ids = torch.from_numpy(tokenizer.encode(LONG)).long()
+    assert [levels(ids).mean().item(), levels(ids).var(correction=0).item()] == pytest.approx([0, 1])
+    assert values[0].clean == pytest.approx(levels(ids)[: len(values[0].clean)].tolist())
+    assert values[0].rows[0] == values[0].clean  # at t = 0 nothing is noise
+    assert len(values[0].rows) == len(TIMES)
+    assert values[0].rows[3] != values[1].rows[3]  # alpha_t of hybrid noise is another
+    assert make("aaa", ["absorbing"])[0].chapters[0].tracks[0].values.clean == [0, 0, 0]
+
+
+@processes
+def test_products_come_to_the_limit_that_is_drawn_beside_them(name):
+    for vocabulary in ("", "αβγδεζηθικλμνξοπρςστυφχψω"):
+        story, _, noises = make(TEXT, [name], vocabulary=vocabulary)
+        chain = story.chapters[0].chain
+        assert sum(chain.limit) == pytest.approx(1)
+        if noises[name].forgets:
+            last = np.array(chain.products[-1])
+            assert last == pytest.approx(np.tile(np.array(chain.limit)[:, None], len(chain.limit)), abs=1e-8)
 
 
 def test_absorbing_information_is_the_signal_times_the_entropy():
@@ -288,9 +357,15 @@ def test_the_same_seed_tells_the_same_story():
 
 def test_a_story_is_plain_json():
     story, *_ = make(TEXT, frames=perfect_run)
-    told = json.loads(story.to_json())
-    assert told["chapters"][0]["curves"][0]["weight"] is None  # infinite
-    assert told["chapters"][1]["tracks"][0]["rows"][3]["states"] == story.chapters[1].tracks[0].rows[3].states
+    told = json.loads(json.dumps(packed(story), allow_nan=False))
+    assert told["chapters"][0]["curves"]["weight"][0] is None  # infinite
+    for chapter, kept in zip(told["chapters"], story.chapters, strict=True):
+        for flat, track in zip(chapter["tracks"], kept.tracks, strict=True):
+            tokens, states = ["?"] * len(track.clean), ["?"] * len(track.clean)
+            for changes, row in zip(flat["changes"], track.rows, strict=True):
+                for i, token, state in zip(changes[::3], changes[1::3], changes[2::3], strict=True):
+                    tokens[i], states[i] = token, state
+                assert (tokens, "".join(states)) == (row.tokens, row.states)
 
 
 @pytest.mark.parametrize("times", [[], [-0.1], [0.5, 1.5], [float("nan")]], ids=str)
@@ -388,7 +463,7 @@ def _svg_text(svg: bytes) -> str:
 
 
 def test_a_png_shows_something(tmp_path):
-    story, *_ = make(TEXT + "東京 $x$ \x1b \u0301", frames=perfect_run)
+    story, *_ = make(TEXT + "東京 $x$ \x1b \u0301", times=[0.0, 0.5, 1.0], frames=perfect_run)
     viz.write(story, tmp_path / "noise.png")
     pixels = np.asarray(Image.open(tmp_path / "noise.png").convert("RGB"))
     assert min(pixels.shape[:2]) > 1000
@@ -482,6 +557,19 @@ def test_noise_is_named_with_its_parameter(tmp_path):
     assert [chapter.name for chapter in noise_viz(TEXT).chapters] == list(BOTH)
 
 
+def test_schedules_are_compared_process_by_process():
+    story = noise_viz(TEXT, processes=["absorbing", "uniform"], schedule=["linear", "cosine"], times=[0.5])
+    assert [chapter.name for chapter in story.chapters] == [
+        "absorbing, linear",
+        "absorbing, cosine",
+        "uniform, linear",
+        "uniform, cosine",
+    ]
+    for chapter, schedule in zip(story.chapters, ["linear", "cosine"] * 2, strict=True):
+        alpha = SCHEDULES[schedule]().alpha(torch.tensor(0.5, dtype=F64)).item()
+        assert chapter.tracks[0].rows[0].measures.alpha == pytest.approx(alpha)
+
+
 def test_stationary_noise_counts_the_text_itself():
     curves = noise_viz(TEXT, processes=["stationary"]).chapters[0].curves
     assert [m.entropy for m in curves] == pytest.approx([curves[0].entropy] * len(curves))
@@ -524,28 +612,101 @@ def test_default_times_suit_the_format():
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def browse(folder, story, act="", width=1000):
+    """The page as a browser has it, after our own `act` upon it.
+
+    Its policy stands: so the act is part of the script, and of the sum that allows it.
+    """
+    original = page._part
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "_part", lambda name: original(name) + act * (name == page.SCRIPTS[-1]))
+        viz.write(story, folder / "noise.html")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom")
+    command = [BROWSER, *options, f"--user-data-dir={folder}/browser", f"file://{folder}/noise.html"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def part_of(dom, id):
+    """What stands in an element, as text."""
+    found = re.search(rf'<(\w+)[^>]* id="{id}".*?</\1>', dom, re.DOTALL)[0]
+    return html.unescape(re.sub("<[^>]*>", "", found))
+
+
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+@in_a_browser
 def test_a_browser_shows_the_text_and_runs_nothing_of_it(tmp_path):
-    viz.write(make(HOSTILE)[0], tmp_path / "noise.html")
-    dom = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--dump-dom",
-            f"file://{tmp_path}/noise.html",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
+    dom = browse(tmp_path, make(HOSTILE)[0])
     assert "<title>Text under noise</title>" in dom
     text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
     assert text.count('<span class="k">&lt;</span>') == HOSTILE.count("<")
     assert 'aria-valuetext="t = 0.00, 0 % noise"' in dom
+
+
+@pytest.mark.slow
+@in_a_browser
+def test_in_a_browser_the_slider_moves_the_text(tmp_path):
+    story, *_ = make(TEXT.strip(), times=TIMES)
+    row = story.chapters[1].tracks[0].rows[7]
+    act = """
+      document.querySelectorAll("input[type=radio]")[1].click();
+      $("slider").value = 7;
+      $("slider").dispatchEvent(new Event("input"));
+      document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+      document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+    """
+    dom = browse(tmp_path, story, act)
+    assert part_of(dom, "text") == "".join(story.pieces[token] for token in row.tokens)
+    text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
+    assert "".join(re.findall(r'<span class="(\w)', text)) == row.states
+    assert f"{row.measures.information:.2f}" in part_of(dom, "figures")
+    assert 'aria-valuetext="t = 0.70' in dom
+
+
+@pytest.mark.slow
+@in_a_browser
+@pytest.mark.parametrize("way", ["pointer", "keyboard"])
+def test_in_a_browser_a_token_tells_what_was_believed_of_it(tmp_path, way):
+    step, at, bits, top = 2, 3, 1.25, [(5, 0.5), (4, 0.25), (6, 0.125)]
+    story, *_ = make(TEXT, ["absorbing"], frames=perfect_run)
+    back = story.chapters[0].tracks[1]
+    told = replace(
+        back, events=[Event(step, at, "o", 5, -np.log(2)), Event(3, 9, "o", 4, None)],
+        beliefs=[Believed(1, at, 9.0, []), Believed(step, at, bits, top), Believed(5, at, 9.0, [])],
+    )  # fmt: skip
+    story = replace(story, chapters=[replace(story.chapters[0], tracks=[told])])
+    ways = {
+        "pointer": 'spans[3].dispatchEvent(new Event("pointerover", { bubbles: true }));',
+        "keyboard": """for (let i = 0; i < 4; i++)
+            document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", shiftKey: true }));""",
+    }
+    dom = browse(tmp_path, story, f"show(4); {ways[way]}")
+    belief = part_of(dom, "belief")
+    assert belief.startswith("Believed at step 2: entropy 1.25 bits")
+    for id, p in top:
+        assert f"{story.pieces[id].replace(' ', '␣')}{100 * p:.1f} %" in belief
+    assert re.findall(r'<i style="width: ([\d.]+)%', dom) == ["50", "25", "12.5"]
+    assert "step 2: opened as" in part_of(dom, "history")
+    assert "(1.00 bits)" in part_of(dom, "history")
+    assert "settled 1 of 2" in part_of(dom, "history")
+
+
+@pytest.mark.slow
+@in_a_browser
+def test_a_browser_goes_through_long_texts_in_many_steps_fluidly(tmp_path):
+    """2,000 tokens and 256 frames, which play in 8 seconds, 31 ms each; here beside whatever else runs."""
+    story, *_ = make(LONG, ["absorbing"], times=[i / 255 for i in range(256)])
+    act = """
+      const began = performance.now();
+      for (let i = 0; i < 256; i++) { show(i); $("text").offsetHeight; }
+      document.title = `${Math.round((performance.now() - began) / 256)} ms, ${spans.length} spans`;
+    """
+    dom = browse(tmp_path, story, act)
+    spent = re.search(r"<title>(\d+) ms, 2000 spans</title>", dom)
+    assert (tmp_path / "noise.html").stat().st_size < 1_500_000
+    assert int(spent[1]) < 100
 
 
 # -- the picture of a sweep -------------------------------------------------------------------------------

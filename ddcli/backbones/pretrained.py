@@ -23,6 +23,7 @@ from ..errors import DdcliError
 from ..files import PARTIAL, whole_file
 from ..hub import quiet
 from ..weights import with_weights
+from .ends import Ends
 from .network import Network, Shape
 
 ONE_FILE = 10**6  # gigabytes that a file of weights may have
@@ -60,8 +61,7 @@ class PretrainedMaskedLM(Network):
         """
         super().__init__()
         self.network = network
-        self.opening, self.closing = list(opening), list(closing)
-        self.pad_id = pad_id
+        self.ends = Ends(opening, closing, pad_id)
         self.vocab_size = vocab_size
         self.in_halves = network.base_model is not network and self._comes_apart(probe)
         self.probe = list(probe)
@@ -74,15 +74,13 @@ class PretrainedMaskedLM(Network):
         `valid` (B, L) bool: False at padding, which nobody attends to.
         """
         ids, seen = self._between_ends(input_ids, valid)
-        start, stop = len(self.opening), len(self.opening) + input_ids.shape[1]
         if self.in_halves:
             found = self.network.base_model(input_ids=ids, attention_mask=seen)[0]
         else:
             found = self.network(input_ids=ids, attention_mask=seen).logits[..., : self.vocab_size]
-        if self.shift > start:  # nothing is said of the first one, which is given then
-            found = torch.cat([found[:, :1], found], 1)
-            return found[:, : input_ids.shape[1]]
-        return found[:, start - self.shift : stop - self.shift]
+        if self.shift:  # nothing is said of the first one, which is given then
+            found = torch.cat([found[:, : self.shift], found[:, : -self.shift]], 1)
+        return self.ends.taken_off(found)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D)."""
@@ -151,17 +149,7 @@ class PretrainedMaskedLM(Network):
 
     def _between_ends(self, input_ids: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Ids and attention mask, (B, L + ends) int64: each sequence with what opens and closes a text."""
-        count, length = input_ids.shape
-        start, more = len(self.opening), len(self.closing)
-        ids = input_ids.new_full((count, start + length + more), self.pad_id)
-        ids[:, :start] = input_ids.new_tensor(self.opening)
-        sizes = valid.sum(-1) if valid is not None else input_ids.new_full((count,), length)
-        ids[:, start : start + length] = (
-            input_ids if valid is None else input_ids.masked_fill(~valid, self.pad_id)
-        )
-        end = start + sizes[:, None] + torch.arange(more, device=ids.device)
-        ids.scatter_(1, end, input_ids.new_tensor(self.closing).expand(count, -1))
-        seen = torch.arange(ids.shape[1], device=ids.device) < start + sizes[:, None] + more
+        ids, seen = self.ends.around(input_ids, valid)
         return ids, seen.long()
 
     @torch.no_grad()

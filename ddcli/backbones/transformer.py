@@ -22,6 +22,7 @@ from ..files import whole_file, write_text
 from .network import Network, Shape
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
+TILE = 64  # numbers
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -70,6 +71,20 @@ class Last(nn.Linear):
     """Where a branch or the head ends; starts at zero."""
 
 
+class Unembedding(Last):
+    """The head: logits of every entry of a vocabulary, of whatever size.
+
+    The fast matrix kernels of a GPU want rows whose length is a multiple of 8 numbers at least; with 50,258
+    entries others are taken, which reach a third of the rate (docs/benchmarks.md).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        spare = -self.out_features % TILE
+        if x.device.type == "cpu" or not spare:
+            return super().forward(x)
+        return F.linear(x, F.pad(self.weight, (0, 0, 0, spare)))[..., : self.out_features]
+
+
 class Attention(nn.Module):
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         super().__init__()
@@ -85,13 +100,7 @@ class Attention(nn.Module):
         q, k = rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        if isinstance(bias, BlockMask):
-            mixed = cast(Tensor, flex_attention(q, k, v, block_mask=bias))
-        elif x.device.type == "cpu" and n <= SHORT:
-            scores = q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5
-            mixed = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = attend(q, k, v, bias)
         return self.out(mixed.transpose(1, 2).reshape(b, n, d)), (k, v)
 
 
@@ -181,7 +190,7 @@ class DiffusionTransformer(PreTrainedModel, Network):
         self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
         self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.head = Last(config.width, config.vocab_size, bias=False)
+        self.head = Unembedding(config.width, config.vocab_size, bias=False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -347,6 +356,16 @@ def noisy_and_clean_tiles(n: int, block: int, window: int, device: torch.device)
         return torch.where(noise_seen, noisy & (behind == 0), before)
 
     return create_block_mask(sees, None, None, 2 * n, 2 * n, device=device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
+    """What each of n queries makes of m values, (B, H, n, D / H), by the fastest way there is for it."""
+    if isinstance(bias, BlockMask):
+        return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
+    if q.device.type == "cpu" and q.shape[2] <= SHORT:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from ..errors import DdcliError, escaped, printable
 
 if TYPE_CHECKING:
     from ..filling import Infilling
+    from ..generate import Frame
+    from ..model import OnFrame
     from ..textmodel import TextModel
 
 SEPARATOR = "-" * 40
@@ -54,14 +56,47 @@ def check_output(output: str | None) -> None:
         raise DdcliError(f"{output} cannot be made: {file} is a file")
 
 
-def watched(answers: Callable[[Any], Iterator[Answer]], live: bool, model: "TextModel") -> Iterable[Answer]:
-    """The answers as they come; or, with the live view in the terminal's way, once all are there."""
+Answers = Callable[["OnFrame | None"], Iterator[Answer]]  # given who watches
+
+
+def watched(
+    answers: Answers, live: bool, trace: Path | None, model: "TextModel", command: str, sampling: str
+) -> Iterable[Answer]:
+    """The answers as they come; or, with the live view in the terminal's way, once all are there.
+
+    trace: where all that happens on the way is written, if anywhere. sampling: how, for people.
+    """
+    if trace is not None:
+        answers = _traced(answers, trace, model, command, sampling)
     if not live:
         return answers(None)
     from ..display import LiveCanvas
 
     with LiveCanvas(console(), model) as canvas:
         return list(answers(canvas))
+
+
+def _traced(answers: Answers, path: Path, model: "TextModel", command: str, sampling: str) -> Answers:
+    from ..trace import traced
+
+    def followed(watcher: "OnFrame | None") -> Iterator[Answer]:
+        with traced(path, model, command, sampling) as trace:
+
+            def both(frame: "Frame") -> None:
+                trace(frame)
+                if watcher:
+                    watcher(frame)
+
+            yield from answers(both)
+
+    return followed
+
+
+def check_folder(path: Path | None) -> None:
+    """DdcliError, before any work is done, where there is no folder to write a file to."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        problem = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise DdcliError(f"{path} cannot be written: {problem}")
 
 
 def deliver(

@@ -11,6 +11,7 @@ import typer
 from ..errors import DdcliError, counted
 from .answers import answer, tell
 from .options import (
+    AllowPickle,
     Block,
     Budget,
     Cache,
@@ -118,6 +119,7 @@ def evaluate(
         typer.Option("--curve", help="The bound by time and by share masked, beside what else is asked for."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with everything.")] = False,
+    allow_pickle: AllowPickle = False,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -139,7 +141,7 @@ def evaluate(
     if not quiet:
         reporter.say = tell  # type: ignore[method-assign]
     found = report.evaluate(
-        load(model, device=device, precision=precision),
+        load(model, device=device, precision=precision, allow_pickle=allow_pickle),
         data,
         text_column=text_column,
         label_column=label_column,

@@ -12,6 +12,7 @@ from .answers import (
     Answer,
     backed_up,
     check_backup,
+    check_folder,
     check_output,
     close,
     deliver,
@@ -26,6 +27,7 @@ from .answers import (
 from .batch import Batch
 from .gaps import Gaps
 from .options import (
+    AllowPickle,
     Block,
     Budget,
     Device,
@@ -45,6 +47,7 @@ from .options import (
     Temperature,
     TopK,
     TopP,
+    Trace,
     settings_of,
 )
 
@@ -110,6 +113,8 @@ def infill(
     as_json: Json = False,
     null: Null = False,
     live: LiveView = False,
+    allow_pickle: AllowPickle = False,
+    trace: Trace = None,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -142,7 +147,7 @@ def infill(
     text = b"" if file is None else read(file)
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
-    loaded = load(model, device=device, precision=precision)
+    loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
     if document and not quiet:
@@ -151,6 +156,7 @@ def infill(
         tell(explanation(loaded, document, label=label, **settings_of(context)))
     seed = fresh_seed() if seed is None else seed
     check_output(output)
+    check_folder(trace)
     began = time.perf_counter()
     ways: list[Infilling] = []
 
@@ -177,7 +183,7 @@ def infill(
         for way in fill(document, seed, on_frame):
             yield difference(text, way.content, str(file)) if diff else way.content, record_of(way)
 
-    shown = watched(answers, live, loaded)
+    shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings))
     if in_place:
         shown = list(shown)
         with backed_up(Path(str(file)), kept):

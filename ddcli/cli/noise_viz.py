@@ -1,18 +1,22 @@
 """`ddcli noise-viz`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import DdcliError
 from .answers import check_utf8, read, tell
-from .options import Quiet
+from .options import AllowPickle, Quiet
 
 
 def noise_viz(
     file: Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="Your text, or - for stdin.")] = None,
     text: Annotated[str | None, typer.Option(help="The text itself.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Replay what `ddcli sample` or `infill` wrote with --trace."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="As of `ddcli sample`: adds the way back from noise.")
     ] = None,
@@ -20,42 +24,54 @@ def noise_viz(
         Path | None, typer.Option("--output", "-o", help="A .png or .svg picture or .html page.")
     ] = None,
     process: Annotated[
-        str | None, typer.Option(help="absorbing, uniform, both, or a list such as hybrid:0.2,band:1.")
+        str | None,
+        typer.Option(
+            "--process",
+            "--compare",
+            help="absorbing, uniform, both, or a list such as absorbing,hybrid:0.2,band:1.",
+        ),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+        str | None,
+        typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA]; or a list to compare."),
     ] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise, and of the model's sample.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the noise, and of the model's sample; 0 if not given.")
+    ] = None,
+    allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what noise does to your text, in the terminal or as a picture.
+    """Show what noise does to your text, in the terminal or as a picture; or how a model wrote one.
 
     ddcli noise-viz --text "To be, or not to be" -o noise.html
+
+    ddcli noise-viz --text "To be, or not to be" --compare absorbing,uniform,hybrid:0.1 -o noise.png
+
+    ddcli sample runs/novel --trace trace.jsonl && ddcli noise-viz --trace trace.jsonl -o trace.html
     """
     from .. import api
     from ..viz import default_times, format_of, show, write
 
-    if (file is None) == (text is None):
-        raise DdcliError("give one text: a FILE, - for stdin, or --text")
-    if text is None:
-        assert file is not None
-        try:
-            text = read(file).decode()
-        except UnicodeDecodeError as error:
-            raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
-    check_utf8("--text", text)
+    told: dict[str, Any] = {"--model": model, "--process": process, "--schedule": schedule, "--times": times}
+    told |= {"--tokenizer": tokenizer, "--seed": seed, "--text": text, "FILE": file}
+    others = [name for name, value in told.items() if value is not None]
+    if trace is not None and others:
+        raise DdcliError(f"--trace replays what happened, and that alone; leave {', '.join(others)} out")
+    if trace is None:
+        text = _text(file, text)
     if output is not None:
         format_of(output)  # what cannot be drawn is refused before a model runs
     story = api.noise_viz(
         text,
-        model=model,
+        trace=trace,
+        model=None if model is None else api.load(model, allow_pickle=allow_pickle),
         processes=_names(process),
-        schedule=schedule,
+        schedule=None if schedule is None else _parts(schedule),
         times=_numbers(times) if times else default_times(output),
         tokenizer=tokenizer,
-        seed=seed,
+        seed=seed or 0,
     )
     if output is None:
         from rich.console import Console
@@ -67,10 +83,27 @@ def noise_viz(
         tell(f"{output} is written")
 
 
+def _text(file: str | None, text: str | None) -> str:
+    if (file is None) == (text is None):
+        raise DdcliError("give one text: a FILE, - for stdin, or --text; or a --trace to replay")
+    if text is None:
+        assert file is not None
+        try:
+            text = read(file).decode()
+        except UnicodeDecodeError as error:
+            raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
+    check_utf8("--text", text)
+    return text
+
+
 def _names(process: str | None) -> list[str] | None:
     if process is None:
         return None
-    return ["absorbing", "uniform"] if process == "both" else [name.strip() for name in process.split(",")]
+    return ["absorbing", "uniform"] if process == "both" else _parts(process)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _numbers(text: str) -> list[float]:

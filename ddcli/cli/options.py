@@ -1,12 +1,22 @@
 """Options that several commands take."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="A run folder, or a masked language model: a folder or hub name."),
+    typer.Argument(
+        metavar="MODEL", help="A run folder, or a model that others trained: a folder or hub name."
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read weights that others trained from pytorch_model.bin, where there are no safetensors.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
@@ -51,6 +61,10 @@ Label = Annotated[str | None, typer.Option(help="What to write, by a label of th
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Separate texts by NUL instead of dashes.")]
 LiveView = Annotated[bool, typer.Option("--live", help="Show the canvas as it denoises, on stderr.")]
+Trace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write each step as JSON Lines, for `ddcli noise-viz --trace FILE`."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 
 

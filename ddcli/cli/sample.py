@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DdcliError
-from .answers import Answer, check_output, check_utf8, close, deliver, tell, watched
+from .answers import Answer, check_folder, check_output, check_utf8, close, deliver, tell, watched
 from .options import (
+    AllowPickle,
     Block,
     Budget,
     Cache,
@@ -29,6 +30,7 @@ from .options import (
     Temperature,
     TopK,
     TopP,
+    Trace,
     settings_of,
 )
 
@@ -68,6 +70,8 @@ def sample(
     as_json: Json = False,
     null: Null = False,
     live: LiveView = False,
+    allow_pickle: AllowPickle = False,
+    trace: Trace = None,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
@@ -83,8 +87,9 @@ def sample(
     fixed = dict(places := [_fixed(part) for part in fix or ()])
     if len(fixed) < len(places):
         raise DdcliError("--fix names a place twice; give each once")
-    loaded = load(model, device=device, precision=precision)
+    loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     check_output(output)
+    check_folder(trace)
     seed = fresh_seed() if seed is None else seed
     how = loaded.choose(**settings_of(context))
     approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}
@@ -113,7 +118,8 @@ def sample(
             named = {} if one.label is None else {"label": one.label}
             yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate
 
-    deliver(watched(answers, live, loaded), output, as_json, null, line_end=b"\n")
+    told = loaded.described(how)
+    deliver(watched(answers, live, trace, loaded, "sample", told), output, as_json, null, line_end=b"\n")
     tokens = sum(len(one.tokens) - one.fixed for one in drawn)
     if approximate and not quiet:
         tell(f"approximate: sampled with the {how.cache} cache")

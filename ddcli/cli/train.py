@@ -127,6 +127,7 @@ def train(
     """
     from ..config import build_config, read_settings, read_toml
     from ..plan import dry_run as plan_run
+    from ..training import estimate
     from ..training import train as train_run
     from ..world import World
 
@@ -144,10 +145,12 @@ def train(
         plan = plan_run(config, reporter)
         answer(plan.config.to_toml())
         settings = plan.config.train
-        tokens = f"{settings.steps * settings.batch_size * plan.data.length:,} tokens to train on"
         answer(f"# {plan.parameters:,} parameters, {plan.data.description}")
-        amount = f"{settings.minutes:g} minutes to train" if settings.minutes else tokens
-        answer(f"# {amount}, about {plan.memory / 1e9:.1f} GB of memory")
+        if not settings.minutes:
+            answer(f"# {settings.steps * settings.batch_size * plan.data.length:,} tokens to train on")
+        seconds, memory = estimate(plan, reporter)
+        told = f"{seconds / 60:.1f} minutes and {memory / 1e9:.1f} GB of memory"
+        answer(f"# about {told}, by a few steps that were tried")
         return
     assert output is not None
     train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)

@@ -4,6 +4,7 @@ from ..errors import unknown
 from ..schedule import make_schedule
 from .autoregressive import Autoregressive
 from .base import (
+    ByKind,
     Process,
     Tables,
     Vocabulary,
@@ -58,6 +59,7 @@ __all__ = [
     "Absorbing",
     "Autoregressive",
     "Band",
+    "ByKind",
     "Gaussian",
     "Generator",
     "Hybrid",

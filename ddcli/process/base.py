@@ -6,10 +6,10 @@ sum to 1, [Q_t]_ij = q(x_t = i | x_{t-1} = j), Q_{1:t} = Q_t ... Q_1. Probabilit
 logarithms, LOG_ZERO (finite) standing for impossible.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, singledispatch
-from typing import Protocol, Self
+from functools import cached_property, update_wrapper
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -132,19 +132,49 @@ def log(p: Tensor) -> Tensor:
     return torch.where(p == 0, LOG_ZERO, torch.where(p == 0, 1.0, p).log())
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ByKind(Generic[P, T]):
+    """A function of a process that has cheaper forms for some kinds: the one of the nearest class is used.
+
+    What functools.singledispatch is, but so plain that torch.compile sees through it.
+    """
+
+    def __init__(self, general: Callable[Concatenate[Process, P], T]) -> None:
+        self.general = general
+        self._forms: dict[type, Callable[Concatenate[Any, P], T]] = {}
+        update_wrapper(self, general)
+
+    def register(self, kind: type) -> Callable[[Callable[Concatenate[Any, P], T]], None]:
+        """The decorated function is the form for processes of this kind."""
+
+        def add(form: Callable[Concatenate[Any, P], T]) -> None:
+            self._forms[kind] = form
+
+        return add
+
+    def __call__(self, process: Process, *arguments: P.args, **named: P.kwargs) -> T:
+        for kind in type(process).__mro__:
+            if kind in self._forms:
+                return self._forms[kind](process, *arguments, **named)
+        return self.general(process, *arguments, **named)
+
+
 def posterior(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """log p(x_s | x_t), (..., V), where the other positions believe x_0 ~ p0 (leave-one-out). Bayes' rule."""
     joint = process.likelihood(xt, s, t).to(log_p0) + process.marginal(log_p0, s)
     return torch.where((s < t)[..., None], joint, one_hot(xt, log_p0.shape[-1], joint.dtype)).log_softmax(-1)
 
 
-@singledispatch
+@ByKind
 def clean_posterior(process: Process, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """log p(x_0 | x_t), (..., V): the belief of the others (..., V) times the own token's say, t > 0."""
     return posterior(process, log_p0, xt, torch.zeros_like(t), t)
 
 
-@singledispatch
+@ByKind
 def leave_one_out(process: Process, log_posterior: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """The belief of the other positions alone, (..., V), from log p(x_0 | x_t): divided by q(x_t | x_0)."""
     return (log_posterior - process.likelihood(xt, torch.zeros_like(t), t).to(log_posterior)).log_softmax(-1)
@@ -175,7 +205,7 @@ def prior(process: Process, device: torch.device | None = None) -> Tensor:
     return process.marginal(flat_text(process, device), torch.ones((), dtype=torch.float64, device=device))
 
 
-@singledispatch
+@ByKind
 def prior_term(process: Process, x0: Tensor) -> Tensor:
     """KL(q(x_1 | x_0) || p(x_1)), nats, (...) float64, for x0 (...): what a strict bound begins with."""
     if process.forgets:

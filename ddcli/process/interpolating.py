@@ -185,19 +185,19 @@ def _own_say(process: Interpolating, xt: Tensor, t: Tensor) -> Tensor:
     return log(alpha + m) - log(m)
 
 
-@clean_posterior.register
+@clean_posterior.register(Interpolating)
 def _(process: Interpolating, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     own = _own_say(process, xt, t).to(log_p0)[..., None]
     return log_p0.scatter_add(-1, xt[..., None], own).log_softmax(-1)
 
 
-@leave_one_out.register
+@leave_one_out.register(Interpolating)
 def _(process: Interpolating, log_posterior: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     own = _own_say(process, xt, t).to(log_posterior)[..., None]
     return log_posterior.scatter_add(-1, xt[..., None], -own).log_softmax(-1)
 
 
-@prior_term.register
+@prior_term.register(Interpolating)
 def _(process: Interpolating, x0: Tensor) -> Tensor:
     """Of each symbol it needs its own place in the prior, and one sum that all share."""
     one = torch.ones((), dtype=torch.float64, device=x0.device)
@@ -223,6 +223,11 @@ class Masking(Interpolating):
     @cached_property
     def laws(self) -> Tensor:
         return _mask_law(self.vocabulary)[None]
+
+    def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
+        """What is not hidden is as it was, so nothing is taken off, and no digits are lost."""
+        text = self.vocabulary.is_text.to(log_pt.device)
+        return log_pt.masked_fill(~text, LOG_ZERO).log_softmax(-1)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..errors import DdcliError, unknown
 from ..files import whole_file
-from .story import Story, check_drawable, tell
+from .parts import Story
+from .story import check_drawable, retell, tell
 from .terminal import show
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "check_drawable",
     "default_times",
     "format_of",
+    "retell",
     "show",
     "tell",
     "write",

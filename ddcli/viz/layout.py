@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from .story import State, Story, Track
+from .parts import State, Story, Track
 
 MASK = "░"
 
@@ -32,7 +32,7 @@ def wrap(widths: Sequence[int], columns: int) -> Iterator[range]:
 
 def cell(piece: str, state: str, width: int) -> str:
     """What is written in a token's cells: exactly `width` of them."""
-    if state == State.MASKED:
+    if State(state).hidden:
         return MASK * width
     if cell_len(piece) > width:
         return set_cell_size(piece, width - 1) + "…"
@@ -44,7 +44,12 @@ def left_out(story: Story, track: Track, tokens: int, rows: int) -> str:
     unit = f"{story.unit}s"
     notes = []
     if tokens < track.length:
-        notes.append(f"the first {tokens:,} of {track.length:,} {unit}")
+        whence = (
+            f"from {story.unit} {track.start + 1:,} on, {tokens:,}"
+            if track.start
+            else f"the first {tokens:,}"
+        )
+        notes.append(f"{whence} of {track.length:,} {unit}")
     if rows < len(track.rows):
         notes.append(f"{rows} of {len(track.rows)} times")
     return " and ".join(notes) and f"shown: {' and '.join(notes)}"

@@ -7,23 +7,26 @@ from rich.text import Text
 
 from ..errors import printable
 from .layout import cell, cell_widths, left_out, wrap
-from .story import Figured, State, Story, Track, spread
+from .parts import MEANINGS, Figured, State, Story, Track, spread
 
 LINES = 4  # of text at each time
 ROWS = 24  # times
 NARROW = 40  # columns of text; with fewer left, figures stand above the text instead of beside it
 
-LOOKS: dict[str, tuple[str, str, str]] = {  # state: style, mark where there is no colour, meaning
-    State.KEPT: ("", " ", "kept"),
-    State.MASKED: ("dim", " ", "masked"),
-    State.REPLACED: ("bold red underline", "^", "replaced"),
-    State.OPENED: ("bold green underline", "+", "opened in this step"),
-    State.TENTATIVE: ("yellow", "~", "may still change"),
+LOOKS: dict[str, tuple[str, str]] = {  # state: style, mark where there is no colour
+    State.KEPT: ("", " "),
+    State.MASKED: ("dim", " "),
+    State.REPLACED: ("bold red underline", "^"),
+    State.OPENED: ("bold green underline", "+"),
+    State.REMASKED: ("bold magenta", "-"),
+    State.TENTATIVE: ("yellow", "~"),
 }
 
 
 def show(story: Story, console: Console) -> None:
     """Print every track, as wide as the console. Where that has no colour, marks stand below the tokens."""
+    if story.note:
+        console.print(Text(story.note, style="dim"), soft_wrap=True, highlight=False)
     for chapter in story.chapters:
         for track in chapter.tracks:
             for line in _drawn(story, track, console):
@@ -64,10 +67,10 @@ def _legend(rows: Sequence[Figured], plain: bool) -> Text:
     """The meaning of every state that occurs, in its own look."""
     occurring = set().union(*(row.states for row in rows))
     entries = []
-    for state, (style, mark, meaning) in LOOKS.items():
+    for state, (style, mark) in LOOKS.items():
         if state in occurring:
-            sign = cell(" ", state, 1).strip() or (mark.strip() if plain else "")
-            entries.append(Text(f"{sign} {meaning}".strip(), style=style))
+            sign = f"{cell(' ', state, 1)}{mark if plain else ''}".strip()
+            entries.append(Text(f"{sign} {MEANINGS[State(state)]}".strip(), style=style))
     return Text(" · ").join([*entries, Text("↵ line break")])
 
 
@@ -75,7 +78,7 @@ def _lines(story: Story, row: Figured, widths: list[int], columns: int, plain: b
     for positions in wrap(widths, columns):
         line, marks = Text(), ""
         for i in positions:
-            style, mark, _ = LOOKS[row.states[i]]
+            style, mark = LOOKS[row.states[i]]
             line.append(cell(story.pieces[row.tokens[i]], row.states[i], widths[i]), style)
             marks += mark * widths[i]
         yield line

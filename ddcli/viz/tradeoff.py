@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from ..errors import DdcliError, unknown
 from ..files import whole_file
 from ..frontier import Point, above_the_best
-from .figure import COLOURS, STYLE
+from .paper import COLOURS, STYLE
 
 FORMATS = (".png", ".svg")
 MARKERS = "osD^vP*X"

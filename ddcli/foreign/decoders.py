@@ -4,25 +4,28 @@ They see all positions (`is_causal = False`, which the masks of transformers 5 h
 embedding is the mean of all others, and end a text by the token that ended it before.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from .backbones.decoder import PretrainedDecoder
-from .errors import DdcliError
-from .foreign import OPENERS, Opener, Parts, Source, assembled, loaded
-from .spelling import ForeignTokenizer
-from .tokenizer import read_pretrained
+from ..backbones.decoder import PretrainedDecoder
+from ..errors import DdcliError
+from ..spelling import WriterTokenizer
+from ..tokenizer import read_pretrained
+from .pretrained import Pretrained, assembled, loaded, read_config
+from .source import Source
 
 MASK = "<|mask|>"
+KINDS = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
 
 
-class DecoderTokenizer(ForeignTokenizer):
+class DecoderTokenizer(WriterTokenizer):
     """A decoder's tokenizer. Its end of text is written where texts are parted, as it was before."""
 
     @property
@@ -34,9 +37,6 @@ class DecoderTokenizer(ForeignTokenizer):
         """What opens a record."""
         return self.ends[0][0]
 
-    def _find_special(self) -> set[int]:
-        return super()._find_special() - {self.eos_id}
-
     def _find_ends(self) -> tuple[list[int], list[int]]:
         """Before a text what the tokenizer puts there, or else the end of another text, since the first token
         is foretold by something too; and behind it nothing."""
@@ -46,13 +46,17 @@ class DecoderTokenizer(ForeignTokenizer):
 
 def decoder(
     source: Source,
-    config: PreTrainedConfig,
+    described: Mapping[str, Any],
     device: torch.device,
     *,
     ends: bool = True,
     filled: bool = True,
-) -> Parts:
-    """Anything that transformers opens as AutoModelForCausalLM, and that can be made to look ahead."""
+) -> Pretrained:
+    """Anything that transformers opens as AutoModelForCausalLM, and that can be made to look ahead.
+
+    A `Starter`.
+    """
+    config = read_config(source, described)
     hf = read_pretrained(source.folder, source.name)
     has_mask = bool(hf.mask_token)
     if not has_mask:
@@ -90,9 +94,3 @@ def _give_mask(network: Any, mask_id: int) -> None:
     for part in (network.get_input_embeddings(), network.get_output_embeddings()):
         if part is not None:
             part.weight[mask_id] = part.weight[: min(known, mask_id)].mean(0)
-
-
-DECODERS: dict[str, Opener] = dict.fromkeys(
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys(), decoder
-)
-TRAINABLE: dict[str, Opener] = {**OPENERS, **DECODERS}  # what training can start from

@@ -1,0 +1,118 @@
+"""Checkpoints of the research that trained `backbones.ddit`, opened by what `families` says of them."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from ..backbones.ddit import DDiT
+from ..backbones.ends import Ends
+from ..backbones.transformer import rotary
+from ..errors import DdcliError, shorten
+from ..weights import count
+from .families import Described, Family
+from .pretrained import EXAMPLE
+from .reading import Agrees, read_weights
+from .researched import research_tokenizer
+from .source import Parts, Source
+
+CLOSE = 1e-3  # by which a saved table of rotations may differ from ours: they were computed in other orders
+
+
+def opener(family: Family) -> Callable[[Source, Mapping[str, Any], torch.device], Parts]:
+    """How a checkpoint of a codebase is opened; see `open_ddit`."""
+    return partial(open_ddit, family)
+
+
+def open_ddit(family: Family, source: Source, described: Mapping[str, Any], device: torch.device) -> Parts:
+    """A checkpoint of a codebase, by its config.json. Raises DdcliError where it is not whole, or not as that
+    codebase writes it."""
+    config = _read(family, described, source.name)
+    meaning, shape = config.meaning, config.shape
+    tokenizer = research_tokenizer(source, shape.vocab_size)
+    ends = Ends(*meaning.ends(tokenizer), tokenizer.pad_id)
+    files = source.weights()
+    with torch.device("meta"):  # so that no memory is taken before the files are known to hold as much
+        empty = DDiT(shape, meaning.told, ends)
+    network = read_weights(empty, files, source.name, prefix=family.prefix, known=_tables(empty.size))
+    return Parts(
+        network=network.to(device),
+        tokenizer=tokenizer,
+        process=meaning.process,
+        schedule=meaning.schedule,
+        predicts=meaning.predicts,
+        excluded=(tokenizer.mask_id,) if meaning.masks else (),
+        length=config.length - len(ends),
+        architecture=f"{family.name} ({type(network).__name__})",
+        parameters=count(network),
+        weights=files,
+        heeds_padding=True,
+    )
+
+
+def no_start(family: Family) -> Callable[..., NoReturn]:
+    """How training starts from a checkpoint of a codebase: it does not."""
+
+    def refuse(source: Source, *_: Any, **__: Any) -> NoReturn:
+        raise DdcliError(
+            f"{source.name} is a checkpoint of {family.name}, which can be sampled, but training cannot "
+            f"start from it; start from a masked language model such as {EXAMPLE}, or a decoder"
+        )
+
+    return refuse
+
+
+def no_blocks(source: Source, described: Mapping[str, Any], device: torch.device) -> Parts:
+    """Raises DdcliError: what it would take is in docs/design.md."""
+    raise DdcliError(
+        f"{source.name} is a BD3-LM network, which writes block after block behind a first token of its "
+        "own; such are not read yet; use an MDLM, as kuleshov-group/mdlm-owt"
+    )
+
+
+def _read(family: Family, described: Mapping[str, Any], name: str) -> Described:
+    try:
+        found = family.config.model_validate(described)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        said = "" if first["type"] == "missing" else f" {shorten(str(first['input']), 40)}"
+        raise DdcliError(
+            f"{name}: config.json is not as {family.name} checkpoints have it: {key}{said}: "
+            f"{first['msg'].lower()}"
+        ) from None
+    shape = found.shape
+    if shape.width % (2 * shape.heads):
+        raise DdcliError(
+            f"{name}: config.json is damaged: width {shape.width} does not fit {shape.heads} heads"
+        )
+    return found
+
+
+def _tables(size: int) -> dict[str, Agrees]:
+    """The rotations of D / H = `size` numbers, which some codebases keep beside the weights."""
+
+    def cosines(kept: Tensor) -> bool:  # (1, L, 3, 1, size)
+        cos, _ = rotary(torch.arange(kept.shape[1]), size)
+        return _close(kept[0, :, 0, 0, : size // 2], cos)
+
+    def sines(kept: Tensor) -> bool:
+        _, sin = rotary(torch.arange(kept.shape[1]), size)
+        return _close(kept[0, :, 0, 0, : size // 2], sin)
+
+    def frequencies(kept: Tensor) -> bool:
+        _, sin = rotary(torch.ones(1), size)
+        return _close(kept.sin(), sin[0])
+
+    return {
+        "rotary_emb.inv_freq": frequencies,
+        "rotary_emb.cos_cached": cosines,
+        "rotary_emb.sin_cached": sines,
+    }
+
+
+def _close(kept: Tensor, ours: Tensor) -> bool:
+    return kept.shape == ours.shape and bool((kept.float() - ours).abs().max() < CLOSE)

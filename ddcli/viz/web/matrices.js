@@ -1,0 +1,91 @@
+// -- matrices --------------------------------------------------------------------------------------------------
+
+const SIDE = 480, MARGIN = 64, LIMIT = 26; // of a map; of its labels; of the column of pure noise
+let heatMaps = [];
+
+function symbols(chain) {
+  const names = chain.states.map((id) => story.pieces[id].replaceAll(" ", "␣"));
+  return chain.lumped ? [...names, "others"] : names;
+}
+
+function makeMatrices() {
+  const { chain, name } = track.chapter;
+  $("noise").hidden = !chain?.times.length;
+  heatMaps = [];
+  if ($("noise").hidden) return;
+  $("chain").textContent = `The noise as matrices: ${name}`;
+  $("lumped").textContent = chain.lumped ? `The other ${many(chain.lumped)} symbols share one row and column.` : "";
+  heatMaps = [makeHeatMap(chain.steps, "One step, Qₜ"), makeHeatMap(chain.products, "All steps so far, Q₁:ₜ → π", 0)];
+  $("matrices").replaceChildren(...heatMaps.map((map) => map.figure));
+}
+
+function drawMatrices(t) {
+  if (!heatMaps.length) return;
+  const chain = track.chapter.chain;
+  const after = chain.times.findIndex((time) => time >= t - 1e-9);
+  const k = after < 0 ? chain.times.length - 1 : after;
+  const from = k ? chain.times[k - 1] : 0, to = chain.times[k].toFixed(2);
+  for (const { figure, canvas, caption, matrices, name, begin } of heatMaps) {
+    if (figure.dataset.shown === `${tracks.indexOf(track)} ${k}`) continue;
+    figure.dataset.shown = `${tracks.indexOf(track)} ${k}`;
+    caption.textContent = `${name}: ${(begin ?? from).toFixed(2)} → ${to}`;
+    canvas.setAttribute("aria-label", caption.textContent);
+    drawMatrix(canvas, matrices[k], symbols(chain), begin === 0 ? chain.limit : null);
+  }
+}
+
+// limit: a last column, of what all the others become, or null
+function drawMatrix(canvas, matrix, names, limit) {
+  const pen = canvas.getContext("2d"), room = SIDE - MARGIN - LIMIT, size = room / names.length, colour = getComputedStyle(canvas).color;
+  pen.clearRect(0, 0, SIDE, SIDE);
+  pen.font = `${Math.min(16, size)}px ui-monospace, monospace`;
+  pen.textBaseline = "middle";
+  pen.fillStyle = colour;
+  names.forEach((name, i) => {
+    const label = [...name].slice(0, 6).join("");
+    pen.textAlign = "right";
+    pen.fillText(label, MARGIN - 5, MARGIN + (i + 0.5) * size);
+    pen.save();
+    pen.translate(MARGIN + (i + 0.5) * size, MARGIN - 5);
+    pen.rotate(-Math.PI / 2);
+    pen.textAlign = "left";
+    pen.fillText(label, 0, 0);
+    pen.restore();
+  });
+  pen.strokeStyle = colour;
+  pen.globalAlpha = 0.25;
+  pen.strokeRect(MARGIN, MARGIN, room, room);
+  pen.fillStyle = "#3b82c4";
+  matrix.forEach((row, i) => row.forEach((p, j) => {
+    pen.globalAlpha = Math.sqrt(Math.max(0, p)); // small probabilities stay visible
+    pen.fillRect(MARGIN + j * size, MARGIN + i * size, size, size);
+  }));
+  limit?.forEach((p, i) => {
+    pen.globalAlpha = Math.sqrt(Math.max(0, p));
+    pen.fillRect(SIDE - LIMIT + 8, MARGIN + i * size, LIMIT - 10, size);
+  });
+  pen.globalAlpha = 1;
+  pen.fillStyle = colour;
+  pen.textAlign = "center";
+  pen.font = "16px ui-monospace, monospace";
+  if (limit) pen.fillText("π", SIDE - LIMIT / 2 + 3, MARGIN - 12);
+  Object.assign(canvas, { matrix, names });
+}
+
+function tellEntry(event) {
+  const { matrix, names } = event.target, box = event.target.getBoundingClientRect();
+  const index = (share) => Math.floor((share * SIDE - MARGIN) / (SIDE - MARGIN - LIMIT) * names.length);
+  const i = index((event.clientY - box.top) / box.height), j = index((event.clientX - box.left) / box.width);
+  if (matrix?.[i]?.[j] === undefined) return;
+  $("entry").textContent =
+    `from ${JSON.stringify(names[j])} to ${JSON.stringify(names[i])}: probability ${matrix[i][j].toFixed(4)}`;
+}
+
+function makeHeatMap(matrices, name, begin) {
+  const canvas = element("canvas", { width: SIDE, height: SIDE, role: "img" }), caption = element("figcaption");
+  const figure = element("figure", {}, caption, canvas);
+  canvas.addEventListener("pointermove", tellEntry);
+  canvas.addEventListener("click", tellEntry);
+  return { figure, canvas, caption, matrices, name, begin };
+}
+

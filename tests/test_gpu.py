@@ -1,0 +1,159 @@
+"""On a GPU everything is as on a CPU, to rounding: what trains, what is drawn, what is measured.
+
+Run with `make gpu`, on a machine that has one.
+"""
+
+import difflib
+
+import pytest
+import torch
+from tiny import Heard, metrics, stop_at, tiny_config, train_tiny
+
+from ddcli.checkpoint import load_model
+from ddcli.errors import DdcliError
+from ddcli.sampler import SAMPLERS, make_sampler
+from ddcli.training import train
+
+# what libraries deprecate in each other is not what is asked here
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+
+KINDS = {  # settings of every process and objective, and of what else a network may be told
+    "absorbing": {},
+    "absorbing-cosine-256": {"process__schedule": "cosine", "objective__name": "discrete-elbo"},
+    "absorbing-d3pm": {"objective__name": "d3pm-hybrid:0.1"},
+    "absorbing-score": {"objective__name": "score-entropy"},
+    "absorbing-cross-entropy": {"objective__name": "cross-entropy"},
+    "absorbing-guessing": {"model__self_condition": True},
+    "absorbing-recomputed": {"train__recompute": True},
+    "absorbing-prefixes": {"train__drop_prefix": 0.5},
+    "uniform": {"process__name": "uniform"},
+    "uniform-elbo": {"process__name": "uniform", "objective__name": "elbo"},
+    "uniform-score": {"process__name": "uniform", "objective__name": "score-entropy"},
+    "uniform-untimed": {"process__name": "uniform", "model__clock": "given"},
+    "hybrid": {"process__name": "hybrid:0.2", "process__schedule": "geometric", "objective__name": "elbo"},
+    "unigram": {"process__name": "stationary:unigram", "objective__name": "discrete-elbo"},
+    "band": {"process__name": "band:2", "objective__name": "elbo"},
+    "gaussian": {"process__name": "gaussian:2", "objective__name": "discrete-elbo"},
+    "blocks": {"model__block": 8},
+    "autoregressive": {"process__name": "autoregressive"},
+}
+# rounding in float32 matrix products, and in the sums of a GPU; training adds it up
+CLOSE = 2e-3
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request, tmp_path_factory, text_file):
+    """The same run, trained on a GPU and on a CPU."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for device in ("cuda", "cpu"):
+        train_tiny(folder / device, text_file, train__device=device, **KINDS[request.param])
+    return folder
+
+
+def alike(one: str, other: str) -> bool:
+    """Texts that differ in little: a number may lie so near a border that rounding moves it over."""
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() > 0.8
+
+
+def test_a_run_learns_the_same(pair):
+    on_gpu, on_cpu = (metrics(pair / device) for device in ("cuda", "cpu"))
+    for key in ("loss", "gradient_norm", "bound_nats_per_token"):
+        found, expected = ([row[key] for row in rows if key in row] for rows in (on_gpu, on_cpu))
+        assert found == pytest.approx(expected, rel=CLOSE), key
+
+
+def test_a_model_draws_and_scores_the_same(pair):
+    """The same weights, on either."""
+    on_gpu, on_cpu = (load_model(pair / "cpu", device=d, precision="float32") for d in ("cuda", "cpu"))
+    text = "the cat sat on a mat and saw my dog"[:30]
+    found, expected = on_gpu.score(text, draws=8), on_cpu.score(text, draws=8)
+    assert found.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-4)
+    drawn = zip(on_gpu.sample(4, steps=16, seed=3), on_cpu.sample(4, steps=16, seed=3), strict=True)
+    assert all(alike(one.text, other.text) for one, other in drawn)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("noise", ["absorbing", "uniform"])
+def test_every_sampler_draws_the_same(name, noise, request):
+    run = request.getfixturevalue(f"{noise}_run")
+    on_gpu, on_cpu = (load_model(run, device=d, precision="float32") for d in ("cuda", "cpu"))
+    try:
+        make_sampler(name).check(on_cpu.process)
+    except DdcliError:
+        pytest.skip("not for this noise")
+    # a prompt, since of nothing but masks every position believes the same: rounding would choose the order
+    options = {"sampler": name, "steps": 16, "seed": 5, "prompt": "the cat ", "temperature": 0.9}
+    drawn = zip(on_gpu.sample(3, **options), on_cpu.sample(3, **options), strict=True)
+    assert all(alike(one.text, other.text) for one, other in drawn)
+
+
+@pytest.mark.parametrize("noise", ["absorbing", "uniform"])
+def test_gaps_are_filled_the_same(noise, request):
+    run = request.getfixturevalue(f"{noise}_run")
+    on_gpu, on_cpu = (load_model(run, device=d, precision="float32") for d in ("cuda", "cpu"))
+    text = "the cat [MASK:3] on a mat\nand saw [MASK:2-5] dog run\n"
+    found, expected = (model.infill(text, 2, seed=2) for model in (on_gpu, on_cpu))
+    assert all(alike(one.text, other.text) for one, other in zip(found, expected, strict=True))
+    assert all(f.text.startswith("the cat ") and f.text.endswith(" dog run\n") for f in found)
+
+
+def test_labels_guide_the_same(tmp_path):
+    (tmp_path / "named.csv").write_text("text,kind\n" + "aab,first\nbba,second\n" * 100)
+    settings = {"data__text_column": "text", "data__label_column": "kind", "data__length": None}
+    train_tiny(tmp_path / "run", tmp_path / "named.csv", data__lines=True, train__device="cuda", **settings)
+    on_gpu, on_cpu = (load_model(tmp_path / "run", device=d, precision="float32") for d in ("cuda", "cpu"))
+    options = {"label": "first", "guidance": 2.0, "steps": 8, "seed": 1}
+    drawn = zip(on_gpu.sample(4, **options), on_cpu.sample(4, **options), strict=True)
+    assert all(alike(one.text, other.text) for one, other in drawn)
+
+
+@pytest.mark.parametrize("process", ["absorbing", "uniform"])
+def test_compiled_in_bf16_a_run_learns_and_resumes(process, text_file, tmp_path):
+    """A stop and a new start change the losses by no more than rounding; and a CPU can go on with it."""
+    settings = {
+        "process__name": process,
+        "train__device": "cuda",
+        "train__precision": "bf16",
+        "train__compile": True,
+        "train__steps": 60,
+        "metrics__every": 20,
+        "checkpoint__every": 20,
+    }
+    heard = train_tiny(tmp_path / "whole", text_file, **settings)
+    assert "not compiled" not in heard.text
+    stop_at(40, tmp_path / "parts", tiny_config(text_file, **settings))
+    train_tiny(tmp_path / "parts", text_file, resume=True, **settings)
+    losses = [[row["loss"] for row in metrics(tmp_path / run) if "loss" in row] for run in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_a_run_moves_from_device_to_device(text_file, tmp_path):
+    for device, steps in (("cuda", 20), ("cpu", 40), ("cuda", 60)):
+        train_tiny(tmp_path / "run", text_file, resume=steps > 20, train__device=device, train__steps=steps)
+    assert metrics(tmp_path / "run")[-1]["step"] == 60
+
+
+def test_a_batch_too_large_for_the_memory_is_read_in_parts(text_file, tmp_path):
+    """Memory that is really too small, of which the allocator is told."""
+    config = tiny_config(
+        text_file,
+        data__length=256,
+        model__width=256,
+        model__layers=8,
+        train__batch_size=1024,
+        train__device="cuda",
+        train__steps=2,
+        validation__every=0,
+    )
+    device = torch.device("cuda")
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 4e9 / total))
+    heard = Heard()
+    try:
+        train(config, tmp_path / "run", reporter=heard)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory" in heard.text
+    assert metrics(tmp_path / "run")[-1]["step"] == 2
