@@ -293,7 +293,11 @@ def load_tables(run: Path) -> dict[str, Tensor] | None:
         return None
     if (size := path.stat().st_size) > MOST_TABLES:
         raise DdcliError(f"{path} is damaged: no process takes {size:,} bytes")
-    return read_tensors(path)
+    tables = read_tensors(path)
+    for name, table in tables.items():
+        if not (table.is_floating_point() and bool(table.isfinite().all())):
+            raise DdcliError(f"{path} is damaged: its {name} is not made of numbers")
+    return tables
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -225,3 +225,15 @@ def _chosen_tokenizer(settings: Data, documents: list[Document], log: Log) -> st
     spec = SOURCE_TOKENIZERS.get(settings.source) or default_tokenizer(documents)
     log(f"tokenizer {spec}, chosen for this data; --tokenizer sets another")
     return spec
+
+
+def refuse_pipes(settings: Data, where: Path) -> None:
+    """Raises DdcliError for saved settings whose data is a pipe or a device, which can be read but once.
+
+    where: the file they were read from. Whoever names a pipe themselves may well mean it; by the file of a
+    stranger it would be waited for.
+    """
+    for source in (settings.source, settings.valid):
+        path = Path(source or ".")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DdcliError(f"{where} names {source} as its data, a pipe or a device; give data that stays")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .config import build_config, read_toml
 from .data import Blocks, pack, pack_records
-from .dataset import Log, read_training_data
+from .dataset import Log, read_training_data, refuse_pipes
 from .errors import DdcliError
 from .model import Model
 from .sources import Document, read_corpus
@@ -36,6 +36,7 @@ def validation_text(model: Model, log: Log) -> HeldOut:
         )
     path = model.folder / "config.toml"
     settings = build_config(read_toml(path), {}, str(path)).data
+    refuse_pipes(settings, path)
     try:
         data = read_training_data(settings, model.tokenizer, log)
     except DdcliError as error:

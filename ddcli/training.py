@@ -42,6 +42,7 @@ from .checkpoint import (
 )
 from .config import Config
 from .data import Batch
+from .dataset import refuse_pipes
 from .denoiser import Batched, NetworkDenoiser
 from .errors import DdcliError, RunFailed
 from .evaluation import Bound, bound
@@ -146,6 +147,8 @@ def _plan(config: Config, run: Path, saved: Config | None, reporter: Silent) -> 
     """What a run needs; for one that was saved, of the settings it was begun with."""
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    if saved is not None:
+        refuse_pipes(saved.data, run / "config.toml")
     if saved is None or not checkpoints(run):  # nothing has been learnt yet that other settings would spoil
         return make_plan(config, None, reporter)
     if config.data.tokenizer is None:

@@ -3,6 +3,7 @@ waits or fills the memory, and a terminal that shows them does nothing.
 """
 
 import json
+import math
 import os
 import pickle
 import re
@@ -12,17 +13,19 @@ import struct
 import subprocess
 import sys
 import threading
+import tomllib
 import xml.etree.ElementTree
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from test_filling import MODELS
-from tiny import SETTINGS, assignments, command, copy_of, edit_json, files, tiny_config
+from tiny import SETTINGS, assignments, command, copy_of, edit_json, files, tiny_config, train_tiny
 
 from ddcli import api
 from ddcli.checkpoint import checkpoints
@@ -669,6 +672,29 @@ def test_a_text_may_come_from_a_pipe(absorbing_run, tmp_path):
     found = command("infill", absorbing_run, pipe, "--steps", "2", "-q")
     writer.join()
     assert re.fullmatch(rb"the .{2}", found.out, re.DOTALL)
+
+
+@pytest.mark.parametrize("key", ["source", "valid"])
+def test_data_of_a_run_that_is_a_pipe_is_refused_and_not_waited_for(run, text_file, tmp_path, key):
+    """As config.toml names it; its owner may be a stranger."""
+    os.mkfifo(tmp_path / "pipe")
+    settings = tomllib.loads((run / "config.toml").read_text())
+    settings["data"][key] = str(tmp_path / "pipe")
+    (run / "config.toml").write_text(tomli_w.dumps(settings))
+    before = files(run)
+    for arguments in (("eval", run), ("train", "--resume", "-o", run, "--steps", "200")):
+        assert f"config.toml names {tmp_path / 'pipe'} as its data, a pipe or a device" in refusal(*arguments)
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_process_of_what_is_no_number_is_refused(tmp_path, text_file, value):
+    train_tiny(tmp_path / "run", text_file, process__name="band:1", train__steps=1)
+    tables = load_file(tmp_path / "run/process.safetensors")
+    for name, table in tables.items():
+        table.view(-1)[0] = value
+        save_file(tables, tmp_path / "run/process.safetensors")
+        assert f"its {name} is not made of numbers" in refusal("sample", tmp_path / "run", "--steps", "2")
 
 
 def test_where_there_is_no_text_it_is_said(absorbing_run, tmp_path):

@@ -142,6 +142,8 @@ def train(
     config = build_config(base, overrides, where)
     reporter = _reporter(quiet)
     if dry_run:
+        if not World.here().leads:
+            return  # one of several processes says it for all
         plan = plan_run(config, reporter)
         answer(plan.config.to_toml())
         settings = plan.config.train
