@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +23,10 @@ from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
+from .about import About, Excerpt, excerpt
+from .adapted import open_adapted
+from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Config, Section, build_config, read_toml
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
@@ -45,7 +47,9 @@ from .process import Vocabulary, make_process
 from .schedule import CLIPS
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
+from .weights import fill, weights_of
 
+MODEL = "model.safetensors"
 TABLES = "process.safetensors"
 MOST_TABLES = 8 * 2**30  # bytes of a process
 ROLES = ("mask", "pad", "eos", "bos")  # of tokens
@@ -61,21 +65,19 @@ LOCK = ".lock"  # held by the process that trains in a run folder
 
 def save_model(
     run: Path,
-    config: PreTrainedConfig,
+    network: Network,
     weights: Mapping[str, Tensor],
     tables: Mapping[str, Tensor],
     defaults: Mapping[str, Any],
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors and, of noise that is made from numbers,
-    process.safetensors."""
-    write_text(run / "config.json", config.to_json_string(use_diff=False))
+    process.safetensors. weights: by the names of `weights_of`; the network's own do not matter."""
     if not (run / "generation_config.json").exists():  # which people may have edited
         write_text(run / "generation_config.json", json.dumps(dict(defaults), indent=2) + "\n")
     if tables:
         with whole_file(run / TABLES) as beside:
             save_file(dict(tables), beside)
-    with whole_file(run / "model.safetensors") as beside:
-        save_file(dict(weights), beside, metadata={"format": "pt"})
+    network.save(run, weights)
 
 
 def load_model(
@@ -86,28 +88,90 @@ def load_model(
 
     Raises DdcliError where it is neither, or its parts do not fit together.
     """
-    name = str(run)
-    run = Path(run)
-    weights = run / "model.safetensors"
+    source, weights = located(run)
+    where = pick_device(device)
+    dtype = pick_precision(precision, where, for_training=False)
+    described = _read_json(source.folder / "config.json")
+    is_own = described.get("model_type") == DiffusionTransformerConfig.model_type
+    if not is_own and "diffusion" not in described:
+        return open_foreign(replace(source, allow_pickle=allow_pickle), where, dtype)
+    if source.is_remote:
+        source.weights()
+    found = (_own if is_own else _adapted)(source, weights, described, where)
+    folder, about, tokenizer = source.folder, found.about, found.tokenizer
+    excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
+    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
+    try:
+        process = make_process(about["process"], about["schedule"], vocabulary, load_tables(folder) or {})
+        head = find_head(about["predicts"], process)
+    except KeyError as missing:
+        raise DdcliError(f"{folder / TABLES} is missing or damaged: it holds no {missing}") from None
+    sampling = _read_json(folder / "generation_config.json")
+    plain = NetworkDenoiser(found.network, process, head, dtype)
+    own = found.network if isinstance(found.network, DiffusionTransformer) else None
+    denoiser: Denoiser = Cached(plain, own) if own is not None and own.config.block else plain
+    return TextModel(
+        denoiser=OneByOne(denoiser)
+        if dtype == torch.float32 or not found.heeds_padding
+        else Batched(denoiser),
+        process=process,
+        tokenizer=tokenizer,
+        length=about["length"],
+        device=where,
+        record_lengths=about["record_lengths"] or None,
+        labels=about["labels"],
+        network=own,
+        plain=plain,
+        settings=_settings(sampling, folder / "generation_config.json"),
+        budgets=_budgets(sampling, folder / "generation_config.json"),
+        folder=folder,
+        weights=weights,
+        about=about,
+    )
+
+
+def located(run: str | Path) -> tuple[Source, Path]:
+    """A model's folder, and the file of its weights: of a checkpoint's folder, the run's folder, and the
+    checkpoint's averaged weights. Raises DdcliError where there is none, or it is damaged."""
+    name, run = str(run), Path(run)
     real = Path(os.path.realpath(run))
     if STEP.match(real.name) and (run / MANIFEST).is_file():
         if not verified(run):
             raise DdcliError(f"the checkpoint {run} is damaged; take another, or the run itself")
-        run, weights = real.parents[1], run / "ema.safetensors"
+        return Source(name, real.parents[1]), run / "ema.safetensors"
     source = Source(name, run) if run.is_dir() else Source.find(name)
-    source = replace(source, allow_pickle=allow_pickle)
-    described = _read_json(source.folder / "config.json")
-    if described.get("model_type") != DiffusionTransformerConfig.model_type:
-        where = pick_device(device)
-        return open_foreign(source, where, pick_precision(precision, where, for_training=False))
-    if source.is_remote:
-        source.weights()
-        run, weights = source.folder, source.folder / weights.name
+    return source, source.folder / MODEL
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a run's folder holds."""
+
+    network: Network
+    tokenizer: Tokenizer
+    about: Mapping[str, Any]
+    heeds_padding: bool = True
+
+
+def _own(source: Source, weights: Path, described: Mapping[str, Any], device: torch.device) -> _Opened:
+    """A run of our own network. Raises DdcliError."""
+    run = source.folder
     if not described.get("diffusion"):
         raise DdcliError(
             f"{run} holds a model, but none that ddcli trained (config.json has no diffusion section)"
         )
-    network_config = _network_config(described, run / "config.json")
+    network_config = network_config_of(described, run / "config.json")
+    tokenizer = tokenizer_of(run, network_config)
+    with torch.device("meta"):  # so that no memory is taken before the file is known to hold as much
+        check_weights(DiffusionTransformer(network_config), weights)
+    network = DiffusionTransformer(network_config)
+    load_weights(network, weights)
+    torch.nn.Module.to(network, device)
+    return _Opened(network.eval(), tokenizer, network_config.diffusion)
+
+
+def tokenizer_of(run: Path, network_config: DiffusionTransformerConfig) -> Tokenizer:
+    """The tokenizer of a run of our own network. Raises DdcliError where it is another than the network's."""
     added: list[str] = []
     tokenizer = Tokenizer.load(run, added.append)
     if added:  # a model knows no token that its tokenizer has to be given first
@@ -121,42 +185,18 @@ def load_model(
         own, said = getattr(tokenizer, f"{role}_id"), getattr(network_config, f"{role}_token_id")
         if own != said:
             raise DdcliError(f"{run}: the tokenizer's {role} token is {own}, but config.json says {said}")
-    about = network_config.diffusion
-    if strangers := about["labels"].keys() - tokenizer.label_ids:
+    if strangers := network_config.diffusion["labels"].keys() - tokenizer.label_ids:
         raise DdcliError(f"{run}: the tokenizer has no token for the label {min(strangers)!r}")
-    sampling = _read_json(run / "generation_config.json")
-    where = pick_device(device)
-    with torch.device("meta"):  # so that no memory is taken before the file is known to hold as much
-        check_weights(DiffusionTransformer(network_config), weights)
-    network = DiffusionTransformer(network_config)
-    load_weights(network, weights)
-    torch.nn.Module.to(network, where)
-    network.eval()
-    dtype = pick_precision(precision, where, for_training=False)
-    excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
-    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)
-    try:
-        process = make_process(about["process"], about["schedule"], vocabulary, load_tables(run) or {})
-        head = find_head(about["predicts"], process)
-    except KeyError as missing:
-        raise DdcliError(f"{run / TABLES} is missing or damaged: it holds no {missing}") from None
-    plain = NetworkDenoiser(network, process, head, dtype)
-    denoiser: Denoiser = Cached(plain, network) if network_config.block else plain
-    return TextModel(
-        denoiser=OneByOne(denoiser) if dtype == torch.float32 else Batched(denoiser),
-        process=process,
-        tokenizer=tokenizer,
-        length=about["length"],
-        device=where,
-        record_lengths=about["record_lengths"] or None,
-        labels=about["labels"],
-        network=network,
-        plain=plain,
-        settings=_settings(sampling, run / "generation_config.json"),
-        budgets=_budgets(sampling, run / "generation_config.json"),
-        folder=run,
-        weights=weights,
-    )
+    return tokenizer
+
+
+def _adapted(source: Source, weights: Path, described: Mapping[str, Any], device: torch.device) -> _Opened:
+    """A run of a network that others made. Raises DdcliError."""
+    is_saved_model = weights.name == MODEL
+    parts, about = open_adapted(source, device, filled=is_saved_model)
+    if not is_saved_model:
+        load_weights(parts.network, weights)
+    return _Opened(parts.network, parts.tokenizer, about, parts.heeds_padding)
 
 
 def _settings(saved: Mapping[str, Any], path: Path) -> SamplerSettings:
@@ -187,31 +227,7 @@ def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Ma
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 
 
-Size = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
-Counts = dict[Size, Annotated[int, Field(strict=True, ge=0, lt=2**53)]]  # how many records have each length
-
-
-class _Read(Section):
-    """What is read from a file that holds more."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Diffusion(_Read):
-    """The `diffusion` section of config.json, as far as a model is made from it."""
-
-    process: str
-    schedule: str
-    predicts: str
-    timesteps: int | None = Field(ge=1, le=1_000_000)  # of the objective
-    data: dict[str, str]  # source and sha256
-    length: int = Field(ge=2, le=MOST_TOKENS)
-    end_of_text: bool
-    record_lengths: Counts
-    labels: dict[str, Counts] = Field(default_factory=dict)  # which runs of older versions do not have
-
-
-class _Described(_Read):
+class _Described(Excerpt):
     """What config.json has to say for a model to be made from it."""
 
     vocab_size: int = Field(ge=1)
@@ -228,20 +244,12 @@ class _Described(_Read):
     pad_token_id: int = Field(ge=0)
     eos_token_id: int = Field(ge=0)
     bos_token_id: int = Field(ge=0)
-    diffusion: _Diffusion
+    diffusion: About
 
 
-def _network_config(described: Mapping[str, Any], path: Path) -> DiffusionTransformerConfig:
+def network_config_of(described: Mapping[str, Any], path: Path) -> DiffusionTransformerConfig:
     """The part of config.json that a model is made from, checked. Raises DdcliError."""
-    try:
-        found = _Described.model_validate(described)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            other = "missing, as it is in runs of other versions of ddcli"
-            raise DdcliError(f"{path} is damaged: {key} is {other}") from None
-        raise DdcliError(f"{path} is damaged: {key}: {first['msg'].lower()}") from None
+    found = excerpt(_Described, described, path)
     if found.width % (2 * found.heads):
         raise DdcliError(f"{path} is damaged: width {found.width} does not fit {found.heads} heads")
     ids = {role: getattr(found, f"{role}_token_id") for role in ROLES}
@@ -251,9 +259,7 @@ def _network_config(described: Mapping[str, Any], path: Path) -> DiffusionTransf
     about = found.diffusion
     if max(found.block, found.window * found.block) > about.length:
         raise DdcliError(f"{path} is damaged: blocks of {found.block} do not fit {about.length} tokens")
-    for counts in filter(None, (about.record_lengths, *about.labels.values())):
-        if max(counts) + 2 > about.length or not sum(counts.values()):
-            raise DdcliError(f"{path} is damaged: record lengths do not fit {about.length} tokens")
+    about.check(path)
     return DiffusionTransformerConfig(**found.model_dump())
 
 
@@ -263,12 +269,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
     weights = read_tensors(path)
     if odd := next((name for name, weight in weights.items() if not weight.isfinite().all()), None):
         raise DdcliError(f"{path} is damaged: not all of {odd} are finite numbers")
-    network.load_state_dict(weights)
+    fill(network, weights)
 
 
 def check_weights(network: nn.Module, path: Path) -> None:
     """DdcliError where the header of a safetensors file tells of other weights than a network has."""
-    wanted = {name: [*tensor.shape] for name, tensor in network.state_dict().items()}
+    wanted = {name: [*tensor.shape] for name, tensor in weights_of(network).items()}
     with opened(path) as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         found = {name: part.get_shape() for name, part in parts.items()}
@@ -460,7 +466,7 @@ class _Window(Section):
     model_config = ConfigDict(strict=True)
 
 
-class _State(_Read):
+class _State(Excerpt):
     """What state.json has to say for a run to go on."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=True)  # as what was never measured is
@@ -489,7 +495,7 @@ def check_checkpoint(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise DdcliError(f"a checkpoint of {run} is damaged: {key}: {first['msg'].lower()}") from None
-    wanted = {name: weight.shape for name, weight in network.state_dict().items()}
+    wanted = {name: weight.shape for name, weight in weights_of(network).items()}
     for name in ("weights", "ema"):
         if {key: weight.shape for key, weight in groups.get(name, {}).items()} != wanted:
             raise DdcliError(f"a checkpoint of {run} is damaged: its {name} are not those of this network")

@@ -93,6 +93,7 @@ class ObjectiveSettings(Section):
 
 
 class Model(Section):
+    start: str | None = None  # what training starts from: a folder or hub name of a model, or a run folder
     size: str = "small"
     width: int | None = Field(None, ge=2, le=MOST_WIDTH)
     layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
@@ -108,7 +109,7 @@ class Train(Section):
     minutes: float | None = Field(None, gt=0)  # if set, decides the number of steps
     batch_size: int = Field(8, ge=1)  # sequences per update, over all devices and micro-batches
     accumulate: int = Field(1, ge=1)  # micro-batches per update
-    lr: float = Field(2e-3, gt=0)  # peak, after warm-up
+    lr: float | None = Field(None, gt=0)  # peak, after warm-up; 2e-3, and less where there is a model.start
     warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
     decay: float = Field(0.5, ge=0, le=1)  # share of the run over which lr falls linearly to 0
     weight_decay: float = Field(0.1, ge=0)  # of matrices
@@ -122,12 +123,18 @@ class Train(Section):
     device: str = "auto"
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it
     threads: int | None = Field(None, ge=1)
-    compile: bool = True  # where a C++ compiler is found
+    compile: bool | Literal["auto"] = "auto"  # where a C++ compiler is found; auto: networks of our own are
     # of several processes, each holds a share of the weights (FSDP2), not all of them (DDP)
     shard: bool = Field(default_factory=lambda: os.environ.get("ACCELERATE_USE_FSDP") == "true")
     recompute: bool = (
         False  # what layers keep for the way back is computed again: less memory, a third slower
     )
+
+    @property
+    def peak(self) -> float:
+        """The learning rate after warm-up, of a plan, in which it is settled."""
+        assert self.lr is not None, "make_plan settles what it starts with"
+        return self.lr
 
 
 class Validation(Section):

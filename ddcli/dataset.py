@@ -26,7 +26,7 @@ Log = Callable[[str], None]
 @dataclass(frozen=True)
 class TrainingData:
     tokenizer: Tokenizer
-    tokenizer_spec: str  # what it was made from
+    tokenizer_spec: str | None  # what it was made from; None of one that is no choice of the run's
     length: int  # tokens in a block
     train: Blocks | StreamBlocks
     valid: Blocks
@@ -56,7 +56,8 @@ class TrainingData:
 
 
 def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) -> TrainingData:
-    """Read, split, tokenize and pack. `tokenizer`: of a run to go on with; None makes the one asked for.
+    """Read, split, tokenize and pack. `tokenizer`: of a run to go on with, or of a model to start from; None
+    makes the one asked for.
 
     Raises DdcliError for data that cannot be read, is empty, or does not fill one block.
     """
@@ -64,19 +65,26 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         return _streamed(settings, tokenizer, log)
     if settings.label_column and not settings.lines:
         raise DdcliError("a label stands at the beginning of a record; give --lines with --label-column")
-    corpus = _corpus(settings, settings.source, settings.split, log)
+    as_bytes = (tokenizer.unit if tokenizer else settings.tokenizer) == "byte"
+    corpus = _corpus(settings, settings.source, settings.split, as_bytes, log)
     fingerprint = corpus.sha256
     if settings.valid is None:
         held_out = corpus
         train, valid = split_corpus(corpus, settings.valid_fraction)
     else:
-        held_out = _corpus(settings, settings.valid, settings.valid_split, log)
+        held_out = _corpus(settings, settings.valid, settings.valid_split, as_bytes, log)
         train, valid = corpus.documents, held_out.documents
         fingerprint = f"{fingerprint}+{held_out.sha256}"
     labels, valid_labels = corpus.labels[: len(train)], held_out.labels[-len(valid) :]
     names = _label_names(settings, labels)
-    spec = _tokenizer_spec(settings, train, log)
-    tokenizer = tokenizer or make_tokenizer(spec, train, log).labelled(names)
+    spec = settings.tokenizer
+    if tokenizer is None:
+        spec = spec or _chosen_tokenizer(settings, train, log)
+        tokenizer = make_tokenizer(spec, train, log).labelled(names)
+    if strange := next((name for name in names if name not in tokenizer.label_ids), None):
+        raise DdcliError(
+            f"the tokenizer of the model has no token for the label {strange!r}; leave --label-column out"
+        )
     if settings.lines:
         if strangers := sum(label not in {"", *names} for label in valid_labels):
             log(f"{strangers:,} validation records have labels that no training record has: taken for none")
@@ -93,11 +101,11 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         fingerprint,
         record_lengths={},
         labels={},
-        has_end_of_text=ends,
+        has_end_of_text=ends and tokenizer.eos_id not in tokenizer.special_ids,
     )
 
 
-def _corpus(settings: Data, source: str, split: str, log: Log) -> Corpus:
+def _corpus(settings: Data, source: str, split: str, as_bytes: bool, log: Log) -> Corpus:
     """A source, read whole; what was left out of it is told."""
     corpus = read_corpus(
         source,
@@ -105,7 +113,7 @@ def _corpus(settings: Data, source: str, split: str, log: Log) -> Corpus:
         label_column=settings.label_column,
         split=split,
         lines=settings.lines,
-        as_bytes=settings.tokenizer == "byte",
+        as_bytes=as_bytes,
         skip_bad=settings.bad_rows == "skip",
     )
     if corpus.skipped:
@@ -145,7 +153,7 @@ Records = tuple[list[Document], list[str]]  # and the label of each, empty: none
 def _records(
     settings: Data,
     tokenizer: Tokenizer,
-    spec: str,
+    spec: str | None,
     train: Records,
     valid: Records,
     fingerprint: str,
@@ -194,8 +202,10 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
     )
     length = settings.length or DEFAULT_LENGTH
     first: list[Document] = [text for text in islice(documents.all(), 10_000) if text]
-    spec = _tokenizer_spec(settings, first, log)
-    tokenizer = tokenizer or make_tokenizer(spec, first, log)
+    spec = settings.tokenizer
+    if tokenizer is None:
+        spec = spec or _chosen_tokenizer(settings, first, log)
+        tokenizer = make_tokenizer(spec, first, log)
     stream = StreamBlocks(documents, tokenizer, length, lanes=settings.lanes)
     valid = _checked(pack(stream.valid_documents, tokenizer, length, end_of_text=True))
     return TrainingData(
@@ -207,13 +217,11 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         fingerprint=sha256_of(stream.valid_documents),
         record_lengths={},
         labels={},
-        has_end_of_text=True,
+        has_end_of_text=tokenizer.eos_id not in tokenizer.special_ids,
     )
 
 
-def _tokenizer_spec(settings: Data, documents: list[Document], log: Log) -> str:
-    if settings.tokenizer is not None:
-        return settings.tokenizer
+def _chosen_tokenizer(settings: Data, documents: list[Document], log: Log) -> str:
     spec = SOURCE_TOKENIZERS.get(settings.source) or default_tokenizer(documents)
     log(f"tokenizer {spec}, chosen for this data; --tokenizer sets another")
     return spec

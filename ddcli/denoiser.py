@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
@@ -55,6 +55,9 @@ class Backbone(Protocol):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D)."""
+
+    def head_weights(self) -> list[Tensor]:
+        """The weights to be trained that the head makes logits with."""
 
 
 # -- what the numbers of a head stand for -----------------------------------------------------------------
@@ -186,7 +189,8 @@ class SumInParts(torch.autograd.Function):
             with torch.enable_grad():
                 found = of(part, start)
             slope[start : start + size], *some = torch.autograd.grad(found, [part, *weights])
-            torch._foreach_add_(slopes, some)
+            for sum_of, more in zip(slopes, some, strict=True):
+                sum_of += more
             total += found.detach()
         ctx.save_for_backward(slope, *slopes)
         return total
@@ -268,9 +272,7 @@ class NetworkDenoiser:
         if len(hidden) <= size or not torch.is_grad_enabled():
             parts = enumerate(hidden.split(size))
             return sum((price(part, i * size) for i, part in parts), hidden.new_zeros(()))
-        head = self.network.head
-        assert isinstance(head, nn.Module)
-        return SumInParts.apply(price, size, hidden, *(w for w in head.parameters() if w.requires_grad))
+        return SumInParts.apply(price, size, hidden, *self.network.head_weights())
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor

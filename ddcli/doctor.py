@@ -134,10 +134,8 @@ def _run(run: Path) -> Iterator[Finding]:
     except DdcliError as error:
         yield Finding("model", str(error), "wrong")
         return
-    weights = sum(weight.numel() for weight in model.network.parameters()) if model.network else 0
-    weights = model.origin.parameters if model.origin else weights
     process = type(model.process).__name__.lower()
-    yield Finding("model", f"{weights:,} parameters, {process} noise, {model.length} tokens at once")
+    yield Finding("model", f"{model.parameters:,} parameters, {process} noise, {model.length} tokens at once")
     yield _tokenizer(model.tokenizer)
     yield Finding("sampling", f"{model.settings.sampler}, {model.settings.steps} steps, if nobody says")
     if not model.budgets and not model.origin:

@@ -30,7 +30,7 @@ def validation_text(model: Model, log: Log) -> HeldOut:
         raise DdcliError(
             f"{model.origin.name} is no run of ddcli, so no text is held out for it; give --data"
         )
-    if model.folder is None or model.network is None:
+    if model.folder is None or not model.about:
         raise DdcliError(
             "this model was not read from a run folder, and knows no text to judge it by; give data"
         )
@@ -43,7 +43,7 @@ def validation_text(model: Model, log: Log) -> HeldOut:
         raise DdcliError(
             f"what {model.folder} was validated on cannot be read: {error}; or give a text with --data"
         ) from None
-    if data.fingerprint != model.network.config.diffusion["data"]["sha256"]:
+    if data.fingerprint != model.about["data"]["sha256"]:
         raise DdcliError(
             f"{settings.source} is not what {model.folder} was trained on any more; give a text with --data"
         )

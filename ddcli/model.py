@@ -24,6 +24,7 @@ from .randomness import Streams, derive_seed
 from .sampler import Draw, Sampler, Shape, by_chance, make_sampler
 from .shaping import GreedyTail, InTurn, Shaped, Temperature, TopK, TopP
 from .tokenizer import Tokenizer
+from .weights import count
 
 
 class SamplerSettings(Section):
@@ -125,13 +126,16 @@ class Model:
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
     labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
-    network: DiffusionTransformer | None = None  # behind the denoiser, which may hide how it is asked
+    network: DiffusionTransformer | None = (
+        None  # of ours, behind the denoiser, which may hide how it is asked
+    )
     plain: NetworkDenoiser | None = None  # the network asked about all sequences at once
     settings: SamplerSettings = field(default_factory=SamplerSettings)
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
     folder: Path | None = None  # of the run it was read from
     weights: Path | None = None  # the file they were read from
     origin: Origin | None = None  # of a model that ddcli did not train, which has no run folder
+    about: Mapping[str, Any] = field(default_factory=dict)  # the `diffusion` section of a run's config.json
 
     def __repr__(self) -> str:
         noise, unit = type(self.process).__name__.lower(), self.tokenizer.unit
@@ -163,7 +167,15 @@ class Model:
     @property
     def timesteps(self) -> int | None:
         """T of the chain whose bound it was trained on; None in continuous time."""
-        return None if self.network is None else self.network.config.diffusion.get("timesteps")
+        return self.about.get("timesteps")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has learnt; 0 where it is not known."""
+        if self.origin:
+            return self.origin.parameters
+        network = self.plain and self.plain.network
+        return count(network) if isinstance(network, torch.nn.Module) else 0
 
     def choose(self, **asked: Unpack[Asked]) -> SamplerSettings:
         """Its own settings, or those of a budget, with those of `asked` that are not None.
@@ -358,10 +370,9 @@ class Model:
                 "the prefix cache keeps what stands before a block, for models that see both sides; give "
                 "--block to such a model, or leave --cache out"
             )
-        if self.origin:
+        if self.plain and not isinstance(self.plain.network, DiffusionTransformer):
             raise DdcliError(
-                f"{self.origin.architecture} networks have no cache of what stands before a block; leave "
-                "--cache out"
+                "networks that others made have no cache of what stands before a block; leave --cache out"
             )
         if denoiser or self.plain is None or self.network is None or self.network.config.self_conditioned:
             raise DdcliError(

@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+from .backbones.network import Network
 from .config import Config
 from .dataset import TrainingData
 from .errors import printable
 from .evaluation import Bound
+from .hub import is_name
+from .weights import count
 
 
 def _error(found: Bound) -> str:
@@ -19,14 +23,20 @@ def _code(name: str) -> str:
     return "`" + printable(name).replace("`", "'") + "`"
 
 
+def _base_model(start: str | None) -> list[str]:
+    """Front matter that names what a model was made from, where the hub may know it."""
+    return [f"base_model: {start}"] if start and is_name(start) and not Path(start).exists() else []
+
+
 def model_card(
-    config: Config, data: TrainingData, parameters: int, step: int, bounds: Sequence[Bound]
+    config: Config, data: TrainingData, network: Network, step: int, bounds: Sequence[Bound]
 ) -> str:
     """Markdown with the front matter that model hubs read."""
     unit = data.tokenizer.unit
     lines = [
         "---",
-        "library_name: ddcli",
+        f"library_name: {network.loader.partition('.')[0]}",
+        *_base_model(config.model.start),
         "pipeline_tag: fill-mask",
         "tags: [text-diffusion, discrete-diffusion]",
         "---",
@@ -35,11 +45,13 @@ def model_card(
         "",
         f"- Noise: {_code(config.process.name)}, {_code(config.process.schedule)} schedule; "
         f"objective {_code(config.objective.name)}",
-        f"- Network: {parameters:,} parameters, {data.length} {unit}s at a time, "
+        f"- Network: {count(network):,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
         f"- Data: {_code(config.data.source)} (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
     ]
+    if config.model.start is not None:
+        lines.append(f"- Started from {_code(config.model.start)}")
     if data.labels:
         shown = ", ".join(_code(name) for name in list(data.labels)[:12])
         lines.append(f"- {len(data.labels):,} labels (`ddcli sample . --label NAME`): {shown}")
@@ -62,7 +74,7 @@ def model_card(
         "```",
         "",
         "`AutoTokenizer.from_pretrained` reads this folder as it is, and so does",
-        "`ddcli.DiffusionTransformer.from_pretrained`.",
+        f"`{network.loader}.from_pretrained`.",
         "",
     ]
     return "\n".join(lines)

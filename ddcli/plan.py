@@ -3,8 +3,6 @@
 Legend: B sequences of a step, L length.
 """
 
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .backbones.network import Network
 from .checkpoint import PRECISION_NAMES, pick_device, pick_precision
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
 from .dataset import TrainingData, read_training_data
@@ -21,8 +19,10 @@ from .errors import DdcliError
 from .objective import Objective, check_objective, default_objective, make_objective
 from .process import Autoregressive, Process, Tables, check_names, make_process
 from .schedule import make_times
+from .start import find_start
 from .step import Task
 from .tokenizer import Tokenizer
+from .weights import count
 
 CHOSEN_TIMES = "clipped"  # with no ends given
 
@@ -47,13 +47,13 @@ class Plan:
     process: Process
     objective: Objective
     head: Head
-    network: DiffusionTransformer
+    network: Network
     device: torch.device
     dtype: torch.dtype
 
     @property
     def parameters(self) -> int:
-        return sum(weight.numel() for weight in self.network.parameters())
+        return count(self.network)
 
     @property
     def task(self) -> Task:
@@ -62,8 +62,8 @@ class Plan:
             self.process,
             self.objective,
             make_times(train.times),
-            given=train.given if self.network.clock else 0.0,
-            self_conditioned=0.5 if self.network.recall else 0.0,
+            given=train.given if self.config.model.clock != "none" else 0.0,
+            self_conditioned=0.5 if self.config.model.self_condition else 0.0,
             drop_prefix=train.drop_prefix,
             drop_label=train.drop_label if self.data.labels else 0.0,
             bos_id=self.data.tokenizer.bos_id,
@@ -74,7 +74,7 @@ class Plan:
     @property
     def blocks(self) -> int:
         """Into how many a network of blocks divides a sequence; 1 for any other."""
-        return self.data.length // (self.network.config.block or self.data.length)
+        return self.data.length // (self.config.model.block or self.data.length)
 
     @property
     def memory(self) -> int:
@@ -85,25 +85,29 @@ class Plan:
         logits and their gradient at the positions that are unknown, half of them on average. Where noise
         leaves tokens visible it is all of them, and what turns logits into beliefs.
         """
-        shape, train = self.config.shape(), self.config.train
+        shape, train = self.network.shape, self.config.train
         micro = -(-train.batch_size // train.accumulate)
         size = 2 if self.dtype == torch.bfloat16 else 4
         tokens = micro * self.data.length
         copies = 1 if self.blocks == 1 else 2
-        scores = 2 * shape["heads"] * self.data.length * copies
-        layer = 20 * shape["width"] + scores
-        kept = shape["layers"] * shape["width"] + layer if train.recompute else shape["layers"] * layer
+        scores = 2 * shape.heads * self.data.length * copies
+        layer = 20 * shape.width + scores
+        kept = shape.layers * shape.width + layer if train.recompute else shape.layers * layer
         activations = copies * tokens * kept * size
         logits = 8 if self.process.needs_clock else 2
         return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * logits
 
 
 def make_plan(
-    config: Config, tokenizer: Tokenizer | None, reporter: Silent, tables: Tables | None = None
+    config: Config,
+    tokenizer: Tokenizer | None,
+    reporter: Silent,
+    tables: Tables | None = None,
+    begun: Path | None = None,
 ) -> Plan:
     """Read the data and build the network. Writes nothing. Raises DdcliError for what cannot work.
 
-    tokenizer, tables: of a run to go on with.
+    tokenizer, tables: of a run to go on with. begun: its folder.
     """
     check_objective(config.objective.name)
     make_times(config.train.times)
@@ -112,58 +116,38 @@ def make_plan(
             "clipped times are chosen after each validation, and there is none; give their ends, "
             "such as clipped:0.3:0.8, or set validation.every"
         )
-    shape = config.shape()
     check_names(config.process.name, config.process.schedule)  # better refused before a long text is read
     device = pick_device(config.train.device)
     dtype = pick_precision(config.train.precision, device, for_training=True)
-    data = read_training_data(config.data, tokenizer, reporter.say)
-    process = make_process(config.process.name, config.process.schedule, data.vocabulary, tables)
+    start = find_start(config, device, begun)
+    config = start.settled(config)
+    data = read_training_data(config.data, start.tokenizer or tokenizer, reporter.say)
+    if not data.tokenizer.is_exact:
+        reporter.say(
+            "the tokenizer forgets some of the text (case, accents, blanks); bounds are of what it keeps"
+        )
+    name, schedule = config.process.name, config.process.schedule
+    process = make_process(name, schedule, data.vocabulary, tables or start.tables)
     config = _without_auto(config, process)
     objective = make_objective(config.objective.name, config.objective.timesteps, process)
     head = find_head(config.model.predicts, process)
-    _refuse_too_large(shape["width"], shape["layers"], data.tokenizer.vocab_size)
-    torch.manual_seed(config.train.seed)
-    network = DiffusionTransformer(
-        DiffusionTransformerConfig(
-            vocab_size=data.tokenizer.vocab_size,
-            **shape,
-            clock=config.model.clock,
-            causal=isinstance(process, Autoregressive),
-            self_conditioned=config.model.self_condition,
-            **_block_shape(config.model.block, data.length, process),
-            mask_token_id=data.tokenizer.mask_id,
-            pad_token_id=data.tokenizer.pad_id,
-            eos_token_id=data.tokenizer.eos_id,
-            bos_token_id=data.tokenizer.bos_id,
-            diffusion={
-                "process": config.process.name,
-                "schedule": config.process.schedule,
-                "objective": config.objective.name,
-                "timesteps": objective.timesteps,
-                "predicts": config.model.predicts,
-                "data": {"source": config.data.source, "sha256": data.fingerprint},
-                "length": data.length,
-                "end_of_text": data.has_end_of_text,
-                "record_lengths": _named(data.record_lengths),
-                "labels": {name: _named(lengths) for name, lengths in data.labels.items()},
-            },
-        )
-    )
+    about = {
+        "process": name,
+        "schedule": schedule,
+        "objective": config.objective.name,
+        "timesteps": objective.timesteps,
+        "predicts": config.model.predicts,
+        "data": {"source": config.data.source, "sha256": data.fingerprint},
+        "length": data.length,
+        "end_of_text": data.has_end_of_text,
+        "record_lengths": _named(data.record_lengths),
+        "labels": {name: _named(lengths) for name, lengths in data.labels.items()},
+    }
+    network = start.network(config, data, process, about)
     torch.nn.Module.to(network, device)
     if config.train.recompute:
         network.recompute()
     return Plan(config, data, process, objective, head, network, device, dtype)
-
-
-def _refuse_too_large(width: int, layers: int, entries: int) -> None:
-    """DdcliError, before any memory is taken, for a network that the machine has no room for."""
-    size = 4 * width * (12 * width * layers + 2 * entries)  # bytes; what else there is counts for little
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
-    if size > there:
-        raise DdcliError(
-            f"the weights alone take {size / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB of "
-            "memory; take a smaller --size, or lower model.width"
-        )
 
 
 def _named(counts: Mapping[int, int]) -> dict[str, int]:
@@ -212,17 +196,6 @@ def _without_auto(config: Config, process: Process) -> Config:
     )
 
 
-def _block_shape(block: int | None, length: int, process: Process) -> dict[str, int]:
-    """Raises DdcliError for a block length that does not divide the length of a sequence."""
-    if block is None:
-        return {"block": 0, "window": 0}
-    if isinstance(process, Autoregressive):
-        raise DdcliError("an autoregressive model knows no blocks; leave --block out")
-    if length % block:
-        raise DdcliError(f"--block {block} must divide the length of a sequence, {length}")
-    return {"block": block, "window": length // block}
-
-
 def dry_run(config: Config, reporter: Silent) -> Plan:
     """Everything `train` does before it writes: read the data, build the network, find what cannot work."""
     plan = make_plan(config, None, reporter)
@@ -245,6 +218,8 @@ def resolved(plan: Plan, steps: int) -> Config:
     flat = flatten(plan.config.model_dump(exclude_none=True))
     flat.pop("train.minutes", None)
     length, spec = plan.data.length, plan.data.tokenizer_spec
-    found = {"train.steps": steps, "data.length": length, "data.tokenizer": spec}
+    found: dict[str, Any] = {"train.steps": steps, "data.length": length}
+    if spec is not None:
+        found["data.tokenizer"] = spec
     found["train.precision"] = PRECISION_NAMES[plan.dtype]
     return build_config(flat, found, "the run")

@@ -337,10 +337,9 @@ def _testable(model: Model) -> bool:
 def _identity(model: Model) -> dict[str, Any]:
     """Which model this is, to the last bit."""
     found: dict[str, Any] = {"device": str(model.device), "block": model.block}
-    if model.network is not None:
-        about = model.network.config.diffusion
-        found |= {"process": about["process"], "schedule": about["schedule"]}
-        found["parameters"] = sum(weight.numel() for weight in model.network.parameters())
+    if model.about:
+        found |= {"process": model.about["process"], "schedule": model.about["schedule"]}
+        found["parameters"] = model.parameters
     if model.origin:
         about = asdict(model.origin)
         about["files"] = {file.name: sha256(file) for file in model.origin.files}

@@ -149,9 +149,12 @@ class ForeignTokenizer(Tokenizer):
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
+        return tuple(sorted(self._find_special()))
+
+    def _find_special(self) -> set[int]:
         special = {id for id, token in self.hf.added_tokens_decoder.items() if token.special}
         silent = {id for id, name in enumerate(self._names) if name is None or UNUSED.fullmatch(name)}
-        return tuple(sorted(special | silent | set(self.hf.all_special_ids)))
+        return special | silent | set(self.hf.all_special_ids)
 
     @property
     def spelling(self) -> None:
@@ -164,7 +167,11 @@ class ForeignTokenizer(Tokenizer):
 
     @cached_property
     def ends(self) -> tuple[list[int], list[int]]:
-        """The special tokens that it puts before and behind a text."""
+        """The special tokens that stand before and behind a text."""
+        return self._find_ends()
+
+    def _find_ends(self) -> tuple[list[int], list[int]]:
+        """Those that it puts there itself."""
         self._backend.no_truncation()
         self._backend.no_padding()  # which its files may ask for
         encoding = self._backend.encode("a", add_special_tokens=True)
@@ -235,7 +242,7 @@ class ForeignTokenizer(Tokenizer):
 
     @cached_property
     def _silent(self) -> frozenset[int]:
-        return frozenset(self.special_ids)
+        return frozenset({*self.special_ids, self.eos_id})
 
     @cached_property
     def _names(self) -> list[str | None]:
@@ -264,6 +271,13 @@ class ForeignTokenizer(Tokenizer):
         """The id of the first of some special tokens that there is; any special one where there is none."""
         names = (getattr(self.hf, role) for role in roles)
         return next((self._id(name) for name in names if name), self.mask_id)
+
+
+class WriterTokenizer(ForeignTokenizer):
+    """Of a model that writes: what parts two texts is a token like any other to it, and written by it."""
+
+    def _find_special(self) -> set[int]:
+        return super()._find_special() - {self.eos_id}
 
 
 def _end_of(text: bytes) -> str:

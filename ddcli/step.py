@@ -7,7 +7,6 @@ weights, so a resumed run is the run that was never stopped.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -15,7 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .backbones.network import Network
+from .backbones.transformer import DiffusionTransformer
 from .config import Config
 from .data import Batch
 from .denoiser import Head, NetworkDenoiser, guess_of
@@ -23,6 +23,7 @@ from .objective import Objective
 from .process import Process
 from .randomness import Streams, derive_seed
 from .schedule import Times, stratified
+from .weights import fill, weights_of, with_weights
 from .world import ALONE, World, replicated, sharded, shared_like, whole, without_exchange
 
 
@@ -188,17 +189,19 @@ def learning_rate(step: int, config: Config) -> float:
     return min(1.0, rising, falling)
 
 
-def make_optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """AdamW; weight decay for the matrices of the trunk alone."""
+def make_optimizer(network: Network, config: Config) -> torch.optim.Optimizer:
+    """AdamW; weight decay for the matrices of the trunk's layers alone."""
+    inside = {id(weight) for layer in network.layers for weight in layer.parameters()}
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
-    for name, weight in network.named_parameters():
-        (decayed if weight.ndim == 2 and name.startswith("blocks") else plain).append(weight)
+    for weight in network.parameters():
+        if weight.requires_grad:
+            (decayed if weight.ndim == 2 and id(weight) in inside else plain).append(weight)
     groups = [
         {"params": decayed, "weight_decay": config.train.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.train.lr, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(groups, lr=config.train.peak, betas=(0.9, 0.98), fused=True)
 
 
 # -- everything that changes while training ---------------------------------------------------------------
@@ -225,25 +228,25 @@ class State:
     Of several processes each has all of it, or (`train.shard`) a share.
     """
 
-    network: DiffusionTransformer
+    network: Network
     loss: nn.Module  # of the network, which may be spread over processes
     optimizer: torch.optim.Optimizer
     ema: dict[str, Tensor]  # float32
     world: World = ALONE
-    plain: DiffusionTransformer | None = None  # the network without weights, where processes share them
+    plain: Network | None = None  # the network without weights, where processes share them
     step: int = 0
 
     @classmethod
     def fresh(cls, denoiser: NetworkDenoiser, config: Config, world: World = ALONE) -> "State":
-        network, plain = cast(DiffusionTransformer, denoiser.network), None
+        network, plain = cast(Network, denoiser.network), None
         loss: nn.Module = Loss(denoiser)
         if world.size > 1 and config.train.shard:
-            with torch.device("meta"):
-                plain = DiffusionTransformer(cast(DiffusionTransformerConfig, network.config))
-            loss = sharded(loss, list(network.blocks), network.embedding.weight.device)
+            device = next(network.parameters()).device
+            plain = with_weights(network, {k: w.to("meta") for k, w in weights_of(network).items()})
+            loss = sharded(loss, network.layers, device)
         elif world.size > 1:
             loss = replicated(loss)
-        ema = {name: weight.detach().float().clone() for name, weight in network.state_dict().items()}
+        ema = {name: weight.float().clone() for name, weight in weights_of(network).items()}
         return cls(network, loss, make_optimizer(network, config), ema, world, plain)
 
     def descend(self, task: Task, noised: Noised, count: int, parts: int) -> float:
@@ -268,7 +271,7 @@ class State:
         norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip)).item()
         if math.isfinite(loss) and math.isfinite(norm):
             for group in self.optimizer.param_groups:
-                group["lr"] = config.train.lr * learning_rate(self.step, config)
+                group["lr"] = config.train.peak * learning_rate(self.step, config)
             self.optimizer.step()
             self._average(config)
         self.optimizer.zero_grad(set_to_none=True)
@@ -280,32 +283,30 @@ class State:
         """Weights averaged over the last `ema` share of the run, and over less while it is young."""
         horizon = max(1.0, config.train.ema * config.train.steps)
         keep = min(1 - 1 / horizon, (1 + self.step) / (10 + self.step))
-        weights = self.network.state_dict()
+        weights = weights_of(self.network)
         torch._foreach_lerp_(list(self.ema.values()), [weights[k].float() for k in self.ema], 1 - keep)
 
     @contextmanager
-    def averaged(self) -> Iterator[DiffusionTransformer]:
+    def averaged(self) -> Iterator[Network]:
         """The network on its averaged weights, all of them in this process."""
         if self.plain is not None:
-            everything = deepcopy(self.plain)
-            everything.load_state_dict({name: whole(w) for name, w in self.ema.items()}, assign=True)
-            yield everything
+            yield with_weights(self.plain, {name: whole(weight) for name, weight in self.ema.items()})
             return
-        own = {name: weight.clone() for name, weight in self.network.state_dict().items()}
-        self.network.load_state_dict(self.ema)
+        own = {name: weight.clone() for name, weight in weights_of(self.network).items()}
+        fill(self.network, self.ema)
         try:
             yield self.network
         finally:
-            self.network.load_state_dict(own)
+            fill(self.network, own)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
         """Steps of a state that is fresh, which leave no trace."""
-        weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        weights = {name: weight.clone() for name, weight in weights_of(self.network).items()}
         try:
             yield
         finally:
-            self.network.load_state_dict(weights)
+            fill(self.network, weights)
             self.optimizer.state.clear()
             for name, average in self.ema.items():
                 average.copy_(weights[name])
@@ -319,7 +320,7 @@ class State:
             for name, parameter in by_parameter.items()
             for key, value in self.optimizer.state[parameter].items()
         }
-        groups = {"weights": self.network.state_dict(), "ema": self.ema, "optimizer": moments}
+        groups = {"weights": weights_of(self.network), "ema": self.ema, "optimizer": moments}
         saved: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
         for group, tensors in groups.items():
             for name, tensor in tensors.items():
@@ -330,9 +331,8 @@ class State:
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
         """Go on from what was saved, by however many processes."""
-        own = self.network.state_dict()
-        weights = {name: shared_like(weight, own[name]) for name, weight in groups["weights"].items()}
-        self.network.load_state_dict(weights)
+        own = weights_of(self.network)
+        fill(self.network, {name: shared_like(groups["weights"][name], own[name]) for name in own})
         for name, weight in groups["ema"].items():
             self.ema[name].copy_(shared_like(weight, self.ema[name]))
         for name, weight in self.network.named_parameters():

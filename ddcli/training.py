@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 
 from .ahead import Ahead
+from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
     STATE,
@@ -52,6 +53,7 @@ from .pace import Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
 from .sampler import default_sampler
 from .schedule import CLIPS
+from .start import settle
 from .step import Noised, State, Task, gradient_noise, learning_rate
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
@@ -147,12 +149,14 @@ def _plan(config: Config, run: Path, saved: Config | None, reporter: Silent) -> 
         torch.set_num_threads(config.train.threads)
     if saved is not None:
         refuse_pipes(saved.data, run / "config.toml")
-    begun = bool(checkpoints(run))  # else nothing has been learnt yet that other settings would spoil
-    same_noise = begun and saved is not None and saved.process == config.process
+    if saved is None or not checkpoints(run):  # nothing has been learnt yet that other settings would spoil
+        return make_plan(config, None, reporter)
+    if config.data.tokenizer is None:
+        config = settle(config, data__tokenizer=saved.data.tokenizer)
+    same_noise = saved.process == config.process
     tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
-    plan = make_plan(config, Tokenizer.load(run) if begun else None, reporter, tables)
-    if saved and begun:
-        refuse_changes(saved, resolved(plan, config.train.steps), run)
+    plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)
+    refuse_changes(saved, resolved(plan, config.train.steps), run)
     return plan
 
 
@@ -358,7 +362,7 @@ class _Run:
             last = step == steps
             validates = config.validation.every and (last or step % config.validation.every == 0)
             if last or validates or step % config.metrics.every == 0:
-                rate = config.train.lr * learning_rate(step - 1, config)
+                rate = config.train.peak * learning_rate(step - 1, config)
                 line = {"step": step, "lr": rate, **self.window.means()}
                 self.window = _Window()
                 if validates:
@@ -580,7 +584,7 @@ class _Run:
             "literature_nats_per_token": found.literature_nats_per_token,
         }
 
-    def _asked(self, network: DiffusionTransformer) -> Batched:
+    def _asked(self, network: Network) -> Batched:
         return Batched(NetworkDenoiser(network, self.plan.process, self.plan.head, self.plan.dtype))
 
     def _texts(self, seed: int = 0) -> list[str]:
@@ -595,7 +599,8 @@ class _Run:
                 data.record_lengths or None,
                 data.labels,
                 settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
-                network=network,
+                network=network if isinstance(network, DiffusionTransformer) else None,
+                about=network.config.diffusion,
             )
             own = self.world.share(samples.count)
             drawn = model.sample(own, label=list(data.labels) or None, seed=seed) if own else []
@@ -640,10 +645,10 @@ class _Run:
         *,
         measured: bool,
     ) -> None:
-        process, network = self.plan.process, self.plan.network
+        process, network = self.plan.process, self.state.plain or self.plan.network
         defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
-        save_model(self.folder, network.config, groups["ema"], process.tables(), defaults)
-        card = model_card(self.config, self.plan.data, self.plan.parameters, step, self.bounds[-1:])
+        save_model(self.folder, network, groups["ema"], process.tables(), defaults)
+        card = model_card(self.config, self.plan.data, network, step, self.bounds[-1:])
         write_text(self.folder / "README.md", card)
         state = {
             "step": step,

@@ -157,7 +157,61 @@ FAMILIES = {
 
 def save(kind: str, folder: Path) -> Path:
     """A folder with a model of a kind, as `save_pretrained` writes it."""
-    built, tokenizer = FAMILIES[kind]()
+    built, tokenizer = (FAMILIES | DECODERS)[kind]()
     built.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+# -- decoders ---------------------------------------------------------------------------------------------
+
+
+def decoder(kind: str, *, opens: bool, **shape: Any) -> tuple[Any, Any]:
+    """A causal model of a kind, without a mask or padding token. opens: whether its tokenizer puts a token
+    before a text."""
+    torch.manual_seed(0)
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|begin|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    train(
+        backend,
+        trainers.BpeTrainer(
+            vocab_size=330, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    if opens:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", 1)]
+        )
+    roles = {"bos_token": "<|begin|>"} if opens else {}
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", **roles)
+    config = hf.AutoConfig.for_model(
+        kind,
+        **{
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 66,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "bos_token_id": 1 if opens else 0,
+            "eos_token_id": 0,
+            "pad_token_id": None,
+            **SHAPE,
+            **shape,
+        },
+    )
+    found = hf.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():  # so that beliefs differ from place to place
+        for weight in found.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return found, tokenizer
+
+
+DECODERS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "llama": lambda: decoder("llama", opens=True, tie_word_embeddings=False),
+    "qwen3": lambda: decoder("qwen3", opens=False, vocab_size=350, tie_word_embeddings=True),
+    "gpt2": lambda: decoder("gpt2", opens=False, n_positions=66),
+    "gemma": lambda: decoder("gemma", opens=True),
+    "mamba": lambda: decoder("mamba", opens=False, state_size=4),
+}

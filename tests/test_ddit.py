@@ -248,6 +248,19 @@ def test_a_text_ends_where_the_model_ends_it(opened, monkeypatch):
     assert end not in way.gaps[0].tokens
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_does_not_start_from_one(kind, opened, tmp_path, capfd):
+    (tmp_path / "text.txt").write_text(" ".join(borrowed.TEXT))
+    folder, _, model = opened(kind)
+    asked = ["train", "--from", folder, "--data", tmp_path / "text.txt", "-o", tmp_path / "run"]
+    assert main([str(part) for part in asked]) == 2
+    said = capfd.readouterr().err
+    name = model.origin.architecture.split()[0]
+    assert f"a checkpoint of {name}, which can be sampled, but training cannot start from it" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
 # -- the tokenizer ----------------------------------------------------------------------------------------
 
 

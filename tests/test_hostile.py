@@ -602,7 +602,7 @@ def test_a_model_card_is_text_whatever_the_data_is_called(text_file, tmp_path):
     plan = make_plan(tiny_config(text_file), None, Silent())
     name = "a`b\n# <script>\x1b[2J"
     config = plan.config.model_copy(update={"data": plan.config.data.model_copy(update={"source": name})})
-    card = model_card(config, replace(plan.data, labels={"</p>`\n": {3: 1}}), 1, 1, [])
+    card = model_card(config, replace(plan.data, labels={"</p>`\n": {3: 1}}), plan.network, 1, [])
     assert harmless(card)
     assert "- Data: `a'b␊# <script>␛[2J` (sha256" in card
     assert "`</p>'␊`" in card

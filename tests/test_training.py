@@ -902,7 +902,8 @@ def test_warm_up_takes_a_tenth_of_a_short_run():
 def state_of_one_weight(**changes):
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(network.weight)
-    config = tiny_config("unread", **changes)
+    config = tiny_config("unread", **{"train__lr": 2e-3} | changes)
+    network.layers = []
     return State.fresh(SimpleNamespace(network=network), config), config
 
 

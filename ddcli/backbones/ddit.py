@@ -84,6 +84,9 @@ class DDiT(nn.Module):
         """Logits (N, V) of hidden states (N, D)."""
         return self.output_layer.linear(hidden)
 
+    def head_weights(self) -> list[Tensor]:
+        return [weight for weight in self.output_layer.linear.parameters() if weight.requires_grad]
+
 
 class Embedding(nn.Module):
     def __init__(self, vocab_size: int, width: int) -> None:

@@ -5,24 +5,46 @@ that stand between two special tokens, mostly [CLS] and [SEP]; these are put aro
 taken off again, so that nobody else need know of them.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
+from ..errors import DdcliError
+from ..files import PARTIAL, whole_file
+from ..hub import quiet
+from ..weights import with_weights
 from .ends import Ends
+from .network import Network, Shape
 
+ONE_FILE = 10**6  # gigabytes that a file of weights may have
 CLOSE = 1e-4  # by which two ways to the same logits may differ, of the largest of them
 
 
-class PretrainedMaskedLM(nn.Module):
+class Reached(NamedTuple):
+    """The names of the weights that logits are made with from hidden states, and of all they depend on."""
+
+    by_head: list[str]
+    used: frozenset[str]
+
+
+class PretrainedMaskedLM(Network):
     """A masked language model in two halves: the trunk is its base model, the head all that comes behind.
 
     Where a model does not come apart like that, hidden states are the logits of all positions.
     """
+
+    shift = 0  # by how many places what is said of a position stands before it
+    loader = "transformers.AutoModelForMaskedLM"
 
     def __init__(
         self,
@@ -42,6 +64,7 @@ class PretrainedMaskedLM(nn.Module):
         self.ends = Ends(opening, closing, pad_id)
         self.vocab_size = vocab_size
         self.in_halves = network.base_model is not network and self._comes_apart(probe)
+        self.probe = list(probe)
 
     def trunk(
         self, input_ids: Tensor, clock: Tensor | None = None, valid: Tensor | None = None, **told: Tensor
@@ -55,6 +78,8 @@ class PretrainedMaskedLM(nn.Module):
             found = self.network.base_model(input_ids=ids, attention_mask=seen)[0]
         else:
             found = self.network(input_ids=ids, attention_mask=seen).logits[..., : self.vocab_size]
+        if self.shift:  # nothing is said of the first one, which is given then
+            found = torch.cat([found[:, : self.shift], found[:, : -self.shift]], 1)
         return self.ends.taken_off(found)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -64,6 +89,63 @@ class PretrainedMaskedLM(nn.Module):
         with self._answering(hidden[None]):
             ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
             return self.network(input_ids=ids).logits[0, :, : self.vocab_size]
+
+    # -- to be trained and saved -----------------------------------------------------------------------
+
+    @property
+    def config(self) -> Any:
+        return self.network.config
+
+    @property
+    def shape(self) -> Shape:
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        return Shape(*(getattr(self.config, name, 1) for name in names))
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return [module for module in self.network.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def head_weights(self) -> list[Tensor]:
+        by_name = dict(self.named_parameters())  # asked anew, since sharing weights out replaces them
+        return [by_name[name] for name in self._reached.by_head if by_name[name].requires_grad]
+
+    def recompute(self) -> None:
+        if not self.layers:
+            kind = type(self.network).__name__
+            raise DdcliError(f"a {kind} has no layers to compute again; leave train.recompute out")
+        for layer in self.layers:
+            forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+            layer.forward = forward
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        own = {name.removeprefix("network."): weight for name, weight in weights.items()}
+        with TemporaryDirectory(prefix=".model.", suffix=PARTIAL, dir=folder) as beside, quiet():
+            with_weights(self.network, own).save_pretrained(beside, max_shard_size=f"{ONE_FILE}GB")
+            for name in ("config.json", "model.safetensors"):
+                with whole_file(folder / name) as path:
+                    os.replace(Path(beside, name), path)
+
+    def freeze_unused(self) -> None:
+        """Keep weights as they are that no logits depend on, and that would never have a gradient."""
+        for name, weight in self.named_parameters():
+            weight.requires_grad_(name in self._reached.used)
+
+    # -- how it is asked -------------------------------------------------------------------------------
+
+    @cached_property
+    def _reached(self) -> "Reached":
+        by_name = dict(self.named_parameters())
+        ids = torch.tensor([self.probe], device=self.network.device)
+
+        def found_by(logits: Tensor) -> list[str]:
+            slopes = torch.autograd.grad(logits.square().sum(), list(by_name.values()), allow_unused=True)
+            return [name for name, slope in zip(by_name, slopes, strict=True) if slope is not None]
+
+        with torch.enable_grad():
+            hidden = self.trunk(ids)[0]
+            used = found_by(self.head(hidden))
+            by_head = found_by(self.head(hidden.detach())) if self.in_halves else []
+        return Reached(by_head, frozenset(used))
 
     def _between_ends(self, input_ids: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Ids and attention mask, (B, L + ends) int64: each sequence with what opens and closes a text."""
@@ -83,7 +165,7 @@ class PretrainedMaskedLM(nn.Module):
     def _answering(self, hidden: Tensor) -> Iterator[None]:
         """The base model answers with these hidden states (1, N, D), whatever it is asked."""
         base = self.network.base_model
-        answer = BaseModelOutputWithPooling(last_hidden_state=hidden)
+        answer = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden)
         base.forward = lambda *_, **__: answer
         try:
             yield

@@ -4,17 +4,22 @@ Legend: B batch, L length, D width, H heads, V vocabulary. It is split into a tr
 positions) and a head (logits of chosen rows), so that vocabulary-sized work is done only where it counts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
+
+from ..files import whole_file, write_text
+from .network import Network, Shape
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
 TILE = 64  # numbers
@@ -169,10 +174,11 @@ class Clock(nn.Module):
         return self.mlp(torch.cat([angle.sin(), angle.cos(), flag], -1))
 
 
-class DiffusionTransformer(PreTrainedModel):
+class DiffusionTransformer(PreTrainedModel, Network):
     """The denoiser's network. `forward` gives logits everywhere, as any masked language model does."""
 
     config_class = DiffusionTransformerConfig
+    loader = "ddcli.DiffusionTransformer"
     base_model_prefix = ""
     main_input_name = "input_ids"
 
@@ -207,10 +213,25 @@ class DiffusionTransformer(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.config.width, self.config.layers, self.config.heads)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
+
+    def head_weights(self) -> list[Tensor]:
+        return [self.head.weight]
+
     def recompute(self) -> None:
-        """Compute what is inside of layers again on the way back: less memory, a third slower."""
         for layer in self.blocks:
             cast(Layer, layer).recompute = True
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        write_text(folder / "config.json", self.config.to_json_string(use_diff=False))
+        with whole_file(folder / "model.safetensors") as beside:
+            save_file(dict(weights), beside, metadata={"format": "pt"})
 
     def trunk(
         self,

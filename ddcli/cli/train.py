@@ -11,6 +11,7 @@ from .options import Quiet
 
 # flags and the settings they stand for
 TRAIN_FLAGS = {
+    "from_": "model.start",
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "text_column": "data.text_column",
@@ -44,6 +45,14 @@ def train(
         str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder to make.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME_OR_FOLDER",
+            help="Start from a masked language model or a decoder (hub name or folder), or from a run.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Text file, folder, glob, .jsonl, .csv, .parquet, dataset name, or python-stdlib."),
@@ -117,6 +126,8 @@ def train(
     """Train a model into a run folder.
 
     ddcli train --data novel.txt --minutes 15 -o runs/novel
+
+    ddcli train --from answerdotai/ModernBERT-base --data novel.txt --steps 2000 -o runs/tuned
     """
     from ..config import build_config, read_settings, read_toml
     from ..plan import dry_run as plan_run

@@ -1,7 +1,7 @@
-"""Models that others trained, opened as text models.
+"""Models that others trained, opened as text models, or for training to start from.
 
-How models of a kind are opened is a line in `OPENERS`, by the `model_type` of their config.json, or where
-there is none by the kind that `LAYOUTS` gives to what the file holds.
+How models of a kind are opened is a line in `OPENERS`, or for training in `STARTERS`, by the `model_type` of
+their config.json, or where there is none by the kind that `LAYOUTS` gives to what the file holds.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,9 +13,11 @@ from ..denoiser import Batched, NetworkDenoiser, OneByOne, find_head
 from ..model import Origin
 from ..process import Vocabulary, make_process
 from ..textmodel import TextModel
-from .ddit import no_blocks, opener
+from . import decoders
+from .ddit import no_blocks, no_start, opener
 from .families import FAMILIES
 from .masked import masked_lm
+from .pretrained import Pretrained, Starter
 from .source import Parts, Source
 
 Opener = Callable[[Source, Mapping[str, Any], torch.device], Parts]
@@ -23,6 +25,10 @@ Opener = Callable[[Source, Mapping[str, Any], torch.device], Parts]
 # by kind; any other is a masked language model, or refused as none
 OPENERS: dict[str, Opener] = {kind: opener(family) for kind, family in FAMILIES.items()}
 OPENERS["bd3lm"] = no_blocks
+STARTERS: dict[str, Starter] = {
+    **{kind: no_start(family) for kind, family in FAMILIES.items()},
+    **dict.fromkeys(decoders.KINDS, decoders.decoder),
+}
 
 # sections of a config.json that says no model_type
 LAYOUTS: dict[frozenset[str], str] = {frozenset({"graph", "noise", "model", "tokens"}): "sedd"}
@@ -58,6 +64,15 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     )
 
 
+def open_start(source: Source, device: torch.device, *, ends: bool = True, filled: bool = True) -> Pretrained:
+    """A network that can be trained, and what belongs to it. Arguments: those of a `Starter`.
+
+    Raises DdcliError as `open_foreign`, and for a model that can be sampled but not trained.
+    """
+    described = _flat(source.described())
+    return STARTERS.get(_kind(described), masked_lm)(source, described, device, ends=ends, filled=filled)
+
+
 def _flat(described: Mapping[str, Any]) -> Mapping[str, Any]:
     """What newer versions of the hub's client put one deeper, for models that are none of transformers'."""
     nested = described.get("config")
@@ -71,4 +86,15 @@ def _kind(described: Mapping[str, Any]) -> str:
     return next((kind for sections, kind in LAYOUTS.items() if sections <= described.keys()), "")
 
 
-__all__ = ["LAYOUTS", "OPENERS", "Opener", "Parts", "Source", "open_foreign"]
+__all__ = [
+    "LAYOUTS",
+    "OPENERS",
+    "STARTERS",
+    "Opener",
+    "Parts",
+    "Pretrained",
+    "Source",
+    "Starter",
+    "open_foreign",
+    "open_start",
+]

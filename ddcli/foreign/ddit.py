@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pydantic import ValidationError
@@ -12,10 +12,12 @@ from ..backbones.ddit import DDiT
 from ..backbones.ends import Ends
 from ..backbones.transformer import rotary
 from ..errors import DdcliError, shorten
+from ..weights import count
 from .families import Described, Family
+from .pretrained import EXAMPLE
+from .reading import Agrees, read_weights
 from .researched import research_tokenizer
 from .source import Parts, Source
-from .weights import Agrees, read_weights
 
 CLOSE = 1e-3  # by which a saved table of rotations may differ from ours: they were computed in other orders
 
@@ -45,10 +47,22 @@ def open_ddit(family: Family, source: Source, described: Mapping[str, Any], devi
         excluded=(tokenizer.mask_id,) if meaning.masks else (),
         length=config.length - len(ends),
         architecture=f"{family.name} ({type(network).__name__})",
-        parameters=sum(weight.numel() for weight in network.parameters()),
+        parameters=count(network),
         weights=files,
         heeds_padding=True,
     )
+
+
+def no_start(family: Family) -> Callable[..., NoReturn]:
+    """How training starts from a checkpoint of a codebase: it does not."""
+
+    def refuse(source: Source, *_: Any, **__: Any) -> NoReturn:
+        raise DdcliError(
+            f"{source.name} is a checkpoint of {family.name}, which can be sampled, but training cannot "
+            f"start from it; start from a masked language model such as {EXAMPLE}, or a decoder"
+        )
+
+    return refuse
 
 
 def no_blocks(source: Source, described: Mapping[str, Any], device: torch.device) -> Parts:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..backbones.ddit import DDiTShape, Told, untold
 from ..config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Section
 from ..schedule import Geometric, Linear, Schedule, make_schedule
-from .researched import ResearchTokenizer
+from ..spelling import WriterTokenizer
 
 LEAST_SIGNAL = 1e-3  # alpha at the last time of the log-linear schedule that these networks were trained on
 
@@ -34,16 +34,16 @@ class Sigma:
         return -self.schedule.alpha(clock).clamp(min=self.least).log()
 
 
-def both_ends(tokenizer: ResearchTokenizer) -> tuple[list[int], list[int]]:
+def both_ends(tokenizer: WriterTokenizer) -> tuple[list[int], list[int]]:
     """What these codebases put around each block of text that they cut."""
     return [tokenizer.bos_id], [tokenizer.eos_id]
 
 
-def no_ends(tokenizer: ResearchTokenizer) -> tuple[list[int], list[int]]:
+def no_ends(tokenizer: WriterTokenizer) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def own_ends(tokenizer: ResearchTokenizer) -> tuple[list[int], list[int]]:
+def own_ends(tokenizer: WriterTokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer itself puts there."""
     return tokenizer.ends
 
@@ -61,7 +61,7 @@ class Meaning:
     predicts: str
     told: Told
     masks: bool  # whether noise hides: the mask is no text. Else noise is any id that there is
-    ends: Callable[[ResearchTokenizer], tuple[list[int], list[int]]]  # that every text it saw stood between
+    ends: Callable[[WriterTokenizer], tuple[list[int], list[int]]]  # that every text it saw stood between
 
 
 class _Section(Section):

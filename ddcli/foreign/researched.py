@@ -1,10 +1,8 @@
 """The tokenizers of research checkpoints, which mostly lie elsewhere and know no mask."""
 
-from functools import cached_property
-
 from ..errors import DdcliError
 from ..hub import quiet
-from ..spelling import ForeignTokenizer
+from ..spelling import WriterTokenizer
 from ..tokenizer import read_pretrained
 from .source import Source
 
@@ -14,19 +12,7 @@ FILES = ("tokenizer*", "vocab*", "*.model")
 END = "<|endoftext|>"  # of GPT-2, whose files need not say what it is
 
 
-class ResearchTokenizer(ForeignTokenizer):
-    """Special tokens are ids like any other to such models: what parts texts is written by them, too."""
-
-    @cached_property
-    def special_ids(self) -> tuple[int, ...]:
-        return tuple(id for id in super().special_ids if id != self.eos_id)
-
-    @cached_property
-    def _silent(self) -> frozenset[int]:
-        return frozenset({*self.special_ids, self.eos_id})
-
-
-def research_tokenizer(source: Source, vocab_size: int) -> ResearchTokenizer:
+def research_tokenizer(source: Source, vocab_size: int) -> WriterTokenizer:
     """The tokenizer that lies in the model's folder, or else, from the hub, the one that models of
     `vocab_size` ids are known to have been trained with; with a mask as its last token where it had none.
 
@@ -65,6 +51,6 @@ def research_tokenizer(source: Source, vocab_size: int) -> ResearchTokenizer:
             f"the tokenizer of {source.name} pads with its mask token {hf.mask_token}, so gaps and padding "
             "cannot be told apart; give it a pad token of its own"
         )
-    tokenizer = ResearchTokenizer(hf)
+    tokenizer = WriterTokenizer(hf)
     tokenizer.check(source.name)
     return tokenizer

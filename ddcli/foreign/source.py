@@ -59,7 +59,7 @@ class Source:
         if (self.folder / PICKLE).exists():
             raise DdcliError(
                 f"{self.name} has its weights only as {PICKLE}, a pickle, which can run code and is not read "
-                "unasked; if you trust it, give --allow-pickle"
+                "unasked; if you trust it, give --allow-pickle; training starts from safetensors alone"
             )
         hint = f"; where it has {PICKLE} and you trust it, give --allow-pickle" if self.is_remote else ""
         raise DdcliError(f"{self.name} holds no weights: model.safetensors is missing{hint}")

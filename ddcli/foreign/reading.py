@@ -25,17 +25,17 @@ class Kept(Protocol):
 
 
 Agrees = Callable[[Tensor], bool]
-Network = TypeVar("Network", bound=nn.Module)
+N = TypeVar("N", bound=nn.Module)
 
 
 def read_weights(
-    empty: Network,
+    empty: N,
     files: Sequence[Path],
     name: str,
     *,
     prefix: str = "",
     known: Mapping[str, Agrees] | None = None,
-) -> Network:
+) -> N:
     """A network on the device meta, filled with float32 weights from files, on the CPU.
 
     prefix: what stands before the names in the files. known: tensors that may be there beside the weights,

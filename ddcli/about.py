@@ -1,0 +1,55 @@
+"""What config.json says of a model beside its network: the `diffusion` section, written by training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from .config import MOST_TOKENS, Section
+from .errors import DdcliError
+
+Size = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Counts = dict[Size, Annotated[int, Field(strict=True, ge=0, lt=2**53)]]  # how many records have each length
+
+
+class Excerpt(Section):
+    """What is read from a file that holds more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class About(Excerpt):
+    """The `diffusion` section of config.json, as far as a model is made from it."""
+
+    process: str
+    schedule: str
+    predicts: str
+    timesteps: int | None = Field(ge=1, le=1_000_000)  # of the objective
+    data: dict[str, str]  # source and sha256
+    length: int = Field(ge=2, le=MOST_TOKENS)
+    end_of_text: bool
+    record_lengths: Counts
+    labels: dict[str, Counts] = Field(default_factory=dict)  # which runs of older versions do not have
+
+    def check(self, path: Path) -> None:
+        """Raises DdcliError, naming the file, where lengths of records do not fit."""
+        for counts in filter(None, (self.record_lengths, *self.labels.values())):
+            if max(counts) + 2 > self.length or not sum(counts.values()):
+                raise DdcliError(f"{path} is damaged: record lengths do not fit {self.length} tokens")
+
+
+T = TypeVar("T", bound=Excerpt)
+
+
+def excerpt(kind: type[T], content: Mapping[str, Any], path: Path) -> T:
+    """A part of a file's content, checked. Raises DdcliError, naming the file and the key."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            other = "missing, as it is in runs of other versions of ddcli"
+            raise DdcliError(f"{path} is damaged: {key} is {other}") from None
+        raise DdcliError(f"{path} is damaged: {key}: {first['msg'].lower()}") from None

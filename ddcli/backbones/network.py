@@ -1,0 +1,49 @@
+"""What training asks of a network, whoever made it. Legend: L length, D width, N positions, V vocabulary."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Shape(NamedTuple):
+    """How large a network is, as far as memory depends on it."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+class Network(nn.Module):
+    """A backbone that can be trained: a trunk, a head, and what is known of their weights."""
+
+    config: Any  # of transformers, with a `diffusion` section
+    trunk: Any  # as a `denoiser.Backbone` has it
+    head: Any
+    loader: str  # the class that reads its folder
+
+    @property
+    def shape(self) -> Shape:
+        raise NotImplementedError
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers of the trunk: what several processes share out, and whose matrices decay."""
+        raise NotImplementedError
+
+    def head_weights(self) -> list[Tensor]:
+        """The weights to be trained that logits are made with from hidden states."""
+        raise NotImplementedError
+
+    def recompute(self) -> None:
+        """Compute what is inside of layers again on the way back: less memory, a third slower.
+
+        Raises DdcliError where that cannot be done.
+        """
+        raise NotImplementedError
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write config.json and model.safetensors, of weights by the names of `weights_of`, such that plain
+        transformers reads them. Each file is whole or not there."""
+        raise NotImplementedError

@@ -1,0 +1,282 @@
+"""What training starts from: nothing, a model that others trained, or a run.
+
+A start brings a network, and a tokenizer if it has one; and it says which settings are its own affair, so
+that nobody else need ask what a run was started from.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .backbones.network import Network
+from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .checkpoint import load_tables, load_weights, located, network_config_of, tokenizer_of
+from .config import Config, flatten
+from .dataset import DEFAULT_LENGTH, TrainingData
+from .errors import DdcliError
+from .foreign import Pretrained, Source, open_start
+from .process import Autoregressive, Process, Tables
+from .tokenizer import Tokenizer
+
+PEAK = 2e-3  # learning rate, of a network that knows nothing yet
+GENTLE = 5e-4  # of one of ours that goes on
+CAREFUL = 1e-4  # of large ones, whose makers mostly trained them with less
+SHAPE = ("model.size", "model.width", "model.layers", "model.heads")
+
+
+class Start(Protocol):
+    """What training starts from."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the data decides."""
+
+    @property
+    def tables(self) -> Tables | None:
+        """What its noise is made from, where that is made from numbers."""
+
+    def settled(self, config: Config) -> Config:
+        """The config with what was left to the start.
+
+        Raises DdcliError, by their names, for settings that do not go with it.
+        """
+
+    def network(
+        self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
+    ) -> Network:
+        """The network, on the CPU or where it was opened. about: the `diffusion` section of its config.json.
+
+        Raises DdcliError for what cannot be built.
+        """
+
+
+def find_start(config: Config, device: torch.device, begun: Path | None = None) -> Start:
+    """What a config starts from. begun: the folder of a run that is to go on, which holds all that is needed.
+
+    Raises DdcliError where there is no such model, or it cannot be trained.
+    """
+    if config.model.start is None:
+        return Afresh()
+    source, weights = located(begun or config.model.start)
+    is_own = source.described().get("model_type") == DiffusionTransformerConfig.model_type
+    return (FromRun if is_own else FromOthers)(config, source, None if begun else weights, device)
+
+
+def settle(config: Config, **found: Any) -> Config:
+    """The config with values, by keys in which `__` stands for a dot."""
+    for key, value in found.items():
+        section, _, name = key.partition("__")
+        changed = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: changed})
+    return config
+
+
+def _settled(config: Config, peak: float, *, compiled: bool) -> Config:
+    """The config with a start's own learning rate, and whether it is compiled, where nobody says."""
+    train = config.train
+    return settle(
+        config,
+        train__lr=peak if train.lr is None else train.lr,
+        train__compile=compiled if train.compile == "auto" else train.compile,
+    )
+
+
+# -- from nothing -----------------------------------------------------------------------------------------
+
+
+class Afresh:
+    """A network of ours with random weights, and a tokenizer by the data."""
+
+    tokenizer = None
+    tables = None
+
+    def settled(self, config: Config) -> Config:
+        config.shape()  # better refused before a long text is read
+        return _settled(config, PEAK, compiled=True)
+
+    def network(
+        self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
+    ) -> Network:
+        shape: dict[str, Any] = config.shape()
+        _refuse_too_large(shape["width"], shape["layers"], data.tokenizer.vocab_size)
+        torch.manual_seed(config.train.seed)
+        return DiffusionTransformer(
+            DiffusionTransformerConfig(
+                **shape,
+                clock=config.model.clock,
+                self_conditioned=config.model.self_condition,
+                **_of_data(config, data, process, about),
+            )
+        )
+
+
+def _of_data(
+    config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What our network's config takes from the data and the noise. Raises DdcliError for unfit blocks."""
+    return {
+        "vocab_size": data.tokenizer.vocab_size,
+        "causal": isinstance(process, Autoregressive),
+        **_block_shape(config.model.block, data.length, process),
+        "mask_token_id": data.tokenizer.mask_id,
+        "pad_token_id": data.tokenizer.pad_id,
+        "eos_token_id": data.tokenizer.eos_id,
+        "bos_token_id": data.tokenizer.bos_id,
+        "diffusion": dict(about),
+    }
+
+
+def _refuse_too_large(width: int, layers: int, entries: int) -> None:
+    """DdcliError, before any memory is taken, for a network that the machine has no room for."""
+    size = 4 * width * (12 * width * layers + 2 * entries)  # bytes; what else there is counts for little
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    if size > there:
+        raise DdcliError(
+            f"the weights alone take {size / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB of "
+            "memory; take a smaller --size, or lower model.width"
+        )
+
+
+def _block_shape(block: int | None, length: int, process: Process) -> dict[str, int]:
+    """Raises DdcliError for a block length that does not divide the length of a sequence."""
+    if block is None:
+        return {"block": 0, "window": 0}
+    if isinstance(process, Autoregressive):
+        raise DdcliError("an autoregressive model knows no blocks; leave --block out")
+    if length % block:
+        raise DdcliError(f"--block {block} must divide the length of a sequence, {length}")
+    return {"block": block, "window": length // block}
+
+
+# -- from a model that others trained ---------------------------------------------------------------------
+
+
+class FromOthers:
+    """A network of transformers, with its own tokenizer; or a run that was started from one."""
+
+    def __init__(self, config: Config, source: Source, weights: Path | None, device: torch.device) -> None:
+        """weights: None where those of a checkpoint will take their place."""
+        from_model = weights is not None and weights.parent == source.folder
+        self.name = source.name
+        self.parts: Pretrained = open_start(source, device, ends=not config.data.lines, filled=from_model)
+        if not self.parts.heeds_padding:
+            raise DdcliError(
+                f"{self.name} is a {self.parts.architecture}, which reads padding as text, so texts of other "
+                "lengths would change what it learns; start from another model"
+            )
+        if weights is not None and not from_model:
+            load_weights(self.parts.network, weights)
+
+    tables = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.parts.tokenizer
+
+    def settled(self, config: Config) -> Config:
+        usual = flatten(Config().model_dump())
+        asked = flatten(config.model_dump())
+        kind = self.parts.architecture
+        reasons = {
+            **dict.fromkeys(SHAPE, f"the network is {self.name}'s"),
+            "data.tokenizer": f"{self.name} has its own",
+            "model.block": f"a {kind} reads a text whole",
+            "model.clock": f"a {kind} is told no time",
+            "model.self_condition": f"a {kind} is told no guess",
+        }
+        fine = {"model.clock": ("auto", "none")}
+        for key, reason in reasons.items():
+            if asked[key] not in fine.get(key, (usual[key],)):
+                raise DdcliError(f"{key} does not go with --from: {reason}; leave it out")
+        if config.process.name != self.parts.process:
+            raise DdcliError(
+                f"--process {config.process.name} does not go with --from: a {kind} fills masks, which is "
+                f"{self.parts.process} noise; leave it out"
+            )
+        if config.model.predicts == "score" or config.objective.name == "score-entropy":
+            key = "model.predicts=score" if config.model.predicts == "score" else "--objective score-entropy"
+            raise DdcliError(f"{key} does not go with --from: a {kind} predicts tokens; leave it out")
+        most, length = self.parts.most, config.data.length
+        if (length or 0) > most:
+            raise DdcliError(f"--length {length}: {self.name} reads {most:,} tokens at once; lower it")
+        if length is None and not config.data.lines:
+            config = settle(config, data__length=min(DEFAULT_LENGTH, most))
+        return settle(_settled(config, CAREFUL, compiled=False), model__clock="none")
+
+    def network(
+        self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
+    ) -> Network:
+        if data.length > self.parts.most:
+            raise DdcliError(
+                f"the longest record takes {data.length} tokens, and {self.name} reads {self.parts.most:,} "
+                "at once; give --length to leave longer ones out"
+            )
+        network = self.parts.network
+        network.freeze_unused()
+        network.config.diffusion = dict(about)
+        return network
+
+
+# -- from a run of ours -----------------------------------------------------------------------------------
+
+
+class FromRun:
+    """A network of ours that was trained before: its weights, its noise and its tokenizer."""
+
+    def __init__(self, config: Config, source: Source, weights: Path | None, device: torch.device) -> None:
+        """weights: None where those of a checkpoint will take their place."""
+        if source.is_remote and weights is not None:
+            source.weights()
+        self.name, self.weights = source.name, weights
+        self.config = network_config_of(source.described(), source.folder / "config.json")
+        self.tokenizer = tokenizer_of(source.folder, self.config)
+        self.tables = load_tables(source.folder)
+
+    def settled(self, config: Config) -> Config:
+        about, own = self.config.diffusion, self.config
+        inherited = {
+            "model.width": own.width,
+            "model.layers": own.layers,
+            "model.heads": own.heads,
+            "model.block": own.block or None,
+            "model.clock": own.clock,
+            "model.self_condition": own.self_conditioned,
+            "model.predicts": about["predicts"],
+            "process.name": about["process"],
+            "process.schedule": about["schedule"],
+        }
+        usual, asked = flatten(Config().model_dump()), flatten(config.model_dump())
+        for key, value in inherited.items():
+            if asked[key] not in (usual[key], value):
+                raise DdcliError(
+                    f"{key} = {asked[key]} does not go with --from: {self.name} has {value}; leave it out"
+                )
+        for key in ("data.tokenizer", "model.size"):
+            if asked[key] != usual[key]:
+                raise DdcliError(f"{key} does not go with --from: {self.name} has its own; leave it out")
+        length = config.data.length or (None if config.data.lines else about["length"])
+        found = {key.replace(".", "__"): value for key, value in inherited.items()}
+        return settle(_settled(config, GENTLE, compiled=True), **found, data__length=length)
+
+    def network(
+        self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
+    ) -> Network:
+        own = self.config
+        network = DiffusionTransformer(
+            DiffusionTransformerConfig(
+                width=own.width,
+                layers=own.layers,
+                heads=own.heads,
+                mlp_ratio=own.mlp_ratio,
+                clock=own.clock,
+                self_conditioned=own.self_conditioned,
+                **_of_data(config, data, process, about),
+            )
+        )
+        if self.weights is not None:
+            load_weights(network, self.weights)
+        return network
