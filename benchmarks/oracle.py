@@ -68,7 +68,7 @@ def rows(truth: Truth, samples: int, length: int, seed: int) -> Iterator[tuple[s
     source = truth.source
     yield "none", "the source itself", "", "", *truth.measured(source.draw(samples, length, seed + 1))
     for noise in NOISES:
-        process = make_process(noise, "linear", source.vocabulary)
+        process = make_process(noise, "auto", source.vocabulary)
         for name in SAMPLERS:
             sampler = make_sampler(name)
             try:

@@ -11,6 +11,7 @@ from .filling import Infilling, OfGaps
 from .infilling import Document
 from .process import PROCESSES, Process, Vocabulary, make_process
 from .sampling import OfMany, Sample
+from .schedule import OWN
 from .textmodel import TextModel
 from .tokenizer import make_tokenizer
 from .trace import read_trace
@@ -90,7 +91,7 @@ def noise_viz(
         raise DdcliError("times lie between 0 (clean) and 1 (noise)")
     own = {kind: loaded.process for kind in PROCESSES if loaded and type(loaded.process) is PROCESSES[kind]}
     names = processes or list(own) or ["absorbing", "uniform"]
-    schedules = [schedule or "linear"] if isinstance(schedule, str | None) else schedule
+    schedules = [schedule or OWN] if isinstance(schedule, str | None) else schedule
     excluded = tokens.excluded_ids(has_end_of_text=False)  # your text has no end to turn into
     size = tokens.vocab_size
     counts = np.bincount(tokens.encode(text), minlength=size)

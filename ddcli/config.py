@@ -5,10 +5,18 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from .errors import DdcliError, shorten, unknown
@@ -24,6 +32,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 MOST_TOKENS = 1_000_000  # of a sequence
 MOST_WIDTH = 65_536
+MOST_TIMESTEPS = 100_000  # beyond, a step is shorter than float32 tells; that is continuous time
 MOST_LAYERS = 1024
 LARGEST = 2**63  # what a whole number of a file has to be below, as TOML has it
 
@@ -64,12 +73,23 @@ class Data(Section):
 
 class ProcessSettings(Section):
     name: str = "absorbing"  # or uniform, hybrid:0.1, stationary:unigram, band:1, generator:FILE, ...
-    schedule: str = "linear"  # or cosine, polynomial:3, geometric
+    schedule: str = "auto"  # linear, cosine, polynomial:3, geometric; information, of generators
+
+    @model_validator(mode="after")
+    def _without_auto(self) -> Self:
+        """So that what is saved, compared and shown is what is used."""
+        if self.schedule == "auto":
+            from .process import default_schedule  # which loads torch
+
+            object.__setattr__(self, "schedule", default_schedule(self.name))
+        return self
 
 
 class ObjectiveSettings(Section):
     name: str = "auto"  # elbo, discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
-    timesteps: int | None = Field(None, ge=1)  # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own
+    timesteps: int | None = Field(
+        None, ge=1, le=MOST_TIMESTEPS
+    )  # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own
 
 
 class Model(Section):
@@ -143,7 +163,7 @@ class Config(Section):
     """All settings of a run."""
 
     data: Data = Data()
-    process: ProcessSettings = ProcessSettings()
+    process: ProcessSettings = Field(default_factory=ProcessSettings)
     objective: ObjectiveSettings = ObjectiveSettings()
     model: Model = Model()
     train: Train = Train()

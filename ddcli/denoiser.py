@@ -17,13 +17,13 @@ from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
-    Autoregressive,
     Matrices,
     Process,
     clean_posterior,
     flat_text,
     leave_one_out,
     log_ratios,
+    refuse_order,
 )
 from .randomness import LOG_ZERO
 
@@ -31,7 +31,7 @@ from .randomness import LOG_ZERO
 ROW_COUNT = 128
 AT_ONCE = {"cpu": 2**24, "cuda": 2**28}  # logits that training holds at once, if it can
 
-LATEST = 1 - 1e-3  # the time at which a score of later ones is read
+FAINTEST = 0.03  # alpha, as which a score of less is read
 
 
 class Denoiser(Protocol):
@@ -108,7 +108,7 @@ class Posterior(LeaveOneOut):
                 "a posterior head cannot serve noise by matrices: what the own token rules out early on "
                 "cannot be divided out again; use --set model.predicts=leave-one-out"
             )
-        _refuse_order(process)
+        refuse_order(process, "leave model.predicts out")
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return leave_one_out(process, self.posterior(process, logits, xt, t), xt, t)
@@ -125,7 +125,7 @@ class Score:
     """
 
     def check(self, process: Process) -> None:
-        _refuse_order(process)
+        refuse_order(process, "leave model.predicts out")
         if process.timesteps is not None:
             raise DdcliError("noise given as steps has no scores; use --set model.predicts=leave-one-out")
 
@@ -134,16 +134,18 @@ class Score:
         return (logits + log_ratios(process, ignorant, xt, t)).scatter(-1, xt[..., None], 0.0)
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        now = t.clamp(max=LATEST)  # at t = 1 a score says nothing of x_0, and the logits do
+        """The belief is the score's contrast over alpha, and its error the network's over alpha.
+
+        Below FAINTEST, where there is next to nothing to know, contrasts are read as if alpha were that:
+        beliefs go flat instead of wild. So little hangs on them that a sampler's law differs by the order of
+        its square.
+        """
+        latest = process.schedule.when(torch.tensor(1 - FAINTEST, dtype=torch.float64))
+        now = t.minimum(latest.to(t))
         return process.unmix(self.score(process, logits.double(), xt, now).log_softmax(-1), now).to(logits)
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
-
-
-def _refuse_order(process: Process) -> None:
-    if isinstance(process, Autoregressive):
-        raise DdcliError("an autoregressive network predicts the next token; leave model.predicts out")
 
 
 HEADS: dict[str, Head] = {"leave-one-out": LeaveOneOut(), "posterior": Posterior(), "score": Score()}

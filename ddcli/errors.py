@@ -3,7 +3,8 @@
 import difflib
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 
 class DdcliError(Exception):
@@ -52,6 +53,26 @@ def shorten(text: str, limit: int) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 block`, `2,000 blocks`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def no_parameter(what: str, parameter: str) -> None:
+    """Raises DdcliError where something that takes nothing after its name was given something."""
+    if parameter:
+        raise DdcliError(f"{what} takes nothing after its name, but was given {parameter!r}")
+
+
+T = TypeVar("T")
+
+
+def alone(what: str, make: Callable[..., T]) -> Callable[..., T]:
+    """For a registry: `make` with one argument more, what follows its name after a colon: nothing."""
+
+    def made(*arguments: Any) -> T:
+        *others, parameter = arguments
+        no_parameter(what, parameter)
+        return make(*others)
+
+    return made
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:

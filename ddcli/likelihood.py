@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .objective import DiscreteElbo, elbo, elbo_step
-from .process import Absorbing, Autoregressive, ByKind, Process, at, prior_term
+from .process import Absorbing, Autoregressive, ByKind, Generator, Process, at, prior_term
 from .randomness import Streams
 from .schedule import with_slope
 
@@ -93,22 +93,44 @@ def nelbo(
 
 
 @ByKind
+def lost(process: Process, t: Tensor) -> Tensor:
+    """The share of the text that is lost at t, (...): 1 - alpha, or of what its modes tell together."""
+    return process.schedule.lost(t)
+
+
+@lost.register(Generator)
+def _(process: Generator, t: Tensor) -> Tensor:
+    return process.even.when(process.schedule.lost(t))
+
+
+@ByKind
+def when(process: Process, lost: Tensor) -> Tensor:
+    """The time, (...), at which as large a share is lost."""
+    return process.schedule.when(lost)
+
+
+@when.register(Generator)
+def _(process: Generator, lost: Tensor) -> Tensor:
+    return process.schedule.when(process.even.lost(lost))
+
+
+@ByKind
 def in_continuous_time(process: Process, asked: Question) -> Nats:
-    """The integral over time by importance: what is lost of the text, 1 - alpha, has the density
-    1/(2 sqrt lost), and the time is the one that has lost as much, whatever the schedule.
+    """The integral over time by importance: what is lost of the text (of most noise 1 - alpha) has the
+    density 1/(2 sqrt lost), and the time is the one that has lost as much, whatever the schedule.
 
     A corrupted token near the clean end is rare but costs 1/lost, so even draws would have no finite
     variance. The strict bound ends with the reconstruction -ln p(x_0 | x_t) where 1e-4 is lost (or where the
     published integral begins, if that is earlier), and begins with the prior term.
     """
-    schedule, ends = process.schedule, torch.tensor([PUBLISHED_FROM, 1.0], dtype=torch.float64)
-    begun, end = schedule.lost(ends)
+    ends = torch.tensor([PUBLISHED_FROM, 1.0], dtype=torch.float64)
+    begun, end = lost(process, ends)
     low = begun.clamp(max=EARLIEST).sqrt()
     width = (end.sqrt() - low).clamp(min=0)
     first = asked.u < RECONSTRUCTION_SHARE
     root = low + width * ((asked.u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
-    t = schedule.when(root**2)
-    slope = with_slope(schedule.lost, t)[1]
+    t = when(process, root**2)
+    slope = with_slope(lambda t: lost(process, t), t)[1]
     weight = torch.where(
         first, 1 / RECONSTRUCTION_SHARE, 2 * root * width / (1 - RECONSTRUCTION_SHARE) / slope
     )
@@ -171,13 +193,13 @@ def _(process: Autoregressive, asked: Question) -> Nats:
 def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     """A random one of T steps, the first (reconstruction) included, and the prior term.
 
-    Step k is chosen with a chance proportional to the rise of sqrt(1 - alpha) over it, for the reason above.
+    Step k is chosen with a chance proportional to the rise of sqrt(lost) over it, for the reason above.
     D3PM (arXiv:2107.03006) reports all of the terms, so both ways of counting agree.
     """
-    objective, schedule = DiscreteElbo(timesteps), process.schedule
-    end = schedule.lost(torch.ones((), dtype=torch.float64))
-    t = objective.times(schedule.when(end * asked.u**2))
-    chance = (schedule.lost(t).sqrt() - schedule.lost(objective.before(t)).sqrt()) / end.sqrt()
+    objective = DiscreteElbo(timesteps)
+    end = lost(process, torch.ones((), dtype=torch.float64))
+    t = objective.times(when(process, end * asked.u**2))
+    chance = (lost(process, t).sqrt() - lost(process, objective.before(t)).sqrt()) / end.sqrt()
     running, clock = asked.running, asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
     found = objective(process, asked.ask(xt, clock, running), asked.x0[running], xt[running], clock[running])

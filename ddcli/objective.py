@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import DdcliError, unknown
+from .errors import DdcliError, alone, unknown
 from .process import (
     Absorbing,
     Autoregressive,
@@ -22,12 +23,29 @@ from .process import (
     Process,
     at,
     clean_posterior,
+    log,
     log_ratios,
     one_hot,
     posterior,
+    refuse_order,
 )
 
 STEPS = 256  # T, if nobody says
+
+
+# of logits (N, V), x_t and t (N,): (N, V)
+Reading = Callable[[Process, Tensor, Tensor, Tensor], Tensor]
+
+
+class Reader(Protocol):
+    """The ways to read a head's logits, of which an objective chooses one."""
+
+    @property
+    def belief(self) -> Reading: ...
+    @property
+    def posterior(self) -> Reading: ...
+    @property
+    def score(self) -> Reading: ...
 
 
 class Objective(Protocol):
@@ -39,9 +57,8 @@ class Objective(Protocol):
     def teaches(self) -> str:
         """What the head of a network comes to mean, if the user does not say: a name of `HEADS`."""
 
-    @property
-    def reads(self) -> str:
-        """What it is given of a head, as `log_p`: its `belief`, its `posterior` or its `score`."""
+    def reads(self, head: Reader) -> Reading:
+        """What of a head it is given, as `log_p`: its belief, its posterior or its score."""
 
     def check(self, process: Process) -> None:
         """Raise DdcliError where the objective cannot train with the process."""
@@ -123,18 +140,22 @@ def _(process: Autoregressive, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor
 def _(process: Interpolating, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """w [KL(q || q') + r - ln r - 1], with q = alpha x_0 + m, q' = alpha p_0 + m, z = x_t and r = q_z / q'_z.
 
-    w = R_t(-> z) / q_z (GIDD, arXiv:2503.04482, theorem 3.1). Of a row it needs sum_j m_j ln q'_j, and ln q'
-    at x_0 and z: no one-hots. For uniform noise this is the closed form of UDLM (arXiv:2412.10193) and Duo
-    (arXiv:2506.10892), at every point.
+    w = R_t(-> z) / q_z (GIDD, arXiv:2503.04482, theorem 3.1). Of a row it needs sum_j m_j ln(q'_j / m_j), and
+    ln q' at x_0 and z: no one-hots. For uniform noise this is the closed form of UDLM (arXiv:2412.10193) and
+    Duo (arXiv:2506.10892), at every point.
     """
     moving = process.unknown(xt, t)
-    mixed = process.marginal(log_p0, t)
-    mixed_x, mixed_z = at(mixed, x0).double(), at(mixed, xt).double()
     # scalars stay float64: 1 - alpha has no digits left in float32 where t is small
     (alpha, m_x), m_z = process.mix_at(x0, t), process.mix_at(xt, t)[1]
     q_z = torch.where(x0 == xt, alpha, 0.0) + m_z
-    spread = process.order(t) - process.mean_of_noise(mixed, t).double()
-    kl = spread + torch.xlogy(alpha + m_x, alpha + m_x) - torch.xlogy(m_x, m_x) - alpha * mixed_x
+    mixed_x, mixed_z = (
+        torch.logaddexp(log(alpha) + at(log_p0, y).double(), log(m)) for y, m in ((x0, m_x), (xt, m_z))
+    )
+    # in proportion to m: where alpha is small, float32 cannot tell ln q'_j from ln m_j
+    over_m = F.softplus(log_p0 + log(alpha).to(log_p0)[..., None] - process.log_mix(t, log_p0.dtype))
+    base = torch.where(m_x > 0, log(m_x), 0.0)
+    own = (alpha + m_x) * (log(alpha + m_x) - base) - alpha * (mixed_x - base)
+    kl = own - process.mean_of_noise(over_m, t).double()
     log_r = torch.where(moving, q_z.log() - mixed_z, 0.0)
     weight = torch.where(moving, process.into(xt, t) / q_z, 0.0)
     return (weight * torch.where(moving, kl + torch.expm1(log_r) - log_r, 0.0)).to(log_p0)
@@ -146,7 +167,9 @@ class ContinuousElbo:
 
     timesteps: None = None
     teaches: str = "leave-one-out"
-    reads: str = "belief"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.belief
 
     def check(self, process: Process) -> None:
         if process.timesteps is not None:
@@ -165,11 +188,6 @@ class ContinuousElbo:
 HIGHEST_SCORE = 60.0  # nats
 
 
-def _refuse_order(process: Process) -> None:
-    if isinstance(process, Autoregressive):
-        raise DdcliError("an autoregressive model has a likelihood, and no noise; use --objective elbo")
-
-
 @dataclass(frozen=True)
 class ScoreEntropy(ContinuousElbo):
     """Minus the ELBO of a score that need not be any belief's: a head that puts out ln p_t(y) / p_t(x_t).
@@ -178,11 +196,13 @@ class ScoreEntropy(ContinuousElbo):
     """
 
     teaches: str = "score"
-    reads: str = "score"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.score
 
     def check(self, process: Process) -> None:
         super().check(process)
-        _refuse_order(process)
+        refuse_order(process, "use --objective elbo")
 
     def __call__(self, process: Process, log_p: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         # no softmax bounds a score, and training must survive a wild one
@@ -202,7 +222,10 @@ def general_elbo_step(
     """
     log_q = posterior(process, one_hot(x0, log_p0.shape[-1], log_p0.dtype), xt, s, t)
     log_p = posterior(process, log_p0, xt, s, t)
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+    # sum q (r - 1 - ln r), r = p / q: in a short step r is next to 1, and its error in float32 is squared so
+    q, gap = log_q.exp(), log_p - log_q
+    more = torch.where(gap < 1, q * torch.expm1(gap.clamp(max=1)), log_p.exp() - q)
+    return (more - q * gap).sum(-1)
 
 
 @ByKind
@@ -239,10 +262,12 @@ class DiscreteElbo:
 
     timesteps: int = STEPS
     teaches: str = "leave-one-out"
-    reads: str = "belief"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.belief
 
     def check(self, process: Process) -> None:
-        _refuse_order(process)
+        refuse_order(process, "use --objective elbo")
         _refuse_other_steps(process, self.timesteps)
 
     def times(self, t: Tensor) -> Tensor:
@@ -278,10 +303,12 @@ class CrossEntropy:
 
     timesteps: int | None = None
     teaches: str = "posterior"
-    reads: str = "posterior"
+
+    def reads(self, head: Reader) -> Reading:
+        return head.posterior
 
     def check(self, process: Process) -> None:
-        _refuse_order(process)
+        refuse_order(process, "use --objective elbo")
         _refuse_other_steps(process, self.timesteps)
 
     def times(self, t: Tensor) -> Tensor:
@@ -312,23 +339,14 @@ def _d3pm_hybrid(timesteps: int | None, parameter: str) -> D3pmHybrid:
     return D3pmHybrid(timesteps or STEPS, share=share)
 
 
-def _plain(make: Callable[[int | None], Objective]) -> Callable[[int | None, str], Objective]:
-    def without_parameter(timesteps: int | None, parameter: str) -> Objective:
-        if parameter:
-            raise DdcliError(f"this objective takes nothing after its name, but was given {parameter!r}")
-        return make(timesteps)
-
-    return without_parameter
-
-
 # from the number of steps T, if it is told, which continuous time has no use for; and what follows the name
 # after a colon
 OBJECTIVES: dict[str, Callable[[int | None, str], Objective]] = {
-    "elbo": _plain(lambda timesteps: ContinuousElbo()),
-    "discrete-elbo": _plain(lambda timesteps: DiscreteElbo(timesteps or STEPS)),
+    "elbo": alone("the objective elbo", lambda timesteps: ContinuousElbo()),
+    "discrete-elbo": alone("the objective discrete-elbo", lambda timesteps: DiscreteElbo(timesteps or STEPS)),
     "d3pm-hybrid": _d3pm_hybrid,
-    "score-entropy": _plain(lambda timesteps: ScoreEntropy()),
-    "cross-entropy": _plain(CrossEntropy),
+    "score-entropy": alone("the objective score-entropy", lambda timesteps: ScoreEntropy()),
+    "cross-entropy": alone("the objective cross-entropy", CrossEntropy),
 }
 
 

@@ -6,7 +6,7 @@ t = 0 in float32, and times are never more than one number per position.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -110,19 +110,65 @@ class Geometric:
         return ((-torch.log1p(-lost)).log() / growth - math.log(self.sigma_min) / growth).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class Knots:
+    """A schedule through given points: ln(lost / alpha) is linear in t from one to the next, and alpha is
+    before the first and after the last, down to 0 at t = 1."""
+
+    times: Tensor = field(compare=False)  # (n,) float64, rising within (0, 1)
+    log_odds: Tensor = field(compare=False)  # (n,) float64, ln(lost / alpha), rising
+
+    def _ends(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first time and what is lost then, the last and what is left then."""
+        return (
+            self.times[0],
+            self.log_odds[0].sigmoid(),
+            self.times[-1],
+            (-self.log_odds[-1]).sigmoid(),
+        )
+
+    def alpha(self, t: Tensor) -> Tensor:
+        first, lost, last, left = self._ends()
+        between = (-_through(self.times, self.log_odds, t)).sigmoid()
+        late = left * (1 - t) / (1 - last)
+        return torch.where(t < first, 1 - lost * t / first, torch.where(t > last, late, between))
+
+    def lost(self, t: Tensor) -> Tensor:
+        first, lost, last, left = self._ends()
+        between = _through(self.times, self.log_odds, t).sigmoid()
+        late = 1 - left * (1 - t) / (1 - last)
+        return torch.where(t < first, lost * t / first, torch.where(t > last, late, between))
+
+    def when(self, lost: Tensor) -> Tensor:
+        first, early, last, left = self._ends()
+        between = _through(self.log_odds, self.times, lost.logit())
+        late = 1 - (1 - lost) * (1 - last) / left
+        return torch.where(lost < early, lost * first / early, torch.where(1 - lost < left, late, between))
+
+
+def _through(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """y (n,) over x (n,), rising, at any points (...) between the first and the last; beyond them, held."""
+    x, y, at = x.to(at.device), y.to(at.device), at.clamp(x[0].item(), x[-1].item())
+    right = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
+    share = (at - x[right - 1]) / (x[right] - x[right - 1])
+    return y[right - 1] + share * (y[right] - y[right - 1])
+
+
 SCHEDULES: dict[str, type[Schedule]] = {
     "linear": Linear,
     "cosine": Cosine,
     "polynomial": Polynomial,
     "geometric": Geometric,
 }
+OWN = "auto"  # whichever suits the noise
+INFORMATION = "information"  # made of the noise itself: what x_t tells of x_0 falls evenly
 
 
 def make_schedule(spec: str) -> Schedule:
     """`name` or `name:number`, such as polynomial:3. Raises DdcliError for what is neither."""
     name, colon, number = spec.partition(":")
     if name not in SCHEDULES:
-        raise unknown("schedule", name, SCHEDULES)
+        raise unknown("schedule", name, [OWN, *SCHEDULES, INFORMATION])
     try:
         return SCHEDULES[name](*([float(number)] if colon else []))
     except (TypeError, ValueError):

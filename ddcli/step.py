@@ -87,8 +87,8 @@ class Task:
 
     def cost(self, head: Head, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """The objective, nats (n,), of what a head puts out (n, V), float32, at unknown positions."""
-        read = getattr(head, self.objective.reads)  # its belief, or its score
-        return self.objective(self.process, read(self.process, logits, xt, t), x0, xt, t)
+        log_p = self.objective.reads(head)(self.process, logits, xt, t)
+        return self.objective(self.process, log_p, x0, xt, t)
 
     @torch.no_grad()
     def _guess(

@@ -139,9 +139,9 @@ class Oracle:
 
 
 class OneStream:
-    """Random numbers for many sequences from one generator: a law is tested, not a seed."""
+    """Stands in for Streams where a law is tested on many sequences: all of them draw from one generator."""
 
-    def __init__(self, size, seed):
+    def __init__(self, size, seed=0):
         self.size, self.rng = size, torch.Generator().manual_seed(seed)
 
     def uniform(self, *shape):

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-import numpy as np
 import torch
+from chains import OneStream
 from scipy.linalg import expm
 from torch import Tensor
-from worlds import RING, STEPS, VOCABULARY, ExactBlocks, ExactDenoiser, OneStream, world
+from worlds import RING, STEPS, VOCABULARY, ExactBlocks, ExactDenoiser, gauss_legendre, world
 
 from ddcli.denoiser import Denoiser, Posterior, Score
 from ddcli.likelihood import in_continuous_time, nelbo
@@ -40,6 +40,7 @@ from ddcli.process import (
     Generator,
     Hybrid,
     Interpolating,
+    Matrices,
     Process,
     Stationary,
     Steps,
@@ -55,13 +56,15 @@ from ddcli.process import (
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
 from ddcli.sampler.revising import Corrector, LoopedRemask, Remask, RescaledRemask, Revising
-from ddcli.schedule import Linear, Schedule, make_schedule, with_slope
+from ddcli.schedule import Cosine, Geometric, Linear, Polynomial, make_schedule, with_slope
 
 F64 = torch.float64
 ALPHABET = Vocabulary(size=9, mask_id=8, special_ids=(7, 8))  # seven symbols, a pad and a mask
 SCHEDULES = ("linear", "cosine", "polynomial:2", "geometric:20")
-KINDS = ("absorbing", "uniform", "hybrid", "stationary", "generator", "band", "gaussian")
+KINDS = ("absorbing", "uniform", "hybrid", "stationary", "generator", "band", "gaussian")  # that have rates
+WITH_STEPS = (*KINDS, "steps")  # and a list of steps that do not commute, at their own times alone
 BY_MATRICES = ("generator", "band", "gaussian")
+COUNT = 20  # steps of such a list
 P_UNIFORM = 0.2
 
 # -- the register -----------------------------------------------------------------------------------------
@@ -154,6 +157,10 @@ class Chain:
         assert self.vocabulary.mask_id is not None
         return torch.tensor([*range(self.k), self.vocabulary.mask_id])
 
+    def before(self, t: float, share: float) -> float:
+        """A time of the chain that is about a share of t."""
+        return self.time(torch.tensor(share * t, dtype=F64)).item()
+
     @property
     def states(self) -> list[int]:
         """Those that the chain can be in."""
@@ -177,8 +184,22 @@ class Chain:
         return torch.rand(self.k, self.k, generator=torch.Generator().manual_seed(3), dtype=F64) ** 2
 
     @cached_property
+    def steps(self) -> Tensor:
+        """Of a list of steps, (COUNT, K, K): each redraws a tenth or so, by laws of its own."""
+        rng = torch.Generator().manual_seed(5)
+        laws = (2 * torch.randn(COUNT, self.k, self.k, generator=rng, dtype=F64)).softmax(1)
+        share = torch.linspace(0.05, 0.25, COUNT, dtype=F64)[:, None, None]
+        return (1 - share) * torch.eye(self.k, dtype=F64) + share * laws
+
+    def time(self, t: Tensor) -> Tensor:
+        """The first time of the chain that is not before t."""
+        return (t * COUNT - 1e-9).ceil() / COUNT if self.kind == "steps" else t
+
+    @cached_property
     def ours(self) -> Process:
         schedule = make_schedule(self.spec)
+        if self.kind == "steps":
+            return Steps.over(self.vocabulary, schedule, tables={"matrix": self.steps})
         if self.kind == "generator":
             return UserGenerator.over(self.vocabulary, schedule, tables={"matrix": normalised(self.rates)})
         if self.kind in ("band", "gaussian"):
@@ -210,6 +231,10 @@ class Chain:
     def between(self, s: float, t: float) -> Tensor:
         """Q_{s:t}, (S, S): [i, j] = q(x_t = i | x_s = j)."""
         eye = torch.eye(self.k + 1, dtype=F64)
+        if self.kind == "steps":
+            for k in range(round(s * COUNT), round(t * COUNT)):
+                eye[:-1, :-1] = self.steps[k] @ eye[:-1, :-1]
+            return eye
         a_s, a_t = self.alpha(s), self.alpha(t)
         if self.kind in BY_MATRICES:
             generator = self.rates - torch.diag(self.rates.diagonal())
@@ -229,7 +254,11 @@ class Chain:
 
 
 def chains(*kinds: str, vocabulary: Vocabulary = ALPHABET) -> list[Chain]:
-    return [Chain(kind, spec, vocabulary) for kind in kinds for spec in SCHEDULES]
+    return [
+        Chain(kind, spec, vocabulary)
+        for kind in kinds
+        for spec in (SCHEDULES[:1] if kind == "steps" else SCHEDULES)
+    ]
 
 
 def kl(q: Tensor, p: Tensor) -> Tensor:
@@ -266,6 +295,10 @@ class Points:
     def alpha(self) -> tuple[Tensor, Tensor]:
         return alpha_and_slope(self.chain.spec, self.t)
 
+    def before(self, share: float) -> Tensor:
+        """Times of the chain that are about a share of these."""
+        return self.chain.time(share * self.t)
+
     def each(self, f: Callable[[Tensor, int, int, float], Tensor]) -> Tensor:
         """f(p, x, z, t) of every point."""
         rows = zip(self.p, self.x.tolist(), self.z.tolist(), self.t.tolist(), strict=True)
@@ -292,7 +325,7 @@ def points(chain: Chain, n: int = 32, *, masked: bool = False, on_mask: bool = F
         z = z.clamp(min=1)  # the first symbol is never drawn
     if masked:
         z = torch.full_like(z, chain.k)
-    return Points(chain, x, z, p, 0.05 + 0.9 * torch.rand(n, generator=rng, dtype=F64))
+    return Points(chain, x, z, p, chain.time(0.05 + 0.9 * torch.rand(n, generator=rng, dtype=F64)))
 
 
 def limit(f: Callable[[float], Tensor], dt: float = 2e-4) -> Tensor:
@@ -304,7 +337,12 @@ def limit(f: Callable[[float], Tensor], dt: float = 2e-4) -> Tensor:
 # -- schedules, chains and posteriors ---------------------------------------------------------------------
 
 
-@identity("Schedules and their slopes are those of the papers", Schedule.alpha, with_slope, within=1e-12)
+@identity(
+    "Schedules and their slopes are those of the papers",
+    *(kind.alpha for kind in (Linear, Cosine, Polynomial, Geometric)),
+    with_slope,
+    within=1e-12,
+)
 def schedules_are_those_of_the_papers() -> Iterator[Pair]:
     t = torch.linspace(0.01, 0.99, 99, dtype=F64)
     for spec in SCHEDULES:
@@ -325,12 +363,14 @@ def the_marginal_of_steps_is_their_product_from_the_left() -> Iterator[Pair]:
 
 @identity(
     "$q(x_t\\mid x_s)$ and $q(x_t\\mid x_0)$ are the matrices",
-    Process.likelihood,
-    Process.marginal,
+    Interpolating.likelihood,
+    Matrices.likelihood,
+    Interpolating.marginal,
+    Matrices.marginal,
     within=1e-12,
 )
 def likelihood_and_marginal_are_rows_and_columns_of_one_matrix() -> Iterator[Pair]:
-    for chain in chains(*KINDS):
+    for chain in chains(*WITH_STEPS):
         states = torch.tensor(chain.states)
         for s, t in ((0.0, 0.4), (0.3, 0.8)):
             clocks = [torch.full((len(states),), c, dtype=F64) for c in (s, t)]
@@ -391,12 +431,12 @@ def generators_of_uniform_and_absorbing_noise_give_those_processes() -> Iterator
 
 @identity("The posterior is Bayes' rule on matrices", posterior, within=1e-11)
 def the_posterior_is_bayes_rule_on_matrices() -> Iterator[Pair]:
-    for chain in chains(*KINDS):
+    for chain in chains(*WITH_STEPS):
         at = points(chain)
         if chain.kind == "absorbing":
             at = replace(at, z=torch.where(at.z < chain.k, chain.k, at.z))
-        found = posterior(chain.ours, at.belief, at.ids[1], 0.6 * at.t, at.t).exp()[:, chain.ids]
-        yield found, at.each(lambda p, x, z, t, c=chain: c.bayes(p, z, 0.6 * t, t))
+        found = posterior(chain.ours, at.belief, at.ids[1], at.before(0.6), at.t).exp()[:, chain.ids]
+        yield found, at.each(lambda p, x, z, t, c=chain: c.bayes(p, z, c.before(t, 0.6), t))
 
 
 @identity(
@@ -473,7 +513,8 @@ def the_own_token_gains_its_likelihood_ratio() -> Iterator[Pair]:
     "A score head gives back the score, and the belief it came from",
     Score.score,
     Score.belief,
-    Process.unmix,
+    Interpolating.unmix,
+    Matrices.unmix,
     within=1e-8,
 )
 def a_score_head_gives_back_the_belief_it_came_from() -> Iterator[Pair]:
@@ -689,6 +730,38 @@ def hybrid_noise_becomes_absorbing_as_its_share_vanishes() -> Iterator[Pair]:
         yield mean, (1 - a) * absorbing_nelbo(at)
 
 
+@identity(
+    "Hybrid noise becomes uniform as $p \\to 1$, at the share of signal it keeps ($p = 1 - 10^{-6}$)",
+    elbo,
+    posterior,
+    Hybrid.shares,
+    within=1e-9,
+)
+def hybrid_noise_becomes_uniform_as_masks_vanish() -> Iterator[Pair]:
+    """Nearer to 1 the odds p / (1 - p) lose their digits. What is kept, a / (1 + odds), is then tiny but for
+    times near 0: there the bounds are compared, each by its own alpha."""
+    p = 1 - 1e-6
+    for chain in chains("uniform"):
+        at, hybrid = points(chain), Hybrid(chain.vocabulary, Linear(), p)
+        lost = 10 ** -(12.0 + 2 * at.t)  # odds from about 0.2 to 2
+        kept = (1 - lost) / (1 + p / (1 - p) * 2 * (lost * (1 - lost)).sqrt())
+        uniform, clock = Uniform.over(chain.vocabulary, Linear()), 1 - kept
+        x, z = at.ids
+        fall = with_slope(lambda t, noise=hybrid: noise.shares(t)[0], lost)[
+            1
+        ]  # of alpha; of uniform noise -1
+        yield elbo(hybrid, at.belief, x, z, lost) / -fall, elbo(uniform, at.belief, x, z, clock)
+        start = torch.zeros_like(clock)
+        yield (
+            elbo_step(hybrid, at.belief, x, z, start, lost),
+            elbo_step(uniform, at.belief, x, z, start, clock),
+        )
+        yield (
+            hybrid.marginal(at.belief, lost).exp()[:, chain.ids],
+            uniform.marginal(at.belief, clock).exp()[:, chain.ids],
+        )
+
+
 def flow_matching(at: Points) -> Tensor:
     """The generalised KL of discrete flow matching (arXiv:2412.03487), on mixture paths, kappa = alpha."""
     (a, slope), rows = at.alpha, torch.arange(len(at.x))
@@ -714,18 +787,19 @@ def flow_matchings_generalised_kl_is_the_absorbing_bound() -> Iterator[Pair]:
 
 @identity("One step's cost is the KL of two posteriors", elbo_step, general_elbo_step, within=1e-10)
 def one_steps_cost_is_the_kl_of_two_posteriors() -> Iterator[Pair]:
-    for chain, share in itertools.product(chains(*KINDS), (0.0, 0.7)):
+    for chain, share in itertools.product(chains(*WITH_STEPS), (0.0, 0.7)):
         at = points(chain, masked=chain.kind == "absorbing")
         clean = torch.eye(chain.k + 1, dtype=F64)
 
         def one(
             p: Tensor, x: int, z: int, t: float, c: Chain = chain, e: Tensor = clean, share: float = share
         ) -> Tensor:
-            return kl(c.bayes(e[x], z, share * t, t), c.bayes(p, z, share * t, t))
+            s = c.before(t, share)
+            return kl(c.bayes(e[x], z, s, t), c.bayes(p, z, s, t))
 
         plain = at.each(one)
         for form in (elbo_step, general_elbo_step):
-            yield form(at.process, at.belief, *at.ids, share * at.t, at.t), plain
+            yield form(at.process, at.belief, *at.ids, at.before(share), at.t), plain
 
 
 @identity(
@@ -767,8 +841,8 @@ def d3pms_kl_allows_for_weight_on_the_mask() -> Iterator[Pair]:
     within=1e-9,
 )
 def d3pms_hybrid_loss_adds_the_posteriors_cross_entropy() -> Iterator[Pair]:
-    steps = 20
-    for chain in chains(*KINDS):
+    steps = COUNT
+    for chain in chains(*WITH_STEPS):
         at = points(chain, masked=chain.kind == "absorbing")
         at = replace(at, t=(at.t * steps).ceil() / steps)
         clean = torch.eye(chain.k + 1, dtype=F64)
@@ -813,7 +887,8 @@ def the_absorbing_prior_term_is_what_is_left_times_the_alphabet() -> Iterator[Pa
 
 
 def small_chains(specs: tuple[str, ...] = ("linear",), kinds: tuple[str, ...] = KINDS) -> list[Chain]:
-    return [Chain(kind, spec, VOCABULARY) for kind, spec in itertools.product(kinds, specs)]
+    cells = itertools.product(kinds, specs)
+    return [Chain(kind, spec, VOCABULARY) for kind, spec in cells if kind != "steps" or spec == "linear"]
 
 
 def noisy_strings(chain: Chain, length: int) -> Tensor:
@@ -861,10 +936,9 @@ def random_belief(noisy: Tensor, seed: int, k: int = 3) -> Tensor:
     return (1.5 * torch.randn(*noisy.shape, k, generator=rng, dtype=F64)).softmax(-1)
 
 
-def gauss_legendre(count: int) -> list[tuple[float, float]]:
-    """Nodes in (0, 1) and weights."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return list(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+def nodes(count: int) -> Iterator[tuple[float, float]]:
+    """Of a quadrature over (0, 1), and their weights."""
+    return zip(*(side.tolist() for side in gauss_legendre(count)), strict=True)
 
 
 def crowded(count: int = 80) -> list[tuple[float, float]]:
@@ -873,7 +947,7 @@ def crowded(count: int = 80) -> list[tuple[float, float]]:
     def time(u: float) -> float:
         return u**4 * (35 - 84 * u + 70 * u**2 - 20 * u**3)
 
-    return [(time(u), weight * 140 * (u * (1 - u)) ** 3) for u, weight in gauss_legendre(count)]
+    return [(time(u), weight * 140 * (u * (1 - u)) ** 3) for u, weight in nodes(count)]
 
 
 def whole_bound(
@@ -960,7 +1034,7 @@ def the_bound_of_any_steps_is_at_least_the_models_own_likelihood() -> Iterator[P
     strings, log_p = world(4)
     ids = {tuple(row): i for i, row in enumerate(strings.tolist())}
     times = [1.0, 0.75, 0.5, 0.3, 0.1, 0.0]
-    for chain in small_chains((*SCHEDULES, "geometric:2")):
+    for chain in small_chains((*SCHEDULES, "geometric:2"), WITH_STEPS):
         noisy = noisy_strings(chain, 4)
         exact = [exact_belief(chain, strings, log_p.exp(), noisy, t) for t in times[:-1]]
         wrong = [random_belief(noisy, seed) for seed in range(len(times) - 1)]
@@ -973,6 +1047,28 @@ def the_bound_of_any_steps_is_at_least_the_models_own_likelihood() -> Iterator[P
             nll = -law[where].log()
             yield law.sum()[None], torch.ones(1, dtype=F64)
             yield torch.minimum(bound, nll), nll
+
+
+@identity(
+    "One position: the bound of an exact belief is $-\\ln p(x)$ in any number of steps",
+    elbo_step,
+    prior_term,
+    within=1e-10,
+)
+def one_position_costs_its_likelihood_in_any_number_of_steps() -> Iterator[Pair]:
+    """Where a chain does not quite forget, q(x_1) is not the prior, which the bound pays for."""
+    strings, log_p = world(1)
+    for chain, count in itertools.product(small_chains(SCHEDULES[::3], WITH_STEPS), (1, 5)):
+        noisy, p = noisy_strings(chain, 1), log_p.exp()
+        bound = prior_term(chain.ours, chain.ids[strings]).sum(-1)
+        for k in range(count):
+            s, t = k / count, (k + 1) / count
+            belief = exact_belief(chain, strings, p, noisy, t)
+            bound = bound + string_costs(chain, belief, strings, noisy, t, s)
+        last = chain.between(0.0, 1.0)[:, : chain.k]
+        start, flat = last @ p, last.mean(-1)
+        paid = torch.where(start > 0, (start / flat).log(), 0.0)
+        yield bound, paid @ last - log_p
 
 
 def excess(chain: Chain, steps: int) -> Tensor:
@@ -1134,7 +1230,7 @@ def the_absorbing_bound_does_not_depend_on_the_schedule() -> Iterator[Pair]:
     plain = torch.stack([over_subsets(x, lambda n: mask_integral(n, 0.0)) for x in strings])
     for chain in chains("absorbing", vocabulary=VOCABULARY):
         bound = prior_term(chain.ours, strings).sum(-1)
-        for t, weight in gauss_legendre(60):
+        for t, weight in nodes(60):
             bound = bound + weight * string_costs(chain, table.belief, strings, table.noisy, t)
         if chain.spec.startswith("geometric"):  # it jumps at 0: what is hidden by then is reconstructed
             bound = bound + string_costs(chain, table.belief, strings, table.noisy, 1e-15, 0.0)
@@ -1240,7 +1336,7 @@ def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
         corrector = Corrector(kappa)
         for chain, x in itertools.product(chains("absorbing"), range(3)):
             yield revised(chain, corrector, x, s, t), chain.between(0.0, s)[:, x]
-        for chain in chains(*KINDS[1:]) if s < t else ():
+        for chain in chains(*WITH_STEPS[1:]) if s < t else ():
             at = points(chain, 2)
             # given x_0, a belief of one who knows it; else the exact one of a single position
             for p in (*torch.eye(chain.k + 1, dtype=F64)[:3], *at.p):

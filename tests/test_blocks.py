@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 import torch
+from chains import OneStream
 from tiny import metrics, train_tiny
-from worlds import ExactBlocks, OneStream, make, world
+from worlds import ExactBlocks, make, world
 
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig

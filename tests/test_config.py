@@ -23,6 +23,7 @@ from ddcli.config import (
     recipe_names,
 )
 from ddcli.errors import DdcliError
+from ddcli.process import PROCESSES, Generator
 from ddcli.training import train
 
 
@@ -280,3 +281,21 @@ def test_a_resolved_config_says_what_was_left_to_the_data(text_file, tmp_path):
     saved = load_config(run / "config.toml")
     assert (saved.data.tokenizer, saved.data.length, saved.train.steps) == ("char", 32, 1)
     assert tomllib.loads((run / "config.toml").read_text())["train"]["lr"] == saved.train.lr == 2e-3
+
+
+@pytest.mark.parametrize("noise", PROCESSES)
+def test_the_schedule_that_suits_the_noise_is_chosen_and_saved_by_its_name(noise):
+    by_generator = issubclass(PROCESSES[noise], Generator)
+    chosen = "information" if by_generator else "linear"
+    for asked in ({}, {"process.schedule": "auto"}):
+        config = build_config({"process.name": f"{noise}:3", **asked}, {}, "x")
+        assert config.process.schedule == chosen
+        assert f'schedule = "{chosen}"' in config.to_toml()
+    old = build_config({"process.name": noise, "process.schedule": "linear"}, {}, "x")
+    assert old.process.schedule == "linear"
+
+
+def test_more_steps_than_float32_can_tell_apart_are_refused_in_one_line():
+    with pytest.raises(DdcliError, match=r"objective\.timesteps = 100000000: .* 100000") as refusal:
+        build_config({}, {"objective.timesteps": 100_000_000}, "x")
+    assert "\n" not in str(refusal.value)

@@ -15,7 +15,7 @@ from ddcli.denoiser import (
     SelfConditioned,
 )
 from ddcli.objective import make_objective
-from ddcli.process import Uniform, Vocabulary, make_process
+from ddcli.process import Uniform, Vocabulary, flat_text, log_ratios, make_process
 from ddcli.randomness import LOG_ZERO, Streams
 from ddcli.schedule import Linear
 from ddcli.shaping import Shaped, Temperature, TopP, Without
@@ -206,6 +206,48 @@ def test_the_configuration_survives_a_round_trip(tmp_path, shape):
     assert (again(xt).logits == net(xt).logits).all()
 
 
+def score_logits(process, log_p0, xt, t):
+    """What a network of scores that knows the law puts out."""
+    flat = flat_text(process).expand_as(log_p0)
+    return log_ratios(process, log_p0, xt, t) - log_ratios(process, flat, xt, t)
+
+
+def scored(noise, schedule, t, error=0.0, n=200, k=27):
+    """Beliefs (n, k), read off scores that are wrong by `error` nats, and those of who knows nothing."""
+    process, rng = make_process(noise, schedule, Vocabulary(k)), torch.Generator().manual_seed(2)
+    log_p0 = (2 * torch.randn(n, k, generator=rng, dtype=torch.float64)).log_softmax(-1)
+    clock, xt = torch.full((n,), t, dtype=torch.float64), torch.randint(0, k, (n,), generator=rng)
+    logits = score_logits(process, log_p0, xt, clock)
+    logits = logits + error * torch.randn(logits.shape, generator=rng, dtype=torch.float64)
+    found = HEADS["score"].belief(process, logits, xt, clock)
+    return process, clock, log_p0, found, flat_text(process).expand_as(log_p0)
+
+
+def apart(log_p, log_q):
+    """L1, the mean over rows."""
+    return (log_p.exp() - log_q.exp()).abs().sum(-1).mean().item()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "geometric"])
+def test_a_score_that_is_a_little_wrong_is_read_as_little_knowledge_not_as_wild_belief(schedule):
+    """Its error grows as 1 / alpha, and alpha of the geometric schedule falls to 2e-9."""
+    for t in (0.5, 0.9, 0.95, 0.99, 0.999, 1.0):
+        _, _, truth, found, flat = scored("uniform", schedule, t, error=0.01)
+        assert apart(found, truth) < apart(flat, truth) + 0.05
+        process, clock, truth, exact, _ = scored("uniform", schedule, t)
+        if process.schedule.alpha(clock)[0] > 0.031:
+            assert apart(exact, truth) < 1e-6
+
+
+@pytest.mark.parametrize("schedule", ["linear", "information"])
+@pytest.mark.parametrize("noise", ["band:1", "gaussian:2"])
+def test_a_score_of_matrices_is_judged_by_a_belief_whose_noisy_law_is_its_own(noise, schedule):
+    """Fine detail that noise has wiped out cannot be read off again; but nothing hangs on it."""
+    for t in (0.001, 0.05, 0.3, 0.6, 0.9):
+        process, clock, truth, found, _ = scored(noise, schedule, t)
+        assert apart(process.marginal(found, clock), process.marginal(truth, clock)) < 0.015
+
+
 @pytest.mark.parametrize("process", ["absorbing", "uniform", "hybrid:0.1"])
 @pytest.mark.parametrize("objective", ["elbo", "cross-entropy", "score-entropy"])
 def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, objective, monkeypatch):
@@ -218,7 +260,7 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
     t = torch.rand(16, 1, generator=rng, dtype=torch.float64).expand(16, L)
     xt = made.noise(x0, t, Streams(range(16)))
     rows = made.unknown(xt, t)
-    read = getattr(asked.head, learnt.reads)
+    read = learnt.reads(asked.head)
     of = (x0[rows], xt[rows], t[rows])
     seen = []
 

@@ -227,11 +227,29 @@ def test_what_cannot_be_is_refused_by_name_before_anything_is_written(name, lett
 
 BAD_FILES = {
     "steps that forget nothing": ({"steps": [[[1, 0], [0, 1]]]}, "steps", "100% of the text is left"),
-    "columns that do not sum to 1": ({"steps": [[[0.5, 0.1], [0.4, 0.9]]]}, "steps", "column 0"),
+    "columns that do not sum to 1": (
+        {"steps": [[[0.5, 0.1], [0.4, 0.9]]]},
+        "steps",
+        "first at matrix 0, column 0 sums to 0.9",
+    ),
+    "a column of a later matrix": (
+        {"steps": [[[0.5, 0.1], [0.5, 0.9]]] * 3 + [[[0.5, 0.1], [0.5, 0.8]]]},
+        "steps",
+        "first at matrix 3, column 1 sums to 0.9",
+    ),
+    "an entry of a later matrix": (
+        {"steps": [[[0.5, 0.1], [0.5, 0.9]], [[0.5, 1.1], [0.5, -0.1]]]},
+        "steps",
+        "first at matrix 1, row 1, column 1",
+    ),
     "rows that sum to 1": ({"steps": [[[0.5, 0.5], [0.1, 0.9]]]}, "steps", "transpose it"),
     "negative probabilities": ({"steps": [[[1.2, 0.0], [-0.2, 1.0]]]}, "steps", "negative"),
     "negative rates": ({"generator": [[0.2, 0.1], [-0.2, -0.1]]}, "generator", "negative"),
-    "columns of a generator": ({"generator": [[-1.0, 1.0], [0.5, -1.0]]}, "generator", "sum to 0"),
+    "columns of a generator": (
+        {"generator": [[-1.0, 1.0], [0.5, -1.0]]},
+        "generator",
+        "sum to 0, but first at column 0 sums to -0.5",
+    ),
     "two parts that do not mix": ({"generator": [[0.0, 0.0], [0.0, 0.0]]}, "generator", "never forgets"),
     "no square": ({"steps": [[[1.0, 0.0]]]}, "steps", "square"),
     "one matrix where many belong": ({"steps": [[1.0, 0.0], [0.0, 1.0]]}, "steps", "list of matrices"),

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from chains import OneStream
 from scipy.stats import chisquare
 from tiny import train_tiny
-from worlds import ExactDenoiser, OneStream, make, world
+from worlds import ExactDenoiser, make, world
 
 from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError

@@ -10,9 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from chains import OneStream
 from scipy.stats import chisquare
 from tiny import Heard, copy_of, edit_json, tiny_config, train_tiny
-from worlds import OneStream, make
+from worlds import make
 
 from ddcli import generative
 from ddcli.checkpoint import load_model

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from chains import Oracle, chain, random_hmm
+from chains import OneStream, Oracle, chain, random_hmm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import PER_POSITION, SYMBOLS, OneStream, make, world
+from worlds import PER_POSITION, SYMBOLS, make, world
 
 from ddcli import lengths as weighing
 from ddcli.infilling import encode, parse

@@ -26,6 +26,7 @@ from chains import (
 from scipy.stats import chi2
 from worlds import (
     CONTINUOUS,
+    GENERATORS,
     PER_POSITION,
     SYMBOLS,
     ExactDenoiser,
@@ -41,6 +42,7 @@ from worlds import (
 from ddcli.process import make_process, posterior, prior
 from ddcli.sampler import SAMPLERS, Ancestral, LeftToRight, Surest, make_sampler
 from ddcli.sampler.base import even_times
+from ddcli.schedule import INFORMATION
 
 F64 = torch.float64
 LENGTH = 256
@@ -147,6 +149,17 @@ def test_as_many_ancestral_steps_as_positions_are_exact_within_sampling_error(no
     assert abs(error) < 4 * deviation
     assert deviation < 0.02
     assert likelihood_ratio(CHAIN, x) > 1e-3
+
+
+@pytest.mark.parametrize("noise", ["band:1", "gaussian:2"])
+def test_sixty_four_steps_are_enough_over_the_letters_whatever_the_noise(noise):
+    """On their own schedules. On the linear one a band's surplus is 0.86 nats a symbol, a Gaussian's 0.49."""
+    letters = random_chain(symbols=27, seed=3)
+    process = make_process(noise, "auto", letters.vocabulary)
+    x, _ = sample(process, Ancestral(), Oracle(process, letters), (16, 64), 64, seed=1)
+    error, deviation = surplus(letters, x)
+    assert deviation < 0.05
+    assert error < 0.1
 
 
 @pytest.mark.parametrize("sampler", [Surest(), LeftToRight()], ids=["confidence", "left-to-right"])
@@ -285,6 +298,28 @@ def test_a_hundred_thousand_draws_at_one_position_a_step_are_those_of_the_joint(
     assert pooled(drawn(make("absorbing"), make_sampler(spec), 3, 3), expected) > 1e-3
     if make_sampler(spec).even:
         assert pooled(drawn(make("absorbing"), make_sampler(spec), 3, 1), expected) < 1e-6
+
+
+# samplers whose law is the joint's: at one position a step, or in the limit of many steps
+ONE_BY_ONE = ("confidence", "margin", "entropy", "random", "left-to-right", "first-hitting", "threshold:1")
+IN_THE_LIMIT = ("ancestral", "euler", "tau-leaping", "remask:cap:0.1", "corrector:0.5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("noise", "spec", "steps"),
+    [
+        *(("absorbing", spec, 3) for spec in ONE_BY_ONE),
+        *(("absorbing", spec, 1024) for spec in IN_THE_LIMIT),
+        *(("uniform", spec, 1024) for spec in ("ancestral", "tau-leaping", "corrector:0.5")),
+        *((noise, "ancestral", 1024) for noise in ("hybrid", "stationary", "generator", "band", "gaussian")),
+    ],
+)
+def test_a_hundred_thousand_draws_of_every_exact_sampler_are_those_of_the_joint(noise, spec, steps):
+    """Strings of three symbols, 27 of them, by chi-square; the rarest are taken together."""
+    process = make(noise, INFORMATION if noise in GENERATORS else "linear")
+    expected = DRAWS * world(3)[1].exp()
+    assert pooled(drawn(process, make_sampler(spec), 3, steps), expected) > 1e-3
 
 
 def test_chance_is_told_from_error_by_counts_of_which_five_are_due():

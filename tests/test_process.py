@@ -5,14 +5,15 @@ import math
 
 import pytest
 import torch
+from chains import OneStream
 from scipy.stats import chisquare
 from worlds import (
     CONTINUOUS,
     PER_POSITION,
     SYMBOLS,
     VOCABULARY,
-    OneStream,
     chain_states,
+    continuous,
     make,
     processes,
     random_belief,
@@ -21,6 +22,7 @@ from worlds import (
 from ddcli.errors import DdcliError
 from ddcli.objective import elbo, elbo_step
 from ddcli.process import (
+    PROCESSES,
     Absorbing,
     Vocabulary,
     clean_posterior,
@@ -31,6 +33,7 @@ from ddcli.process import (
     prior,
     prior_term,
 )
+from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO, Streams, categorical
 from ddcli.schedule import SCHEDULES, Linear, make_schedule, make_times, time_grid, with_slope
 
@@ -76,7 +79,7 @@ def test_the_ends_of_time_are_the_clean_text_and_the_stationary_distribution(pro
     log_p0 = one_hot(torch.tensor(1), process.vocabulary.size)
     zero, one = torch.tensor(0.0, dtype=F64), torch.tensor(1.0, dtype=F64)
     torch.testing.assert_close(process.marginal(log_p0, zero).exp(), log_p0.exp())
-    end = 1e-12 if process.forgets else 1e-8  # a geometric schedule leaves exp(-20) of the text
+    end = 1e-12 if process.forgets else 2e-6  # what the world's list of steps leaves of the text
     torch.testing.assert_close(process.marginal(log_p0, one).exp(), prior(process).exp(), rtol=0, atol=end)
 
 
@@ -84,7 +87,7 @@ def test_the_ends_of_time_are_the_clean_text_and_the_stationary_distribution(pro
 def test_noise_follows_its_marginal(process):
     n, t = 20_000, 0.4
     x0 = torch.full((1, n), 2)
-    xt = process.noise(x0, torch.full((1, n), t, dtype=F64), Streams([5]))
+    xt = process.noise(x0, torch.full((1, n), t, dtype=F64), Streams([6]))
     expected = process.marginal(
         one_hot(torch.tensor(2), process.vocabulary.size), torch.tensor(t, dtype=F64)
     ).exp()
@@ -147,7 +150,7 @@ def test_the_posterior_of_the_clean_token_is_bayes_rule_by_its_fast_path_too(pro
     torch.testing.assert_close(clean_posterior(process, log_p0, xt, t).exp(), expected, rtol=1e-9, atol=1e-12)
 
 
-@processes
+@continuous
 def test_rates_are_the_slope_of_the_likelihood(process):
     """R_t(y -> xt) = lim q(x_t = xt | x_{t - dt} = y) / dt for y != xt."""
     dt = 1e-7
@@ -234,6 +237,51 @@ def test_a_schedule_falls_from_one_to_zero_with_the_slope_it_says(name):
     _, slope = with_slope(schedule.alpha, middle)
     rise = (schedule.alpha(middle + 1e-6) - schedule.alpha(middle - 1e-6)) / 2e-6
     torch.testing.assert_close(slope, rise, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["band:1", "gaussian:2"])
+@pytest.mark.parametrize("symbols", [3, 27])
+def test_by_default_noise_of_generators_takes_as_much_of_the_text_in_every_instant(noise, symbols):
+    """I(x_0; x_t) of flat text, by its definition. On the linear schedule most is gone after a hundredth."""
+    process, clean = make_process(noise, "auto", Vocabulary(symbols)), one_hot(torch.arange(symbols), symbols)
+
+    def told(process, t):
+        log_q = process.marginal(clean, t.expand(symbols))
+        return (log_q.exp() * (log_q - log_q.exp().mean(0).log())).sum(-1).mean() / math.log(symbols)
+
+    for t in torch.linspace(0.02, 0.98, 25, dtype=F64):
+        assert told(process, t).item() == pytest.approx(1 - t.item(), abs=0.01)
+    linear = make_process(noise, "linear", Vocabulary(symbols))
+    assert told(linear, torch.tensor(0.1, dtype=F64)) < (0.9 if symbols == 3 else 0.35)
+
+
+@pytest.mark.parametrize("noise", ["band:1", "gaussian:2"])
+def test_the_schedule_of_information_is_one_like_any_other(noise):
+    schedule = make_process(noise, "information", Vocabulary(27)).schedule
+    t = torch.cat([torch.tensor([0.0, 1e-9, 1e-5], dtype=F64), torch.linspace(0.001, 1, 1000, dtype=F64)])
+    alpha, lost = schedule.alpha(t), schedule.lost(t)
+    assert (alpha[0], alpha[-1]) == (1, 0)
+    assert (alpha.diff() < 0).all()
+    torch.testing.assert_close(alpha + lost, torch.ones_like(t))
+    assert lost[2] / lost[1] == pytest.approx(1e4)  # all its digits near the clean end
+    torch.testing.assert_close(schedule.when(lost), t)
+    (_, falls), (_, rises) = (with_slope(f, t) for f in (schedule.alpha, schedule.lost))
+    torch.testing.assert_close(falls, -rises)
+    near = 1e-7 * torch.ones_like(t[3:-1])
+    slope = (schedule.alpha(t[3:-1] + near) - schedule.alpha(t[3:-1] - near)) / (2 * near)
+    assert (falls[3:-1] / slope - 1).abs().median() < 1e-5  # but at a knot
+
+
+def test_information_is_the_schedule_of_generators_alone():
+    rates = torch.ones(4, 4) * torch.tensor([0, 0, 0, 1.0])[:, None]
+    masking = Vocabulary(4, 3, (3,))
+    absorbing = PROCESSES["generator"].over(masking, Linear(), tables={"matrix": normalised(rates.double())})
+    t = torch.linspace(0.01, 0.99, 50, dtype=F64)
+    torch.testing.assert_close(absorbing.even.alpha(t), 1 - t, rtol=0, atol=3e-3)
+    for noise in ("absorbing", "uniform", "hybrid:0.1"):
+        assert make_process(noise, "auto", masking).schedule == Linear()
+        with pytest.raises(DdcliError, match="information schedule is that of a generator"):
+            make_process(noise, "information", masking)
 
 
 def test_a_schedule_takes_its_number_after_a_colon():

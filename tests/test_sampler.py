@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from chains import OneStream
 from scipy.stats import chisquare
-from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, OneStream, law_of, make, pooled, processes, world
+from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, law_of, make, pooled, processes, world
 
 from ddcli.errors import DdcliError
 from ddcli.generate import generate

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from ddcli.process import PROCESSES, Vocabulary, one_hot, prior
+from ddcli.process import PROCESSES, Generator, Vocabulary, one_hot, prior
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
-from ddcli.schedule import SCHEDULES
+from ddcli.schedule import INFORMATION, SCHEDULES, Linear
 
 SYMBOLS = 3  # ids 0, 1, 2 are text; then a pad and a mask, which are not
 VOCABULARY = Vocabulary(size=SYMBOLS + 2, mask_id=SYMBOLS + 1, special_ids=(SYMBOLS, SYMBOLS + 1))
@@ -29,29 +29,45 @@ TABLES = {"generator": {"matrix": normalised(RING)}, "steps": {"matrix": STEPS}}
 
 def make(name, schedule="linear"):
     """A process of every kind, over the world's vocabulary."""
-    counted = replace(VOCABULARY, counts=COUNTS)
-    return PROCESSES[name].over(counted, SCHEDULES[schedule](), tables=TABLES.get(name))
+    counted, tables = replace(VOCABULARY, counts=COUNTS), TABLES.get(name)
+    if schedule == INFORMATION:
+        return PROCESSES[name].over(counted, Linear(), tables=tables).informed()
+    return PROCESSES[name].over(counted, SCHEDULES[schedule](), tables=tables)
 
 
 # an autoregressive order is no noise of single positions, and steps have no time between them
 PER_POSITION = [name for name in PROCESSES if name != "autoregressive"]
+GENERATORS = [name for name in PER_POSITION if issubclass(PROCESSES[name], Generator)]
 CONTINUOUS = [name for name in PER_POSITION if name != "steps"]
 # every process and every schedule, and those together that differ by their schedule in more than its speed
 CELLS = [
-    *itertools.product(CONTINUOUS, ["linear"]),
+    *itertools.product(PER_POSITION, ["linear"]),
     *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
     ("generator", "geometric"),
+    *itertools.product(GENERATORS, [INFORMATION]),
 ]
 # of those the fast suite takes every process, and every schedule once
 FAST = [cell for cell in CELLS if cell[1] == "linear"]
-FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric")]
-processes = pytest.mark.parametrize(
-    "process",
-    [
+FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric"), ("band", INFORMATION)]
+
+
+def over(cells):
+    """A mark: once for the process of each cell, as `process`."""
+    params = [
         pytest.param(make(*cell), id="-".join(cell), marks=() if cell in FAST else pytest.mark.slow)
-        for cell in CELLS
-    ],
-)
+        for cell in cells
+    ]
+    return pytest.mark.parametrize("process", params)
+
+
+processes = over(CELLS)
+continuous = over([cell for cell in CELLS if cell[0] in CONTINUOUS])
+smooth = over([cell for cell in CELLS if cell[0] in CONTINUOUS and cell[1] != INFORMATION])
+
+
+def times_of(process, t):
+    """Times t (...) in (0, 1), or those of the chain's own that come next."""
+    return t if process.timesteps is None else (t * process.timesteps).ceil() / process.timesteps
 
 
 def world(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,6 +107,13 @@ def forward_states(process, strings, log_p, t):
     """Every noisy string (Z, positions) and the joint probability of (x_0, x_t), (S, Z)."""
     states = reachable(process, strings.shape[1])
     return states, (log_p[:, None] + log_noising(process, strings, states, t).sum(-1)).exp()
+
+
+def missed(process, strings, log_p):
+    """KL(q(x_1) || p(x_1)), nats: what an exact belief pays where a chain does not quite forget."""
+    states, joint = forward_states(process, strings, log_p, 1)
+    seen = joint.sum(0)
+    return (torch.xlogy(seen, seen) - seen * prior(process)[states].sum(-1)).sum()
 
 
 def exact_belief(process, strings, log_p, states, t):
@@ -157,14 +180,10 @@ class ExactBlocks:
         return found[rows]
 
 
-class OneStream:
-    """Stands in for Streams where a law is tested on many sequences: all of them draw from one generator."""
-
-    def __init__(self, size, seed=0):
-        self.size, self.rng = size, torch.Generator().manual_seed(seed)
-
-    def uniform(self, *shape):
-        return torch.rand(self.size, *shape, generator=self.rng, dtype=F64)
+def gauss_legendre(count):
+    """Nodes in (0, 1) and their weights, (count,) each."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
 
 
 def law_of(samples, positions):

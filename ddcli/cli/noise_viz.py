@@ -33,7 +33,10 @@ def noise_viz(
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA]; or a list to compare."),
+        typer.Option(
+            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA] or, of band, gaussian and generator, "
+            "information; or a list to compare. Auto is information for these, linear for all other noise."
+        ),
     ] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="char, byte, or a Hugging Face one.")] = None,

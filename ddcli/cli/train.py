@@ -66,7 +66,11 @@ def train(
         ),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="linear, cosine, polynomial[:POWER] or geometric[:SIGMA].")
+        str | None,
+        typer.Option(
+            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA] or, of band, gaussian and generator, "
+            "information. Auto is information for these, linear for all other noise."
+        ),
     ] = None,
     objective: Annotated[
         str | None,

@@ -1,8 +1,8 @@
 """Forward noise processes on single tokens. A new one is a class, and a line in `PROCESSES`."""
 
-from ..errors import unknown
-from ..schedule import make_schedule
-from .autoregressive import Autoregressive
+from ..errors import DdcliError, unknown
+from ..schedule import INFORMATION, OWN, Linear, make_schedule
+from .autoregressive import Autoregressive, refuse_order
 from .base import (
     ByKind,
     Process,
@@ -39,11 +39,16 @@ PROCESSES: dict[str, type[Process]] = {
 def make_process(spec: str, schedule: str, vocabulary: Vocabulary, tables: Tables | None = None) -> Process:
     """A process by its name, what it takes after a colon, and its schedule: `hybrid:0.1`, `band:2`.
 
-    tables: what `Process.tables()` of a trained model's process gave. Raises DdcliError.
+    schedule: `auto` is `default_schedule`. tables: what `Process.tables()` of a trained model's process gave.
+    Raises DdcliError.
     """
     check_names(spec, schedule)
     name, _, parameter = spec.partition(":")
-    return PROCESSES[name].over(vocabulary, make_schedule(schedule), parameter, tables)
+    kind = PROCESSES[name]
+    schedule = default_schedule(spec) if schedule == OWN else schedule
+    if schedule == INFORMATION and issubclass(kind, Generator):
+        return kind.over(vocabulary, Linear(), parameter, tables).informed()
+    return kind.over(vocabulary, make_schedule(schedule), parameter, tables)
 
 
 def check_names(spec: str, schedule: str) -> None:
@@ -51,7 +56,23 @@ def check_names(spec: str, schedule: str) -> None:
     name = spec.partition(":")[0]
     if name not in PROCESSES:
         raise unknown("process", name, PROCESSES)
-    make_schedule(schedule)
+    if schedule == INFORMATION and not issubclass(PROCESSES[name], Generator):
+        raise DdcliError(
+            f"the information schedule is that of a generator (band, gaussian, generator), and {name} noise "
+            "is none; leave --schedule out"
+        )
+    if schedule not in (OWN, INFORMATION):
+        make_schedule(schedule)
+
+
+def default_schedule(spec: str) -> str:
+    """The schedule of a process by its name, if nobody says.
+
+    One mode of a generator may decay a hundred times faster than another, and no pace that is set by a single
+    mode is one at which the text goes evenly. Of all other noise alpha is the share of the text that is left.
+    """
+    kind = PROCESSES.get(spec.partition(":")[0])
+    return INFORMATION if kind and issubclass(kind, Generator) else "linear"
 
 
 __all__ = [
@@ -76,6 +97,7 @@ __all__ = [
     "at",
     "check_names",
     "clean_posterior",
+    "default_schedule",
     "flat_text",
     "leave_one_out",
     "log",
@@ -86,4 +108,5 @@ __all__ = [
     "prior",
     "prior_term",
     "pure_noise",
+    "refuse_order",
 ]

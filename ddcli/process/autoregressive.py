@@ -6,10 +6,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..errors import DdcliError
+from ..errors import DdcliError, no_parameter
 from ..randomness import Streams
 from ..schedule import Linear, Schedule
-from .base import Tables, Vocabulary, no_parameter
+from .base import Process, Tables, Vocabulary
 from .interpolating import Masking
 
 
@@ -28,7 +28,7 @@ class Autoregressive(Masking):
     ) -> Self:
         if schedule != Linear():
             raise DdcliError("autoregressive noise has no schedule; leave --schedule out")
-        no_parameter("autoregressive", parameter)
+        no_parameter("autoregressive noise", parameter)
         return cls(vocabulary, schedule)
 
     def noise(self, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
@@ -37,3 +37,9 @@ class Autoregressive(Masking):
 
     def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
         return (t > 0).expand(xt.shape)
+
+
+def refuse_order(process: Process, hint: str) -> None:
+    """Raises DdcliError where something is asked of the baseline that only noise has."""
+    if isinstance(process, Autoregressive):
+        raise DdcliError(f"an autoregressive model predicts the next token, and has no noise; {hint}")

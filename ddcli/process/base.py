@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DdcliError
 from ..randomness import LOG_ZERO, Streams
 from ..schedule import Schedule
 
@@ -226,9 +225,3 @@ def pure_noise(process: Process, x0: Tensor, t: Tensor, rng: Streams) -> Tensor:
     else:
         guess = text[(rng.uniform(x0.shape[1]).to(x0.device) * len(text)).long()]
     return process.noise(torch.where(t > 0, guess, x0), t, rng)
-
-
-def no_parameter(name: str, parameter: str) -> None:
-    """Raises DdcliError where a process that takes nothing after its name was given something."""
-    if parameter:
-        raise DdcliError(f"{name} noise takes nothing after its name, but was given {parameter!r}")

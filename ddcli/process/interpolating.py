@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import DdcliError
+from ..errors import DdcliError, no_parameter
 from ..randomness import LOG_ZERO, Streams, inverse_cdf
 from ..schedule import Schedule, with_slope
 from .base import (
@@ -26,7 +26,6 @@ from .base import (
     clean_posterior,
     leave_one_out,
     log,
-    no_parameter,
     one_hot,
     posterior,
     prior,
@@ -47,7 +46,7 @@ class Interpolating(ABC):
     def over(
         cls, vocabulary: Vocabulary, schedule: Schedule, parameter: str = "", tables: Tables | None = None
     ) -> Self:
-        no_parameter(cls.__name__.lower(), parameter)
+        no_parameter(f"{cls.__name__.lower()} noise", parameter)
         return cls(vocabulary, schedule)
 
     def tables(self) -> dict[str, Tensor]:

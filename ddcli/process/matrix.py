@@ -4,9 +4,10 @@ Legend as in `base`, and K states of the chain: the text's symbols, and the mask
 more row. Columns sum to 1 (steps) or to 0 (generators).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..errors import DdcliError
 from ..randomness import LOG_ZERO, Streams, categorical
-from ..schedule import Linear, Schedule, with_slope
+from ..schedule import Knots, Linear, Schedule, with_slope
 from .base import Tables, Vocabulary, clean_belief, log, one_hot, posterior
 from .interpolating import read_json
 
@@ -27,6 +28,7 @@ MOST_STEPS = 10_000
 MOST_BYTES = 2 * 2**30  # of a list of steps; their products take as much again
 MOST_LEFT = 0.5  # of the text at the end of a chain of steps, which a prior cannot know
 FARTHEST = 700.0  # of -ln alpha; exp(-700) is the smallest float64 there is, near enough
+ROUNDS = 30  # of three, to the likeliest text behind a noisy law
 TOLERANCE = 1e-6  # of sums over columns, which files give in decimals
 
 
@@ -108,10 +110,13 @@ class Matrices(ABC):
         return rest.index_copy(-1, self.states.to(pt.device), log(pt).to(rest))
 
     def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
+        """The p0 that makes p_t likeliest: the solution of Q p0 = p_t, where that is a distribution; else by
+        expectation-maximisation from flat text, where a solution would blow up what noise has wiped out."""
         q, which = self._distinct(torch.zeros_like(t), t)
-        # modes of the text that noise has all but wiped out are left at 0, not blown up
         states = self.states.to(log_pt.device)
-        found = _each(torch.linalg.pinv(q, rtol=1e-3), which, log_pt[..., states].double().exp())
+        text = self.vocabulary.is_text.to(log_pt.device)[states].double()
+        pt = log_pt[..., states].double().softmax(-1)
+        found = _by_matrix(q, which, pt, lambda part, matrix: _likeliest(matrix, part, text / text.sum()))
         return clean_belief(self, torch.zeros_like(log_pt).index_copy(-1, states, found.to(log_pt)))
 
     def likelihood(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -167,6 +172,38 @@ class Generator(Matrices):
         lost, late = self.schedule.lost(t), self.schedule.alpha(t).clamp(min=np.exp(-FARTHEST)).log()
         return -torch.where(lost < 0.5, torch.log1p(-lost.clamp(max=0.5)), late)
 
+    def informed(self) -> Self:
+        """The same chain at such a pace that what x_t tells of x_0 falls evenly from t = 0 to 1."""
+        return replace(self, schedule=self.even)
+
+    @cached_property
+    def even(self) -> Schedule:
+        """The schedule by which I(x_0; x_t) of a flat law of text falls evenly, but for the last thousandth.
+
+        D3PM's mutual information schedule (arXiv:2107.03006, section 3.4); of absorbing noise, linear.
+        """
+        text = self.vocabulary.is_text[self.states]
+        if text.sum() < 2:
+            return Linear()  # nothing is told of a single symbol
+        depth = -1e-3 / self.matrix.diagonal().min()  # a token in a thousand is another
+        depths, told = [], []
+        for start in (1.0, 2**0.25, 2**0.5, 2**0.75):
+            sigma = start * depth
+            q, left = torch.linalg.matrix_exp(sigma * self.matrix), 1.0
+            while left > 1e-3:
+                q = q.clamp(min=0)
+                q = q / q.sum(0)
+                left = _information(q[:, text])
+                depths.append(sigma)
+                told.append(left)
+                q, sigma = q @ q, 2 * sigma
+        order = sorted(range(len(depths)), key=lambda i: float(depths[i]))
+        sigmas = torch.stack([depths[i] for i in order])
+        times = 1 - torch.tensor([told[i] for i in order], dtype=torch.float64)
+        risen = times > torch.cat([torch.zeros(1, dtype=torch.float64), times.cummax(0).values[:-1]])
+        kept = risen & (times < 1 - 1e-3)
+        return Knots(times[kept], torch.expm1(sigmas[kept]).log())
+
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         depth = (self._depth(t) - self._depth(s)).clamp(min=0)
         # one more than asked for: torch takes a less exact way where there is a single matrix
@@ -184,8 +221,10 @@ class Generator(Matrices):
 
 @dataclass(frozen=True)
 class Band(Generator):
-    """Tokens turn into their neighbours in the order of the alphabet, at most so many places away
-    (D3PM's nearest neighbours, arXiv:2107.03006, appendix A.2)."""
+    """Tokens turn into their neighbours in the order of the alphabet, at most so many places away.
+
+    A relative of D3PM's nearest neighbours (arXiv:2107.03006, appendix A.2), which are near by embedding.
+    """
 
     @classmethod
     def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
@@ -195,8 +234,11 @@ class Band(Generator):
 
 @dataclass(frozen=True)
 class Gaussian(Generator):
-    """Tokens move along the alphabet as by a discretised normal law, of so many places standard deviation
-    (D3PM's discretised Gaussian, arXiv:2107.03006, appendix A.2)."""
+    """Tokens jump along the alphabet by a discretised normal law, of so many places standard deviation.
+
+    A relative of D3PM's discretised Gaussian (arXiv:2107.03006, appendix A.2), whose width grows with beta_t:
+    here the jumps keep theirs, and there are more of them.
+    """
 
     @classmethod
     def rates(cls, vocabulary: Vocabulary, parameter: str) -> Tensor:
@@ -290,10 +332,48 @@ class Steps(Matrices):
 
 def _each(q: Tensor, which: Tensor, p: Tensor) -> Tensor:
     """Of n matrices (n, K, K), the one that each p (..., K) has, times p. None is copied for it."""
+    return _by_matrix(q, which, p, lambda part, matrix: part @ matrix.T)
+
+
+def _by_matrix(q: Tensor, which: Tensor, p: Tensor, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """of(part (m, K), matrix (K, K)) -> (m, K), for all p (..., K) that have a matrix in common."""
     flat, order = p.reshape(-1, p.shape[-1]), which.flatten().argsort(stable=True)
     counts = torch.bincount(which.flatten(), minlength=len(q)).tolist()
-    parts = [part @ matrix.T for part, matrix in zip(flat[order].split(counts), q, strict=True)]
+    parts = [of(part, matrix) for part, matrix in zip(flat[order].split(counts), q, strict=True)]
     return torch.cat([flat[:0], *parts])[order.argsort()].view(p.shape)
+
+
+def _likeliest(q: Tensor, pt: Tensor, start: Tensor) -> Tensor:
+    """p0 (m, K) that makes pt (m, K) likeliest, sum pt ln (q p0), for the matrix q (K, K).
+
+    Each round makes it likelier. Three rounds are put together to one that goes farther (SQUAREM, Varadhan
+    and Roland, Scand. J. Stat. 35, 2008), unless that leaves the distributions.
+    """
+    solved = pt @ torch.linalg.pinv(q, rtol=1e-3).T
+    exact = (solved >= 0).all(-1, keepdim=True) & ((solved @ q.T - pt).abs().sum(-1, keepdim=True) < 1e-9)
+    p = torch.where(exact, solved, start)
+    if exact.all():
+        return p
+
+    def again(p: Tensor) -> Tensor:
+        return p * ((pt / (p @ q.T).clamp(min=1e-300)) @ q)
+
+    for _ in range(ROUNDS):
+        once = again(p)
+        twice = again(once)
+        first = once - p
+        bend = twice - once - first
+        reach = (first.norm(dim=-1) / bend.norm(dim=-1).clamp(min=1e-300)).clamp(1, 1e3)[:, None]
+        far = p + 2 * reach * first + reach**2 * bend
+        p = again(torch.where((far >= 0).all(-1, keepdim=True), far, twice))
+    return p
+
+
+def _information(q: Tensor) -> float:
+    """I(x_0; x_t) of flat x_0, as a share of all there is, for the columns q (K, n) of each x_0."""
+    mixed = q.mean(-1, keepdim=True)
+    told = (torch.xlogy(q, q) - torch.xlogy(q, mixed)).sum(0).mean().item()
+    return told / math.log(q.shape[1]) if q.shape[1] > 1 else 0.0
 
 
 # -- matrices of people -----------------------------------------------------------------------------------
@@ -420,16 +500,13 @@ def _check_columns(path: Path, matrix: Tensor, wanted: float) -> None:
         hint = "; its rows do: transpose it" if not off(-1).any() else ""
         total = matrix.sum(-2)[wrong][0].item()
         raise DdcliError(
-            f"{path}: columns must sum to {wanted:g}, but {_where(wrong)} sums to {total:.6g}{hint}"
+            f"{path}: columns must sum to {wanted:g}, but {_where(wrong, 'matrix', 'column')} sums to "
+            f"{total:.6g}{hint}"
         )
 
 
-def _where(wrong: Tensor) -> str:
-    """The first place where something is wrong, counted from 0."""
+def _where(wrong: Tensor, *axes: str) -> str:
+    """The first place where something is wrong, counted from 0, by the names of the last axes."""
     place = wrong.nonzero()[0].tolist()
-    names: dict[int, Callable[[list[int]], str]] = {
-        1: lambda p: f"column {p[0]}",
-        2: lambda p: f"row {p[0]}, column {p[1]}",
-        3: lambda p: f"matrix {p[0]}, row {p[1]}, column {p[2]}",
-    }
-    return "first at " + names[len(place)](place)
+    named = zip((axes or ("matrix", "row", "column"))[-len(place) :], place, strict=True)
+    return "first at " + ", ".join(f"{axis} {index}" for axis, index in named)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..errors import DdcliError, unknown
+from ..errors import DdcliError, alone, unknown
 from .ancestral import Ancestral, Edit, Euler, FirstHitting, TauLeaping
 from .base import Draw, Sampler, Shape, Step, as_believed, by_chance, default_sampler
 from .ordered import (
@@ -47,15 +47,6 @@ __all__ = [
 Maker = Callable[[str], Sampler]
 
 
-def _plain(make: Callable[[], Sampler]) -> Maker:
-    def without_parameter(parameter: str) -> Sampler:
-        if parameter:
-            raise DdcliError(f"this sampler takes nothing after its name, but was given {parameter!r}")
-        return make()
-
-    return without_parameter
-
-
 def _number(make: Callable[..., Sampler], meaning: str, low: float, high: float) -> Maker:
     """A sampler that may be given one number in (low, high] after its name."""
 
@@ -84,16 +75,16 @@ def _remask(parameter: str) -> Sampler:
 
 # each from what follows its name after a colon
 SAMPLERS: dict[str, Maker] = {
-    "ancestral": _plain(Ancestral),
-    "first-hitting": _plain(FirstHitting),
-    "euler": _plain(Euler),
-    "tau-leaping": _plain(TauLeaping),
-    "confidence": _plain(lambda: Surest(largest_probability)),
-    "margin": _plain(lambda: Surest(margin)),
-    "entropy": _plain(lambda: Surest(negentropy)),
-    "left-to-right": _plain(LeftToRight),
-    "random": _plain(RandomOrder),
-    "greedy": _plain(Greedy),
+    "ancestral": alone("the sampler ancestral", Ancestral),
+    "first-hitting": alone("the sampler first-hitting", FirstHitting),
+    "euler": alone("the sampler euler", Euler),
+    "tau-leaping": alone("the sampler tau-leaping", TauLeaping),
+    "confidence": alone("the sampler confidence", lambda: Surest(largest_probability)),
+    "margin": alone("the sampler margin", lambda: Surest(margin)),
+    "entropy": alone("the sampler entropy", lambda: Surest(negentropy)),
+    "left-to-right": alone("the sampler left-to-right", LeftToRight),
+    "random": alone("the sampler random", RandomOrder),
+    "greedy": alone("the sampler greedy", Greedy),
     "threshold": _number(lambda least=0.9: Threshold(least=least), "the least probability of a token", 0, 1),
     "entropy-bounded": _number(lambda bound=0.1: EntropyBounded(bound=bound), "a bound in nats", 0, 1e6),
     "remask": _remask,
