@@ -37,6 +37,7 @@ from ddcli.process import Absorbing, Vocabulary
 from ddcli.randomness import Streams
 from ddcli.sampler import Ancestral
 from ddcli.schedule import Linear, make_times
+from ddcli.start import PEAK
 from ddcli.step import Noised, State, Task
 from ddcli.training import can_compile
 
@@ -106,7 +107,7 @@ class Ours:
         )
         if compiled and can_compile():
             self.denoiser.compile(lambda line: print(f"<!-- {line} -->"))
-        self.config: Config = build_config({}, {"train.steps": 10_000}, "the benchmark")
+        self.config: Config = build_config({}, {"train.steps": 10_000, "train.lr": PEAK}, "the benchmark")
         self.state = State.fresh(self.denoiser, self.config)
         blocks = shape.length // block if block else 1
         objective = make_objective("elbo", None, self.process)

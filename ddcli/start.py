@@ -19,7 +19,7 @@ from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
 from .errors import DdcliError
 from .foreign import Pretrained, Source, open_start
-from .process import Autoregressive, Process, Tables
+from .process import Autoregressive, Process, Tables, default_schedule
 from .tokenizer import Tokenizer
 
 PEAK = 2e-3  # learning rate, of a network that knows nothing yet
@@ -250,6 +250,7 @@ class FromRun:
             "process.schedule": about["schedule"],
         }
         usual, asked = flatten(Config().model_dump()), flatten(config.model_dump())
+        usual["process.schedule"] = default_schedule(asked["process.name"])
         for key, value in inherited.items():
             if asked[key] not in (usual[key], value):
                 raise DdcliError(

@@ -413,14 +413,17 @@ def test_a_run_that_began_with_another_goes_on_without_it(own_run, text_file, tm
     assert ddcli.load(tmp_path / "parts").sample(1, steps=2, seed=1)
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", "blocks", "labels"])
+@pytest.mark.parametrize("kind", ["autoregressive", "blocks", "labels", "generator"])
 def test_runs_of_every_kind_are_gone_on_with(kind, text_file, tmp_path):
     settings = {
         "autoregressive": {"process__name": "autoregressive"},
         "blocks": {"model__block": 8},
+        "generator": {"process__name": "band:1", "process__schedule": "linear"},
         "labels": {"data__lines": True, "data__label_column": "kind", "data__length": None},
     }[kind]
     source, again = text_file, {}
+    if kind == "generator":
+        again = {"process__name": "band:1"}  # whose schedule is another, if nobody says
     if kind == "labels":
         source = tmp_path / "rows.csv"
         rows = (f"{line},{'verse' if i % 2 else 'prose'}\n" for i, line in enumerate(words(60).splitlines()))
