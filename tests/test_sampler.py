@@ -7,7 +7,7 @@ import pytest
 import torch
 from chains import OneStream
 from scipy.stats import chisquare
-from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, law_of, make, pooled, processes, world
+from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, continuous, law_of, make, pooled, processes, world
 
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
@@ -38,10 +38,10 @@ def test_ancestral_steps_draw_one_position_exactly_whatever_their_number(process
         assert chisquare(law_of(frames[-1].x, 1), n * log_p.exp()).pvalue > 1e-3
 
 
-@processes
+@continuous
 def test_many_ancestral_steps_draw_from_the_joint(process):
     strings, log_p = world(2)
-    n = 8_000
+    n = 4_000
     frames = run(process, ExactDenoiser(process, strings, log_p), Ancestral(), n, 2, 128)
     assert chisquare(law_of(frames[-1].x, 2), n * log_p.exp()).pvalue > 1e-3
 
@@ -223,7 +223,7 @@ EXACT = {
 @pytest.mark.parametrize("spec", EXACT)
 def test_samplers_that_claim_to_be_exact_draw_from_the_joint(spec):
     strings, log_p = world(3)
-    n = 4_000
+    n = 2_500
     denoiser = ExactDenoiser(ABSORBING, strings, log_p)
     frames = run(ABSORBING, denoiser, make_sampler(spec), n, 3, EXACT[spec])
     assert pooled(law_of(frames[-1].x, 3), n * log_p.exp()) > 1e-3
@@ -234,7 +234,7 @@ def test_samplers_that_claim_to_be_exact_draw_from_the_joint(spec):
 def test_they_do_under_noise_that_leaves_tokens_visible_too(spec, name):
     process = make(name)
     strings, log_p = world(2)
-    n = 2_500
+    n = 1_500
     frames = run(process, ExactDenoiser(process, strings, log_p), make_sampler(spec), n, 2, 128)
     assert pooled(law_of(frames[-1].x, 2), n * log_p.exp()) > 1e-3
 

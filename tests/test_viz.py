@@ -575,7 +575,13 @@ def test_stationary_noise_counts_the_text_itself():
     assert [m.entropy for m in curves] == pytest.approx([curves[0].entropy] * len(curves))
 
 
-@pytest.mark.parametrize("name", worlds.PER_POSITION)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("absorbing", "hybrid", "band", "steps") else pytest.mark.slow)
+        for name in worlds.PER_POSITION
+    ],
+)
 def test_the_noise_of_a_model_is_drawn_under_its_own_name(name):
     _, tokenizer, noises = make(TEXT, [name])
     flat = flat_text(noises[name])

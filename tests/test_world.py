@@ -162,7 +162,10 @@ class StopAt(Heard):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+@pytest.mark.parametrize(
+    "shard",
+    [pytest.param(False, id="replicated", marks=pytest.mark.slow), pytest.param(True, id="sharded")],
+)
 def test_a_run_of_four_processes_goes_on_with_three_two_or_one(alone, text_file, tmp_path, shard):
     config = tiny_config(text_file, **BATCH, train__shard=shard, samples__every=10, samples__count=3)
     run = tmp_path / "run"
