@@ -51,6 +51,10 @@ CELLS = {
 }
 
 
+# much like others of them
+LATER = ("absorbing, geometric", "absorbing with a clock", "uniform, flat weights", "gaussian, by its score")
+
+
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
     path = tmp_path_factory.mktemp("letters") / "letters.txt"
@@ -63,7 +67,9 @@ def trained(run, letters, **changes):
     return load_model(run)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LATER else ()) for name in CELLS]
+)
 def test_every_process_and_objective_learns_writes_and_fills(name, letters, tmp_path):
     model = trained(tmp_path / "run", letters, **CELLS[name])
     bounds = [line["bound_nats_per_token"] for line in metrics(tmp_path / "run") if "bound_stderr" in line]
