@@ -79,7 +79,11 @@ def alone(tmp_path_factory, text_file):
 # -- the same run -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+# that shared weights make no difference is held below too, where four processes go on with fewer
+@pytest.mark.parametrize(
+    "shard",
+    [pytest.param(False, id="replicated"), pytest.param(True, id="sharded", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_so_many_processes_train_the_run_that_one_trains(alone, text_file, tmp_path, size, shard):
     changes = {"samples__every": 10, "samples__count": 3, "train__shard": shard}
