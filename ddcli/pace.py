@@ -1,6 +1,5 @@
 """What a run needs, as measured on a few of its steps: time, and memory."""
 
-import math
 import sys
 from dataclasses import dataclass
 
@@ -35,11 +34,14 @@ class Pace:
         return self.draw * (validation.draws + validation.final_draws) + self.sampling
 
 
-def peak_memory(device: torch.device) -> float:
-    """Bytes: the most that this process has held so far, of the device's memory, or of the machine's own."""
+def peak_memory(device: torch.device) -> float | None:
+    """Bytes: the most that this process has held so far, of the device's memory, or of the machine's own.
+
+    None where the system does not tell.
+    """
     if device.type == "cuda":
         return float(torch.cuda.max_memory_reserved(device))
     if resource is None:
-        return math.nan
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -126,6 +126,17 @@ def _is_ideograph(character: str) -> bool:
     return unicodedata.name(character, "").startswith("CJK")
 
 
+def check_mask(hf: Any, name: str) -> None:
+    """Raises DdcliError, by the name of its model, for a tokenizer of transformers without its own mask."""
+    if not hf.mask_token:
+        raise DdcliError(f"the tokenizer of {name} has no mask token, so there is nothing to fill")
+    if hf.mask_token == hf.pad_token:
+        raise DdcliError(
+            f"the tokenizer of {name} pads with its mask token {hf.mask_token}, so gaps and padding "
+            "cannot be told apart; give it a pad token of its own"
+        )
+
+
 class ForeignTokenizer(Tokenizer):
     """A tokenizer that came with a model: nothing is added to it, and all of its special tokens are given."""
 

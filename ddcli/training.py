@@ -671,7 +671,7 @@ def earliest(places: Sequence[Sequence[list[int] | None]]) -> list[list[int]]:
     return [min(at for at in lane if at is not None) for lane in zip(*places, strict=True)]
 
 
-def estimate(plan: Plan, reporter: Silent) -> tuple[float, float]:
+def estimate(plan: Plan, reporter: Silent) -> tuple[float, float | None]:
     """What a run of a plan would need in this process, by a few steps: seconds, and bytes of memory.
 
     Leaves no trace. Raises as `train` does.

@@ -1,5 +1,6 @@
 """Trained runs that many tests read. Whoever wants to change one takes a copy (`tiny.copy_of`)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,18 @@ def records_run(tmp_path_factory: pytest.TempPathFactory, names_file: Path) -> P
     run = tmp_path_factory.mktemp("runs") / "records"
     train_tiny(run, names_file, data__lines=True, data__length=None, train__steps=100, checkpoint__every=50)
     return run
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where a model of a kind that others trained lies, made when it is first asked for."""
+    import borrowed  # what most tests have no use for takes seconds to read
+
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = borrowed.save(kind, tmp_path_factory.mktemp(kind) / kind)
+        return made[kind]
+
+    return folder

@@ -30,19 +30,6 @@ STYLES = {"bert": "wordpiece", "bert-cased": "wordpiece", "roberta": "byte pairs
 LETTER = "Dear  ZOË,\r\n\tthe Quick [MASK] jumps\tover [MASK:2]; isn't ([MASK:2-3]) it?\nÀ bientôt [MASK]\n"
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Where a model of a kind lies, made when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def folder(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = borrowed.save(kind, tmp_path_factory.mktemp(kind) / kind)
-        return made[kind]
-
-    return folder
-
-
 @pytest.fixture(params=KINDS)
 def folder(request, folders):
     return folders(request.param)

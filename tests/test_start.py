@@ -4,9 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-import borrowed
 import pytest
 import torch
 import transformers as hf
@@ -55,18 +53,6 @@ def start_config(start, source, **changes):
     return load_config(
         None, flags={**BORROWED, "model.start": str(start), "data.source": str(source), **changed}
     )
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made: dict[str, Path] = {}
-
-    def folder(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = borrowed.save(kind, tmp_path_factory.mktemp(kind) / kind)
-        return made[kind]
-
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What training asks of a network, whoever made it. Legend: L length, D width, N positions, V vocabulary."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ class Shape(NamedTuple):
     heads: int
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A backbone that can be trained: a trunk, a head, and what is known of their weights."""
 
     config: Any  # of transformers, with a `diffusion` section
@@ -24,26 +25,27 @@ class Network(nn.Module):
     loader: str  # the class that reads its folder
 
     @property
+    @abstractmethod
     def shape(self) -> Shape:
-        raise NotImplementedError
+        """As memory is reckoned by."""
 
     @property
+    @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
         """The layers of the trunk: what several processes share out, and whose matrices decay."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head_weights(self) -> list[Tensor]:
         """The weights to be trained that logits are made with from hidden states."""
-        raise NotImplementedError
 
+    @abstractmethod
     def recompute(self) -> None:
         """Compute what is inside of layers again on the way back: less memory, a third slower.
 
         Raises DdcliError where that cannot be done.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write config.json and model.safetensors, of weights by the names of `weights_of`, such that plain
         transformers reads them. Each file is whole or not there."""
-        raise NotImplementedError

@@ -155,7 +155,9 @@ def train(
         if not settings.minutes:
             answer(f"# {settings.steps * settings.batch_size * plan.data.length:,} tokens to train on")
         seconds, memory = estimate(plan, reporter)
-        told = f"{seconds / 60:.1f} minutes and {memory / 1e9:.1f} GB of memory"
+        told = f"{seconds / 60:.1f} minutes"
+        if memory is not None:
+            told += f" and {memory / 1e9:.1f} GB of memory"
         answer(f"# about {told}, by a few steps that were tried")
         return
     assert output is not None

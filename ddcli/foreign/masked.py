@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ..backbones.pretrained import PretrainedMaskedLM
 from ..errors import DdcliError
-from ..spelling import ForeignTokenizer
+from ..spelling import ForeignTokenizer, check_mask
 from ..tokenizer import read_pretrained
 from .pretrained import EXAMPLE, Pretrained, architecture, assembled, loaded, read_config, what_it_is
 from .source import Source
@@ -61,13 +61,7 @@ def _refuse_others(source: Source, described: Mapping[str, Any], config: PreTrai
 
 def _tokenizer(source: Source) -> ForeignTokenizer:
     hf = read_pretrained(source.folder, source.name)
-    if not hf.mask_token:
-        raise DdcliError(f"the tokenizer of {source.name} has no mask token, so there is nothing to fill")
-    if hf.mask_token == hf.pad_token:
-        raise DdcliError(
-            f"the tokenizer of {source.name} pads with its mask token {hf.mask_token}, so gaps and padding "
-            "cannot be told apart; give it a pad token of its own"
-        )
+    check_mask(hf, source.name)
     tokenizer = ForeignTokenizer(hf)
     tokenizer.check(source.name)
     return tokenizer

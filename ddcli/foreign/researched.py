@@ -2,7 +2,7 @@
 
 from ..errors import DdcliError
 from ..hub import quiet
-from ..spelling import WriterTokenizer
+from ..spelling import WriterTokenizer, check_mask
 from ..tokenizer import read_pretrained
 from .source import Source
 
@@ -44,13 +44,7 @@ def research_tokenizer(source: Source, vocab_size: int) -> WriterTokenizer:
             f"{source.name}: the tokenizer has {len(hf):,} tokens, but the network was made for "
             f"{vocab_size:,}"
         )
-    if not hf.mask_token:
-        raise DdcliError(f"the tokenizer of {source.name} has no mask token, so there is nothing to fill")
-    if hf.mask_token == hf.pad_token:
-        raise DdcliError(
-            f"the tokenizer of {source.name} pads with its mask token {hf.mask_token}, so gaps and padding "
-            "cannot be told apart; give it a pad token of its own"
-        )
+    check_mask(hf, source.name)
     tokenizer = WriterTokenizer(hf)
     tokenizer.check(source.name)
     return tokenizer
