@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .errors import DdcliError, unknown
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 class Schedule(Protocol):
     def alpha(self, t: Tensor) -> Tensor:
@@ -111,6 +113,43 @@ class Geometric:
 
 
 @dataclass(frozen=True)
+class Gidd:
+    """alpha = (1 - t) / (1 + c), c = p / (1 - p) 2 sqrt(t (1 - t)): the pace of GIDD's mixing schedule
+    (arXiv:2503.04482, section 3.2) for noise of masks and, halfway, a share p of random tokens."""
+
+    p: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p < 1:
+            raise DdcliError(
+                f"a gidd schedule needs a share of random tokens from 0 to below 1, not {self.p:g}"
+            )
+
+    @property
+    def _k(self) -> float:
+        return 2 * self.p / (1 - self.p)
+
+    def _odds(self, t: Tensor) -> Tensor:
+        return self._k * (t * (1 - t)).sqrt()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (1 - t) / (1 + self._odds(t))
+
+    def lost(self, t: Tensor) -> Tensor:
+        odds = self._odds(t)
+        return (t + odds) / (1 + odds)
+
+    def when(self, lost: Tensor) -> Tensor:
+        alpha = 1 - lost
+        return 2 * lost**2 / (2 * lost + alpha * self.random(alpha, lost)).clamp(min=TINY)
+
+    def random(self, alpha: Tensor, lost: Tensor) -> Tensor:
+        """How many random tokens there are to 2 lost masks, (...), where alpha is kept: 2 lost c / t, for the
+        t that solves (lost - t)^2 = (alpha c)^2. Sums of positive terms alone, so no digits are lost."""
+        return self._k * (alpha * self._k + (alpha * (4 * lost + alpha * self._k**2)).sqrt())
+
+
+@dataclass(frozen=True)
 class Knots:
     """A schedule through given points: ln(lost / alpha) is linear in t from one to the next, and alpha is
     before the first and after the last, down to 0 at t = 1."""
@@ -159,6 +198,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "polynomial": Polynomial,
     "geometric": Geometric,
+    "gidd": Gidd,
 }
 OWN = "auto"  # whichever suits the noise
 INFORMATION = "information"  # made of the noise itself: what x_t tells of x_0 falls evenly
