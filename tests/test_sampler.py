@@ -7,7 +7,18 @@ import pytest
 import torch
 from chains import OneStream
 from scipy.stats import chisquare
-from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, continuous, law_of, make, pooled, processes, world
+from worlds import (
+    SPARING,
+    SYMBOLS,
+    VOCABULARY,
+    ExactDenoiser,
+    continuous,
+    law_of,
+    make,
+    pooled,
+    processes,
+    world,
+)
 
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
@@ -263,6 +274,21 @@ def test_taking_tokens_back_keeps_the_share_of_masks(spec):
         assert share == pytest.approx(due, abs=4 * (due * (1 - due) / (3 * n)) ** 0.5 + 1e-9)
         taken_back += ((before.x != ABSORBING.mask_id) & (after.x == ABSORBING.mask_id)).sum().item()
     assert taken_back > n / 10
+
+
+@pytest.mark.parametrize("name", ["hybrid", *SPARING])
+def test_a_corrector_keeps_the_marginals_also_where_some_tokens_are_known(name):
+    process, n = make(name), 4_000
+    strings, log_p = world(1)
+    for frame in run(process, ExactDenoiser(process, strings, log_p), make_sampler("corrector:0.5"), n, 1, 8):
+        due = process.marginal(
+            log_p.new_full((5,), LOG_ZERO).index_copy(0, torch.arange(3), log_p), frame.clock[0, 0]
+        )
+        possible = due > LOG_ZERO / 2
+        seen = torch.bincount(frame.x[:, 0], minlength=len(due))
+        assert not seen[~possible].any()
+        if possible.sum() > 1:
+            assert chisquare(seen[possible], n * due[possible].softmax(0)).pvalue > 1e-4
 
 
 def test_remasking_by_confidence_takes_back_what_was_unsure():

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DdcliError
-from ..process import Absorbing, Autoregressive, Masking, Process, at, clean_posterior, posterior
-from ..randomness import Streams
+from ..process import Absorbing, Autoregressive, Masking, Process, at, clean_posterior, one_hot, posterior
+from ..randomness import Streams, categorical
 from .base import EvenSteps, Step, chance_of_a_call, default_sampler
 
 Odds = tuple[Tensor, Tensor]  # the chance of a mask to open, and of a visible token to be masked again
@@ -155,7 +155,7 @@ class Corrector(Revising):
     """Predictor and corrector in one: the ancestral step with the chance kappa, else new noise on the belief.
 
     kappa q(x_s | x_t, x_0) + (1 - kappa) q(x_s | x_0), averaged over p(x_0 | x_t): for any process, since
-    both have the marginal at s. At 1 this is ancestral sampling.
+    both have the marginal at s (arXiv:2602.21185). At 1 this is ancestral sampling.
     """
 
     kappa: float = 0.95
@@ -178,7 +178,11 @@ class Corrector(Revising):
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         if isinstance(step.process, Masking):
             return super().move(step, log_p0, rows)
-        return step.put(rows, step.draw(step.law(self._law, step.shaped(log_p0, rows), rows), rows))
+        x = step.put(rows, step.draw(step.law(self._law, step.shaped(log_p0, rows), rows), rows))
+        process, known = step.process, self._running(step) & ~step.process.unknown(step.xt, step.t)
+        again = known & (step.whether < 1 - self.kappa)
+        clean = one_hot(step.xt[again], process.vocabulary.size)  # what is known needs no belief
+        return x.masked_scatter(again, categorical(process.marginal(clean, step.s[again]), step.what[again]))
 
     def _law(self, process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
         onward = posterior(process, log_p0, xt, s, t).double()
