@@ -59,8 +59,15 @@ class Question:
             self.running, self.everywhere(t), 0.0 if self.unseen is None else self.unseen.double()
         )
 
+    def unknown(self, process: Process, xt: Tensor, clock: Tensor) -> Tensor:
+        """The positions whose likelihood is asked for and open, (B, L) bool. What is known costs nothing, and
+        a network that has learnt nothing about it is not asked."""
+        return self.running & process.unknown(xt, clock)
+
     def ask(self, xt: Tensor, clock: Tensor, rows: Tensor) -> Tensor:
         """log p0 (N, V) float64."""
+        if not rows.any():
+            return torch.empty(0, 1, dtype=torch.float64, device=xt.device)
         told = {"clean": self.x0} if self.u.shape[1] > 1 else {}
         return self.denoiser(xt, clock, rows, self.valid, **told).double()
 
@@ -134,17 +141,18 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     weight = torch.where(
         first, 1 / RECONSTRUCTION_SHARE, 2 * root * width / (1 - RECONSTRUCTION_SHARE) / slope
     )
-    running, clock = asked.running, asked.clock(t)
+    clock = asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
-    log_p0 = asked.ask(xt, clock, running)
-    clean, noisy, now = asked.x0[running], xt[running], clock[running]
-    early = asked.everywhere(first)[running]
+    rows = asked.unknown(process, xt, clock)
+    log_p0 = asked.ask(xt, clock, rows)
+    clean, noisy, now = asked.x0[rows], xt[rows], clock[rows]
+    early = asked.everywhere(first)[rows]
     late = ~early
     found = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     found[late] = elbo(process, log_p0[late], clean[late], noisy[late], now[late])
     start = torch.zeros_like(now[early])
     found[early] = elbo_step(process, log_p0[early], clean[early], noisy[early], start, now[early])
-    cost = asked.spread(found, running, weight)
+    cost = asked.spread(found, rows, weight)
     published = asked.everywhere(~first & (t >= PUBLISHED_FROM))
     prior = _prior(process, asked)
     return Nats(cost + prior, torch.where(published, cost, 0.0), prior, _bin(t))
@@ -200,11 +208,12 @@ def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     end = lost(process, torch.ones((), dtype=torch.float64))
     t = objective.times(when(process, end * asked.u**2))
     chance = (lost(process, t).sqrt() - lost(process, objective.before(t)).sqrt()) / end.sqrt()
-    running, clock = asked.running, asked.clock(t)
+    clock = asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
-    found = objective(process, asked.ask(xt, clock, running), asked.x0[running], xt[running], clock[running])
+    rows = asked.unknown(process, xt, clock)
+    found = objective(process, asked.ask(xt, clock, rows), asked.x0[rows], xt[rows], clock[rows])
     prior = _prior(process, asked)
-    cost = asked.spread(found, running, 1 / (timesteps * chance)) + prior
+    cost = asked.spread(found, rows, 1 / (timesteps * chance)) + prior
     return Nats(cost, cost, prior, _bin(t - 0.5 / timesteps))
 
 
