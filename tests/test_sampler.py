@@ -386,6 +386,21 @@ def test_positions_are_chosen_by_what_is_believed_whatever_tokens_are_drawn_from
     assert (found[2][opened[0]] != greedy[opened[0]]).any()
 
 
+@pytest.mark.parametrize(("spec", "steps"), [("ancestral", 64), ("first-hitting", 1)])
+def test_a_belief_that_reads_time_is_told_when_a_mask_opens(spec, steps):
+    """One that believes in symbol 1 with the chance t: a mask opens at any time alike, so half of them do."""
+
+    def believe(xt, t, rows, valid=None):
+        now = t[rows]
+        never = torch.full_like(now, LOG_ZERO)
+        return torch.stack([(1 - now).clamp(min=1e-30).log(), now.log(), never, never, never], -1)
+
+    n = 8_000
+    x = run(ABSORBING, believe, make_sampler(spec), n, 1, steps)[-1].x
+    due = 0.5 + 0.5 / steps * (spec == "ancestral")  # steps are told the time they begin at
+    assert (x == 1).double().mean().item() == pytest.approx(due, abs=4 * 0.5 / n**0.5)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_hitting_times_are_those_of_a_position_that_opens_by_itself(schedule):
     """1 - alpha at the first of n hits is the greatest of n uniform numbers: n / (n + 1) in the mean."""

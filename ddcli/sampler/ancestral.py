@@ -90,6 +90,10 @@ class FirstHitting(EvenSteps):
         hits = torch.where(lost > 0, hits.maximum(1e-12 * rank), 0.0)  # a schedule may jump after 0
         return torch.cat([one, hits, torch.zeros_like(one)])
 
+    def clock(self, step: Step) -> Tensor:
+        """The time of the opening: until then nothing has happened, since the last one, but that time passed."""
+        return step.s
+
     def rows(self, step: Step) -> Tensor:
         chance = step.whether.masked_fill(~step.masks, -1.0)
         first = torch.zeros_like(step.masks).scatter(-1, chance.argmax(-1, keepdim=True), True)
