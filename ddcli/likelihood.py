@@ -64,10 +64,10 @@ class Question:
         a network that has learnt nothing about it is not asked."""
         return self.running & process.unknown(xt, clock)
 
-    def ask(self, xt: Tensor, clock: Tensor, rows: Tensor) -> Tensor:
+    def ask(self, process: Process, xt: Tensor, clock: Tensor, rows: Tensor) -> Tensor:
         """log p0 (N, V) float64."""
         if not rows.any():
-            return torch.empty(0, 1, dtype=torch.float64, device=xt.device)
+            return torch.empty(0, process.vocabulary.size, dtype=torch.float64, device=xt.device)
         told = {"clean": self.x0} if self.u.shape[1] > 1 else {}
         return self.denoiser(xt, clock, rows, self.valid, **told).double()
 
@@ -144,7 +144,7 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     clock = asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
     rows = asked.unknown(process, xt, clock)
-    log_p0 = asked.ask(xt, clock, rows)
+    log_p0 = asked.ask(process, xt, clock, rows)
     clean, noisy, now = asked.x0[rows], xt[rows], clock[rows]
     early = asked.everywhere(first)[rows]
     late = ~early
@@ -179,7 +179,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
     masked = hidden if asked.unseen is None else hidden | asked.unseen
     share = count.double() / total.clamp(min=1)
     clock = asked.clock(process.schedule.when(share))
-    log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
+    log_p0 = asked.ask(process, x0.masked_fill(masked, process.mask_id), clock, hidden)
     cost = asked.spread(-at(log_p0, x0[hidden]), hidden, 1 / share)
     edges = torch.tensor([*(i / BINS for i in range(BINS + 1)), PUBLISHED_FROM], dtype=torch.float64)
     *before, early = (_at_least(count, total, p) for p in process.schedule.lost(edges).tolist())
@@ -193,7 +193,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
 @in_continuous_time.register(Autoregressive)
 def _(process: Autoregressive, asked: Question) -> Nats:
     """-ln p(x_i | x_1 ... x_{i-1}) itself: no bound, no chance."""
-    log_p0 = asked.ask(asked.x0, asked.running.double(), asked.running)
+    log_p0 = asked.ask(process, asked.x0, asked.running.double(), asked.running)
     cost = asked.spread(-at(log_p0, asked.x0[asked.running]), asked.running, torch.ones_like(asked.u))
     return Nats(cost, cost, torch.zeros_like(cost))
 
@@ -211,7 +211,7 @@ def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     clock = asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
     rows = asked.unknown(process, xt, clock)
-    found = objective(process, asked.ask(xt, clock, rows), asked.x0[rows], xt[rows], clock[rows])
+    found = objective(process, asked.ask(process, xt, clock, rows), asked.x0[rows], xt[rows], clock[rows])
     prior = _prior(process, asked)
     cost = asked.spread(found, rows, 1 / (timesteps * chance)) + prior
     return Nats(cost, cost, prior, _bin(t - 0.5 / timesteps))

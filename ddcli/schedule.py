@@ -130,7 +130,7 @@ class Gidd:
         return 2 * self.p / (1 - self.p)
 
     def _odds(self, t: Tensor) -> Tensor:
-        return self._k * (t * (1 - t)).sqrt()
+        return self._k * t.sqrt() * (1 - t).clamp(min=TINY).sqrt()  # whose slope at t = 1 is a number
 
     def alpha(self, t: Tensor) -> Tensor:
         return (1 - t) / (1 + self._odds(t))
@@ -217,6 +217,7 @@ def make_schedule(spec: str) -> Schedule:
 
 def with_slope(f: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:
     """f(t) and df/dt, for an f that acts on each time alone and returns a tensor or several."""
+    t = t.contiguous()  # of an expanded one torch takes no slope
     found = torch.func.jvp(f, (t,), (torch.ones_like(t),))
     return found[0], found[1]
 

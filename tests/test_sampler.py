@@ -25,7 +25,7 @@ from ddcli.generate import generate
 from ddcli.process import Absorbing, Uniform
 from ddcli.randomness import LOG_ZERO, Streams
 from ddcli.sampler import SAMPLERS, Ancestral, Step, Surest, as_believed, make_sampler
-from ddcli.schedule import SCHEDULES, Linear
+from ddcli.schedule import SCHEDULES, Linear, make_schedule, with_slope
 from ddcli.shaping import Temperature, TopK, TopP
 
 F64 = torch.float64
@@ -213,6 +213,20 @@ def test_the_network_is_called_as_often_as_theory_says(process, spec, steps):
     else:
         assert spec.startswith(BY_THE_TEXT)
         assert least <= nfe.min() <= nfe.max() <= most
+
+
+@pytest.mark.parametrize("spec", ["euler", "tau-leaping"])
+def test_rates_are_numbers_where_a_schedule_begins_as_a_root(spec):
+    """Of gidd's the slope is infinite at t = 0; at t = 1, where sampling begins, it is 1."""
+    process, n = Absorbing.over(VOCABULARY, make_schedule("gidd:0.5")), 2_000
+    one = torch.ones(2, 3, dtype=F64)[:, :1].expand(2, 3)
+    assert (with_slope(process.schedule.alpha, one)[1] == -1).all()
+    assert (with_slope(process.schedule.lost, one)[1] == 1).all()
+    frames = run(process, ExactDenoiser(process, *world(2)), make_sampler(spec), n, 2, 4)
+    nfe = frames[-1].nfe.double()
+    least, most = make_sampler(spec).calls(process, 4, 2)
+    assert least == most == pytest.approx(nfe.mean().item(), abs=4 * nfe.std().item() / n**0.5)
+    assert frames[1].opened.any()
 
 
 # of a world of correlated positions: exact where one position opens at a time, or in many steps
