@@ -180,8 +180,9 @@ def _without_auto(config: Config, process: Process) -> Config:
         raise DdcliError((order if ordered else blocks).format(refused[0]))
     if process.needs_clock and model.clock == "none":
         raise DdcliError(
-            "this noise leaves tokens visible, and a network with model.clock=none could not tell given ones "
-            "from noisy ones; for a network that reads no time use --set model.clock=given"
+            "this noise leaves tokens visible or masks some sooner than others, and a network with "
+            "model.clock=none could not tell given ones from noisy ones, nor how far noise has gone; for a "
+            "network that reads no time use --set model.clock=given"
         )
     own = {
         "predicts": default_head(objective, process),

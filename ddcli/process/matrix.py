@@ -71,15 +71,19 @@ class Matrices(ABC):
         )
 
     @cached_property
+    def _late(self) -> Tensor:
+        """Q_{0:t} at a time, or at each of the chain's own, (n, K, K)."""
+        if self.timesteps is None:
+            t = torch.tensor([0.5], dtype=torch.float64)
+        else:
+            t = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
+        return self.between(torch.zeros_like(t), t)
+
+    @cached_property
     def _ambiguous(self) -> Tensor:
         """Ids, (V,) bool, that another symbol can have turned into."""
-        one = torch.ones((), dtype=torch.float64)
-        if self.timesteps is None:
-            late = self.between(one[None] * 0, one[None] * 0.5)[0]
-        else:
-            steps = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
-            late = self.between(torch.zeros_like(steps), steps).sum(0)
         text = self.vocabulary.is_text[self.states]
+        late = self._late.sum(0)
         others = late * text * (1 - torch.eye(len(late), dtype=torch.float64))
         return torch.zeros(self.vocabulary.size, dtype=torch.bool).index_copy(
             0, self.states, others.sum(-1) > 1e-12
@@ -87,7 +91,12 @@ class Matrices(ABC):
 
     @cached_property
     def needs_clock(self) -> bool:
-        return bool((self._ambiguous & self.vocabulary.is_text).any())
+        """Not where all there is are masks, to which every symbol turns alike: else even a mask tells of x_0,
+        and how much depends on the time."""
+        text = self.vocabulary.is_text[self.states]
+        hidden = self._late[:, ~text][..., text]  # q(mask | x_0)
+        alike = bool((hidden - hidden[..., :1]).abs().max() < 1e-12) if hidden.numel() else True
+        return not alike or bool((self._ambiguous & self.vocabulary.is_text).any())
 
     @cached_property
     def forgets(self) -> bool:
