@@ -14,7 +14,7 @@ from .backbones.network import Network
 from .checkpoint import PRECISION_NAMES, pick_device, pick_precision
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
 from .dataset import TrainingData, read_training_data
-from .denoiser import Head, default_head, find_head
+from .denoiser import Head, check_taught, default_head, find_head
 from .errors import DdcliError
 from .objective import Objective, check_objective, default_objective, make_objective
 from .process import Autoregressive, Process, Tables, check_names, make_process
@@ -131,6 +131,7 @@ def make_plan(
     config = _without_auto(config, process)
     objective = make_objective(config.objective.name, config.objective.timesteps, process)
     head = find_head(config.model.predicts, process)
+    check_taught(config.model.predicts, objective, process)
     about = {
         "process": name,
         "schedule": schedule,

@@ -197,6 +197,13 @@ BAD = {
     "no file": ("steps", "discrete-elbo", {}, "which file?"),
     "a head there is none of": ("uniform", "elbo", {"model__predicts": "noise"}, "unknown head 'noise'"),
     "a posterior that matrices blow up": ("band", "elbo", {"model__predicts": "posterior"}, "leave-one-out"),
+    "a score by the bound": ("uniform", "elbo", {"model__predicts": "score"}, "use --objective score-entropy"),
+    "a score by its tokens": (
+        "band",
+        "cross-entropy",
+        {"model__predicts": "score"},
+        "use --objective score-entropy",
+    ),
     "a score of an order": ("autoregressive", "score-entropy", {}, "use --objective elbo"),
     "a flat weight of an order": ("autoregressive", "cross-entropy", {}, "use --objective elbo"),
     "a posterior of an order": ("autoregressive", "elbo", {"model__predicts": "posterior"}, "next token"),
