@@ -77,6 +77,12 @@ class Plan:
         return self.data.length // (self.config.model.block or self.data.length)
 
     @property
+    def own_steps(self) -> dict[str, int]:
+        """In how many steps the model samples if nobody says: its T, in each block; {}: it has none."""
+        timesteps = self.objective.timesteps
+        return {"steps": timesteps * self.blocks} if timesteps else {}
+
+    @property
     def memory(self) -> int:
         """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
 

@@ -10,6 +10,7 @@ from worlds import RING
 
 from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
+from ddcli.model import Canvas
 
 LETTERS = "abc\n"
 TEXT = "aabaaacaab\n" * 300
@@ -84,6 +85,27 @@ def test_every_process_and_objective_learns_writes_and_fills(name, letters, tmp_
         assert filled.text.endswith("cb")
         assert len(filled.text) == 9
         assert np.isfinite(filled.score)
+
+
+def test_a_model_trained_in_steps_samples_in_them_and_at_no_other_times(letters, tmp_path):
+    """By itself in all T of them; in fewer, at some of their times; and more there are not."""
+    settings = {"process__name": "uniform", "objective__name": "discrete-elbo", "objective__timesteps": 10}
+    train_tiny(tmp_path / "run", letters, train__steps=2, validation__every=0, **settings)
+    model = load_model(tmp_path / "run")
+    assert model.settings.steps == 10
+    for steps, called in ((None, 10), (4, 4), (25, 10)):
+        chosen, told = model.choose(steps=steps), []
+
+        def listening(xt, t, rows, valid=None, told=told):
+            told.append(t.unique())
+            return model.plain(xt, t, rows, valid)
+
+        canvas = Canvas(np.zeros((1, 6), dtype=np.int64), np.zeros((1, 6), dtype=bool), [6], [1])
+        *_, last = model.denoise(canvas, chosen, listening)
+        at = 10 * torch.cat(told)
+        torch.testing.assert_close(at, at.round())
+        assert len(at.unique()) == last.nfe.item() == called
+        assert ("of which there are 10" in model.described(chosen)) == (steps == 25)
 
 
 def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(letters, tmp_path):
@@ -197,7 +219,12 @@ BAD = {
     "no file": ("steps", "discrete-elbo", {}, "which file?"),
     "a head there is none of": ("uniform", "elbo", {"model__predicts": "noise"}, "unknown head 'noise'"),
     "a posterior that matrices blow up": ("band", "elbo", {"model__predicts": "posterior"}, "leave-one-out"),
-    "a score by the bound": ("uniform", "elbo", {"model__predicts": "score"}, "use --objective score-entropy"),
+    "a score by the bound": (
+        "uniform",
+        "elbo",
+        {"model__predicts": "score"},
+        "use --objective score-entropy",
+    ),
     "a score by its tokens": (
         "band",
         "cross-entropy",

@@ -58,7 +58,7 @@ def test_given_positions_cost_nothing_and_inform_the_others(process):
 @pytest.mark.parametrize("timesteps", [None, 16])
 @pytest.mark.parametrize("name", ["absorbing", "stationary:sparing"])
 def test_nobody_is_asked_about_a_token_that_is_known(name, timesteps):
-    """A head that is trained where something is unknown alone says anything there, and costs would be of it."""
+    """A head that was never trained there may say anything."""
     process, n = make(name), 200
     exact, rng = ExactDenoiser(process, *world(2)), OneStream(n, 3)
     asked = []

@@ -8,7 +8,7 @@ else follows.
 import json
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Self
@@ -39,8 +39,10 @@ class Interpolating(ABC):
 
     vocabulary: Vocabulary
     schedule: Schedule
+    timesteps: int | None = field(default=None, kw_only=True)
 
-    timesteps = None
+    def in_steps(self, timesteps: int | None) -> Self:
+        return replace(self, timesteps=timesteps)
 
     @classmethod
     def over(

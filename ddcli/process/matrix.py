@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -40,7 +40,12 @@ class Matrices(ABC):
     schedule: Schedule
     matrix: Tensor = field(compare=False)  # the generator (K, K), or the steps (T, K, K), float64
 
-    timesteps: ClassVar[int | None] = None
+    @property
+    @abstractmethod
+    def timesteps(self) -> int | None: ...
+
+    @abstractmethod
+    def in_steps(self, timesteps: int | None) -> Self: ...
 
     @classmethod
     @abstractmethod
@@ -72,11 +77,8 @@ class Matrices(ABC):
 
     @cached_property
     def _late(self) -> Tensor:
-        """Q_{0:t} at a time, or at each of the chain's own, (n, K, K)."""
-        if self.timesteps is None:
-            t = torch.tensor([0.5], dtype=torch.float64)
-        else:
-            t = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
+        """Q_{0:t} at a time, or at all times there are, (n, K, K)."""
+        t = torch.tensor([0.5], dtype=torch.float64)
         return self.between(torch.zeros_like(t), t)
 
     @cached_property
@@ -162,6 +164,11 @@ class Generator(Matrices):
     R is scaled so that its slowest mode decays as alpha_t, all others faster: at alpha = 0 nothing is left of
     the text, and the generator of uniform or absorbing noise gives that very process.
     """
+
+    timesteps: int | None = field(default=None, kw_only=True)
+
+    def in_steps(self, timesteps: int | None) -> Self:
+        return replace(self, timesteps=timesteps)
 
     @classmethod
     def over(
@@ -301,8 +308,12 @@ class Steps(Matrices):
         return chain
 
     @property
-    def timesteps(self) -> int:  # type: ignore[override]
+    def timesteps(self) -> int:
         return len(self.matrix)
+
+    def in_steps(self, timesteps: int | None) -> Self:
+        assert timesteps in (None, self.timesteps)
+        return self
 
     @cached_property
     def _products(self) -> Tensor:
@@ -311,6 +322,10 @@ class Steps(Matrices):
         for step in self.matrix:
             products.append(step @ products[-1])
         return torch.stack(products)
+
+    @cached_property
+    def _late(self) -> Tensor:
+        return self._products
 
     @property
     def left(self) -> float:

@@ -13,6 +13,7 @@ from ..process import (
     Interpolating,
     Masking,
     Process,
+    Steps,
     at,
     log,
     log_ratios,
@@ -91,7 +92,7 @@ class FirstHitting(EvenSteps):
         return torch.cat([one, hits, torch.zeros_like(one)])
 
     def clock(self, step: Step) -> Tensor:
-        """The time of the opening: until then nothing has happened, since the last one, but that time passed."""
+        """The time at which the mask opens: until then nothing happened but that time passed."""
         return step.s
 
     def rows(self, step: Step) -> Tensor:
@@ -118,7 +119,7 @@ class Euler(EvenSteps):
     """
 
     def check(self, process: Process) -> None:
-        if isinstance(process, Autoregressive) or process.timesteps is not None:
+        if isinstance(process, Autoregressive | Steps):
             raise DdcliError(
                 "it follows the rates of noise in continuous time, which this model's has not; use "
                 f"--sampler {default_sampler(process)}"
