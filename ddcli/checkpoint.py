@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .about import About, Excerpt, excerpt
+from .about import About, Excerpt, excerpt, schedule_of
 from .adapted import open_adapted
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
@@ -527,6 +527,16 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
     if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
         raise DdcliError(f"{run} is not empty and holds no run; choose another -o")
     return None
+
+
+def refuse_older_noise(run: Path, config: Config) -> None:
+    """DdcliError for a run to go on with whose config names noise in another meaning than that of today."""
+    about, noise = _read_json(run / "config.json").get("diffusion", {}), config.process
+    if (today := schedule_of(noise.name, noise.schedule, about.get("noise", 1))) != noise.schedule:
+        raise DdcliError(
+            f"{run} was begun by an older version, whose {noise.name} noise is that of --schedule {today} now; "
+            f"it cannot go on, but another can start from it: --from {run}"
+        )
 
 
 def refuse_links(run: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .about import NOISE
 from .backbones.network import Network
 from .checkpoint import PRECISION_NAMES, pick_device, pick_precision
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
@@ -139,6 +140,7 @@ def make_plan(
     head = find_head(config.model.predicts, process)
     check_taught(config.model.predicts, objective, process)
     about = {
+        "noise": NOISE,
         "process": name,
         "schedule": schedule,
         "objective": config.objective.name,

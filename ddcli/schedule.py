@@ -114,10 +114,14 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Gidd:
-    """alpha = (1 - t) / (1 + c), c = p / (1 - p) 2 sqrt(t (1 - t)): the pace of GIDD's mixing schedule
-    (arXiv:2503.04482, section 3.2) for noise of masks and, halfway, a share p of random tokens."""
+    """alpha = (1 - b) / (1 + c), c = p / (1 - p) 2 sqrt(b (1 - b)): the pace of GIDD's mixing schedule
+    (arXiv:2503.04482, section 3.2) for noise of masks and, halfway, a share p of random tokens.
+
+    There b is the time; here it may run by another schedule, as what that has lost.
+    """
 
     p: float = 0.1
+    clock: Schedule = field(default_factory=Linear)
 
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:
@@ -130,18 +134,20 @@ class Gidd:
         return 2 * self.p / (1 - self.p)
 
     def _odds(self, t: Tensor) -> Tensor:
-        return self._k * t.sqrt() * (1 - t).clamp(min=TINY).sqrt()  # whose slope at t = 1 is a number
+        left = self.clock.alpha(t).clamp(min=TINY)  # whose root has a slope at t = 1
+        return self._k * self.clock.lost(t).sqrt() * left.sqrt()
 
     def alpha(self, t: Tensor) -> Tensor:
-        return (1 - t) / (1 + self._odds(t))
+        return self.clock.alpha(t) / (1 + self._odds(t))
 
     def lost(self, t: Tensor) -> Tensor:
         odds = self._odds(t)
-        return (t + odds) / (1 + odds)
+        return (self.clock.lost(t) + odds) / (1 + odds)
 
     def when(self, lost: Tensor) -> Tensor:
         alpha = 1 - lost
-        return 2 * lost**2 / (2 * lost + alpha * self.random(alpha, lost)).clamp(min=TINY)
+        b = 2 * lost**2 / (2 * lost + alpha * self.random(alpha, lost)).clamp(min=TINY)
+        return self.clock.when(b)
 
     def random(self, alpha: Tensor, lost: Tensor) -> Tensor:
         """How many random tokens there are to 2 lost masks, (...), where alpha is kept: 2 lost c / t, for the
@@ -205,14 +211,15 @@ INFORMATION = "information"  # made of the noise itself: what x_t tells of x_0 f
 
 
 def make_schedule(spec: str) -> Schedule:
-    """`name` or `name:number`, such as polynomial:3. Raises DdcliError for what is neither."""
-    name, colon, number = spec.partition(":")
+    """`name` or `name:number`, such as polynomial:3; and what it runs by, of one that runs by another, as in
+    gidd:0.1:cosine. Raises DdcliError for what is none."""
+    name, *parts = spec.split(":", 2)
     if name not in SCHEDULES:
         raise unknown("schedule", name, [OWN, *SCHEDULES, INFORMATION])
     try:
-        return SCHEDULES[name](*([float(number)] if colon else []))
+        return SCHEDULES[name](*map(float, parts[:1]), *map(make_schedule, parts[1:]))
     except (TypeError, ValueError):
-        raise DdcliError(f"schedule {spec!r}: {name} does not take {number!r}") from None
+        raise DdcliError(f"schedule {spec!r}: {name} does not take {':'.join(parts)!r}") from None
 
 
 def with_slope(f: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:

@@ -37,6 +37,7 @@ from .checkpoint import (
     intact_checkpoint,
     load_tables,
     read_checkpoint,
+    refuse_older_noise,
     save_checkpoint,
     save_model,
 )
@@ -151,6 +152,7 @@ def _plan(config: Config, run: Path, saved: Config | None, reporter: Silent) -> 
         refuse_pipes(saved.data, run / "config.toml")
     if saved is None or not checkpoints(run):  # nothing has been learnt yet that other settings would spoil
         return make_plan(config, None, reporter)
+    refuse_older_noise(run, saved)
     if config.data.tokenizer is None:
         config = settle(config, data__tokenizer=saved.data.tokenizer)
     same_noise = saved.process == config.process

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import metrics, train_tiny
+from tiny import edit_json, metrics, train_tiny
 from worlds import RING
 
 from ddcli.checkpoint import load_model
@@ -106,6 +106,29 @@ def test_a_model_trained_in_steps_samples_in_them_and_at_no_other_times(letters,
         torch.testing.assert_close(at, at.round())
         assert len(at.unique()) == last.nfe.item() == called
         assert ("of which there are 10" in model.described(chosen)) == (steps == 25)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_of_an_older_version_keeps_the_noise_it_was_trained_with(schedule, letters, tmp_path):
+    """Where the schedule was GIDD's time, not what is left of the text."""
+    run = tmp_path / "run"
+    settings = {"process__name": "hybrid:0.1", "process__schedule": schedule, "train__steps": 2}
+    train_tiny(run, letters, validation__every=0, **settings)
+    today = load_model(run).process
+    edit_json(run / "config.json", diffusion__noise=...)
+    process = load_model(run).process
+    t = torch.tensor([0.01, 0.5, 0.9], dtype=torch.float64)
+    a, lost = today.schedule.alpha(t), today.schedule.lost(t)
+    odds = 0.1 / 0.9 * 2 * (a * lost).sqrt()
+    alpha, shares = process.shares(t)
+    torch.testing.assert_close(alpha, a / (1 + odds))
+    torch.testing.assert_close(shares, torch.stack([lost, odds], -1) / (1 + odds)[:, None])
+    torch.testing.assert_close(process.schedule.when(process.schedule.lost(t)), t)
+    assert today.shares(t)[0].tolist() == a.tolist()
+    with pytest.raises(DdcliError, match=r"older version, .* --from"):
+        train_tiny(run, letters, resume=True, validation__every=0, **settings)
+    train_tiny(tmp_path / "next", letters, validation__every=0, train__steps=1, model__start=str(run))
+    assert load_model(tmp_path / "next").process == process
 
 
 def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(letters, tmp_path):
