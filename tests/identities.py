@@ -56,7 +56,14 @@ from ddcli.process import (
 )
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
-from ddcli.sampler.revising import Corrector, LoopedRemask, Remask, RescaledRemask, Revising
+from ddcli.sampler.revising import (
+    LoopedRemask,
+    MaskCorrector,
+    Remask,
+    RescaledRemask,
+    Revising,
+    TokenCorrector,
+)
 from ddcli.schedule import Cosine, Geometric, Gidd, Linear, Polynomial, make_schedule, with_slope
 
 F64 = torch.float64
@@ -1327,15 +1334,14 @@ def remasking_keeps_the_marginals() -> Iterator[Pair]:
 
 @identity(
     "Predictor-corrector steps keep the marginals, of masks and of any noise (arXiv:2602.21185)",
-    Corrector.odds,
-    Corrector._law,
+    MaskCorrector.odds,
+    TokenCorrector.law,
     within=1e-12,
 )
 def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
     for kappa, (s, t) in itertools.product((0.0, 0.4, 1.0), CLOCKS):
-        corrector = Corrector(kappa)
         for chain, x in itertools.product(chains("absorbing"), range(3)):
-            yield revised(chain, corrector, x, s, t), chain.between(0.0, s)[:, x]
+            yield revised(chain, MaskCorrector(kappa), x, s, t), chain.between(0.0, s)[:, x]
         for chain in chains(*WITH_STEPS[1:]) if s < t else ():
             at = points(chain, 2)
             # given x_0, a belief of one who knows it; else the exact one of a single position
@@ -1344,5 +1350,5 @@ def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
                 states = torch.tensor([z for z in chain.states if law[z] > 0])
                 clocks = (torch.full((len(states),), c, dtype=F64) for c in (s, t))
                 belief = spread(chain, p).expand(len(states), -1)
-                mixed = corrector._law(chain.ours, belief, chain.ids[states], *clocks)
+                mixed = TokenCorrector(kappa).law(chain.ours, belief, chain.ids[states], *clocks)
                 yield law[states] @ mixed.exp()[:, chain.ids], chain.between(0.0, s) @ p
