@@ -534,8 +534,8 @@ def refuse_older_noise(run: Path, config: Config) -> None:
     about, noise = _read_json(run / "config.json").get("diffusion", {}), config.process
     if (today := schedule_of(noise.name, noise.schedule, about.get("noise", 1))) != noise.schedule:
         raise DdcliError(
-            f"{run} was begun by an older version, whose {noise.name} noise is {today} now, "
-            f"and cannot go on; start another from it: --from {run}"
+            f"{run} was begun by an older version, whose schedule {noise.schedule} of {noise.name} noise is "
+            f"{today} now, and cannot go on; start another from it: --from {run}"
         )
 
 

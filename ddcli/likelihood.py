@@ -111,14 +111,14 @@ def _(process: Generator, t: Tensor) -> Tensor:
 
 
 @ByKind
-def when(process: Process, lost: Tensor) -> Tensor:
+def when(process: Process, share: Tensor) -> Tensor:
     """The time, (...), at which as large a share is lost."""
-    return process.schedule.when(lost)
+    return process.schedule.when(share)
 
 
 @when.register(Generator)
-def _(process: Generator, lost: Tensor) -> Tensor:
-    return process.schedule.when(process.even.lost(lost))
+def _(process: Generator, share: Tensor) -> Tensor:
+    return process.schedule.when(process.even.lost(share))
 
 
 @ByKind

@@ -85,12 +85,13 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
+        """Bytes that a step of training takes, estimated: weights, gradients, two moments and the average in
+        float32, and activations.
 
-        Of a layer, some 20 widths a token and the attention's scores are kept for the way back, or what goes
-        into it where the rest is computed again; of the head,
-        logits and their gradient at the positions that are unknown, half of them on average. Where noise
-        leaves tokens visible it is all of them, and what turns logits into beliefs.
+        Of a layer, some 20 widths a token and the attention's scores are kept for the way back; or its input
+        alone, where the rest is computed again (`train.recompute`). Of the head, logits and their gradient at
+        the positions that are unknown: half of them on average; or all, and what turns logits into beliefs,
+        where noise leaves tokens visible.
         """
         shape, train = self.network.shape, self.config.train
         micro = -(-train.batch_size // train.accumulate)

@@ -252,15 +252,15 @@ class EvenTimes:
 
 @dataclass(frozen=True)
 class BellTimes:
-    """A normal bell around the middle, cut to (0, 1), mixed with even times so that both ends stay trained.
+    """A normal bell, cut to (0, 1), and a share of even times so that both ends stay trained.
 
     The loss at each time keeps its weight, so the mean is a reweighted bound: small batches learn faster,
     since neither the rare, heavy steps near t = 0 nor the hopeless ones near t = 1 dominate.
     """
 
-    centre: float = 0.5
-    width: float = 0.2
-    even_share: float = 0.15
+    centre: float = 0.5  # a time
+    width: float = 0.2  # the standard deviation of the bell before it is cut, in time
+    even_share: float = 0.15  # of all times
 
     def __post_init__(self) -> None:
         if not 0 <= self.centre <= 1 or not self.width > 0 or not 0 <= self.even_share <= 1:
