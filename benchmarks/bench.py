@@ -31,6 +31,7 @@ from ddcli.checkpoint import PRECISION_NAMES, pick_device, pick_precision
 from ddcli.config import Config, build_config
 from ddcli.data import Batch
 from ddcli.denoiser import Batched, NetworkDenoiser, find_head
+from ddcli.device import can_compile
 from ddcli.generate import generate
 from ddcli.objective import make_objective
 from ddcli.process import Absorbing, Vocabulary
@@ -39,7 +40,6 @@ from ddcli.sampler import Ancestral
 from ddcli.schedule import Linear, make_times
 from ddcli.start import PEAK
 from ddcli.step import Noised, State, Task
-from ddcli.training import can_compile
 
 BUSY = 0.5  # of a core at most may be in use by others
 

@@ -12,13 +12,14 @@ from typing import Literal
 
 import torch
 
-from .checkpoint import best_checkpoint, checkpoints, load_model, pick_device, pick_precision, verified
+from .checkpoint import best_checkpoint, checkpoints, verified
 from .config import find_recipe, load_config
+from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted
 from .files import read_small
 from .plan import Silent, dry_run
+from .saved import load_model
 from .tokenizer import Tokenizer
-from .training import can_compile
 
 Kind = Literal["fine", "slow", "wrong"]
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "safetensors")

@@ -13,6 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .errors import DdcliError
 
 MANIFEST = "manifest.json"
 LARGEST = 256 * 2**20  # bytes of a file of settings; the largest vocabularies take 40 million
@@ -71,6 +74,20 @@ def read_small(path: Path, most: int = LARGEST) -> bytes:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder. Raises DdcliError, naming the file, where there is none."""
+    try:
+        content = json.loads(read_small(path))
+    except FileNotFoundError:
+        raise DdcliError(f"{path.parent} is no run folder: {path.name} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DdcliError(f"{path} cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise DdcliError(f"{path} is damaged: a JSON object was expected")
     return content
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from .checkpoint import load_model, save_defaults
 from .errors import DdcliError, counted
 from .evaluation import Bound, Estimates, measure
 from .files import sha256
@@ -38,6 +37,7 @@ from .model import Asked, Model, SamplerSettings
 from .plan import Silent
 from .process import Absorbing
 from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
+from .saved import load_model, save_defaults
 from .textmodel import TextModel
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it

@@ -14,12 +14,13 @@ import torch
 
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from .checkpoint import load_tables, load_weights, located, network_config_of, tokenizer_of
 from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
 from .errors import DdcliError
 from .foreign import Pretrained, Source, open_start
 from .process import Autoregressive, Process, Tables, default_schedule
+from .saved import load_tables, located, network_config_of, tokenizer_of
+from .tensors import load_weights
 from .tokenizer import Tokenizer
 
 PEAK = 2e-3  # learning rate, of a network that knows nothing yet

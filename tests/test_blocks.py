@@ -12,12 +12,12 @@ from worlds import ExactBlocks, make, world
 
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from ddcli.checkpoint import load_model
 from ddcli.cli import main
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
 from ddcli.process import Uniform, Vocabulary
+from ddcli.saved import load_model
 from ddcli.schedule import Linear
 
 F64 = torch.float64

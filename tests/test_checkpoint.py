@@ -18,15 +18,14 @@ from ddcli.checkpoint import (
     find_run,
     held,
     intact_checkpoint,
-    load_model,
-    pick_device,
-    pick_precision,
     read_checkpoint,
     save_checkpoint,
     verified,
 )
 from ddcli.denoiser import Batched, OneByOne
+from ddcli.device import pick_device, pick_precision
 from ddcli.errors import DdcliError
+from ddcli.saved import load_model
 
 CPU = torch.device("cpu")
 

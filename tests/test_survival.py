@@ -29,11 +29,14 @@ from torture import assert_whole, kill_while_training
 
 import ddcli
 from ddcli import cli, training
+from ddcli import plan as plans
 from ddcli.checkpoint import best_checkpoint, checkpoints, held, save_checkpoint, verified
 from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.step import State, Task
-from ddcli.training import PATIENCE, RECENT, Brake, Stopped, train
+from ddcli.stopping import Brake, Stopped
+from ddcli.training import train
+from ddcli.watch import PATIENCE, RECENT
 
 # -- killed -----------------------------------------------------------------------------------------------
 
@@ -436,14 +439,14 @@ def test_a_lock_that_a_killed_process_left_is_no_obstacle(text_file, tmp_path):
 
 
 def test_a_run_that_another_process_finished_meanwhile_is_not_written_over(text_file, tmp_path, monkeypatch):
-    run, planned = tmp_path / "run", training.make_plan
+    run, planned = tmp_path / "run", plans.make_plan
 
     def plan(*arguments):
-        monkeypatch.setattr(training, "make_plan", planned)
+        monkeypatch.setattr(plans, "make_plan", planned)
         train_tiny(run, text_file)
         return planned(*arguments)
 
-    monkeypatch.setattr(training, "make_plan", plan)
+    monkeypatch.setattr(plans, "make_plan", plan)
     with pytest.raises(DdcliError, match="already holds a run"):
         train_tiny(run, text_file, train__seed=1)
     assert "seed = 0" in (run / "config.toml").read_text()

@@ -40,6 +40,7 @@ from ddcli import training
 from ddcli.checkpoint import checkpoints
 from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
+from ddcli.device import can_compile
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
@@ -47,7 +48,8 @@ from ddcli.plan import Silent, dry_run, make_plan
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, EvenTimes
 from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate, make_optimizer
-from ddcli.training import Stopped, can_compile, train
+from ddcli.stopping import Stopped
+from ddcli.training import train
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from ddcli import cli
 from ddcli.checkpoint import checkpoints
 from ddcli.config import Config, load_config
 from ddcli.plan import Silent
-from ddcli.training import Stopped, train
+from ddcli.stopping import Stopped
+from ddcli.training import train
 
 LENGTH = 32
 TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
