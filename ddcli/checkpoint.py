@@ -2,7 +2,8 @@
 
 runs/x/
   config.json  model.safetensors  tokenizer files  generation_config.json   a Hugging Face model folder
-  config.toml  metrics.jsonl  samples/  README.md                           what was run, and how it went
+  config.toml  run.json  metrics.jsonl  samples/  README.md  report.html    what was run, and how it went
+  frontier.json                                                             the sweep that was saved last
   checkpoints/step-00000500/  weights, ema and optimizer as safetensors, state.json, manifest.json
 """
 
@@ -44,6 +45,7 @@ from .files import (
 from .foreign import Source, open_foreign
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
+from .runlog import FRONTIER
 from .schedule import CLIPS
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
@@ -214,15 +216,22 @@ def _budgets(saved: Mapping[str, Any], path: Path) -> dict[str, SamplerSettings]
     return {name: _settings({**saved, **found}, path) for name, found in budgets.items()}
 
 
-def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Mapping[str, Any]]) -> None:
+def save_defaults(
+    run: Path,
+    settings: SamplerSettings,
+    budgets: Mapping[str, Mapping[str, Any]],
+    swept: Sequence[Mapping[str, Any]],
+) -> None:
     """Write how a run samples if nobody says, and budgets, by name, into generation_config.json; everything
-    else in it stays."""
+    else in it stays. swept: the points they were chosen from, into frontier.json."""
     path = run / "generation_config.json"
     refuse_links(run)
     measured = {BUDGETS: {name: dict(found) for name, found in budgets.items()}}
     content = _read_json(path) | settings.model_dump() | measured
     try:
         write_text(path, json.dumps(content, indent=2) + "\n")
+        path = run / FRONTIER
+        write_text(path, json.dumps(list(swept), indent=1) + "\n")
     except OSError as error:
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 
