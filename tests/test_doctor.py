@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -160,9 +161,15 @@ def test_recipes_are_listed(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == recipe_names()
-    assert "Tiny Shakespeare, by characters." in lines[recipe_names().index("tinyshakespeare")]
+    shown = "Tiny Shakespeare, by characters (2 CPU cores, 15 minutes)"
+    assert lines[recipe_names().index("tinyshakespeare")].endswith(shown)
     assert cli.main(["recipes", "--json"]) == 0
-    assert [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()] == recipe_names()
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [known["name"] for known in listed] == recipe_names()
+    for known in listed:  # each header says it all, figures or that there are none
+        assert known.keys() == {"name", "about", "hardware", "minutes", "expected"}
+        assert re.match(r"(about )?\d|not measured yet", known["minutes"])
+        assert re.match(r"\d\.\d+ |not measured yet", known["expected"])
 
 
 @pytest.mark.parametrize("name", recipe_names())
