@@ -2,7 +2,8 @@
 
 runs/x/
   config.json  model.safetensors  tokenizer files  generation_config.json   a Hugging Face model (`saved`)
-  config.toml  metrics.jsonl  samples/  README.md                           what was run, and how it went
+  config.toml  run.json  metrics.jsonl  samples/  README.md  report.html    what was run, and how it went
+  frontier.json                                                             the sweep that was saved last
   checkpoints/step-00000500/  weights, ema and optimizer as safetensors, state.json, manifest.json
 """
 

@@ -6,6 +6,7 @@ Reading what may have come from anybody: nothing that never ends, and nothing th
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -114,6 +115,15 @@ def clear_partial(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as beside:
         beside.write_bytes(text.encode())
+
+
+def finite(content: Any) -> Any:
+    """The same for JSON, which has no NaN: None for what is no number."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _umask() -> int:

@@ -1,7 +1,6 @@
 """All that is measured of a model, with what it takes to measure it again."""
 
 import importlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Unpack
 
 from .errors import DdcliError, counted
 from .evaluation import Bound, Estimates, measure
-from .files import sha256
+from .files import finite, sha256
 from .frontier import (
     Point,
     as_defaults,
@@ -93,7 +92,7 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """Everything, as JSON takes it: None for what is no number."""
-        return _finite(
+        return finite(
             {
                 "model": _identity(self.model),
                 "versions": {
@@ -278,7 +277,8 @@ def evaluate(
         frontier.append(point_at(model, blocks, point, cost, sequences=few, draws=draws, **more))
     kept = budgets(frontier, within) if save else {}
     if save and model.folder is not None:
-        save_defaults(model.folder, kept[BEST].settings, as_defaults(kept))
+        swept = [finite(point.record()) for point in frontier]
+        save_defaults(model.folder, kept[BEST].settings, as_defaults(kept), swept)
     asked = {
         "limit": limit,
         "replayed_blocks": few,
@@ -387,12 +387,3 @@ def _generative(found: Generative) -> dict[str, Any]:
 
 def _point(point: Point) -> dict[str, Any]:
     return {**point.record(), "generative": point.generative and _text_figures(point.generative)}
-
-
-def _finite(content: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

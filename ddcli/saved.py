@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from .files import MANIFEST, read_json, whole_file, write_text
 from .foreign import Source, open_foreign
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
+from .runlog import FRONTIER
 from .tensors import check_weights, load_weights, read_tensors
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
@@ -187,15 +188,22 @@ def _budgets(saved: Mapping[str, Any], path: Path) -> dict[str, SamplerSettings]
     return {name: _settings({**saved, **found}, path) for name, found in budgets.items()}
 
 
-def save_defaults(run: Path, settings: SamplerSettings, budgets: Mapping[str, Mapping[str, Any]]) -> None:
+def save_defaults(
+    run: Path,
+    settings: SamplerSettings,
+    budgets: Mapping[str, Mapping[str, Any]],
+    swept: Sequence[Mapping[str, Any]],
+) -> None:
     """Write how a run samples if nobody says, and budgets, by name, into generation_config.json; everything
-    else in it stays."""
+    else in it stays. swept: the points they were chosen from, into frontier.json."""
     path = run / "generation_config.json"
     refuse_links(run)
     measured = {BUDGETS: {name: dict(found) for name, found in budgets.items()}}
     content = read_json(path) | settings.model_dump() | measured
     try:
         write_text(path, json.dumps(content, indent=2) + "\n")
+        path = run / FRONTIER
+        write_text(path, json.dumps(list(swept), indent=1) + "\n")
     except OSError as error:
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 

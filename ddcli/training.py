@@ -37,21 +37,24 @@ from .checkpoint import (
 from .config import Config
 from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
-from .device import can_compile, deterministic, out_of_memory, works_apart
+from .device import PRECISION_NAMES, can_compile, deterministic, out_of_memory, works_apart
 from .errors import DdcliError, RunFailed
-from .evaluation import Bound, bound
-from .files import write_text
+from .evaluation import Bound, estimates
+from .files import finite, write_text
+from .machine import described, versions
 from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, plan_of, resolved, too_large
+from .runlog import ABOUT, METRICS, metrics_of
 from .sampler import default_sampler
 from .saved import save_model
 from .schedule import CLIPS
 from .step import Noised, State, Task, gradient_noise, learning_rate
 from .stopping import Brake, Stopped, go_on, stop_signals
 from .textmodel import TextModel
-from .watch import PATIENCE, Watch, Window, lines_up_to
+from .viz.runpage import write_report
+from .watch import PATIENCE, Watch, Window
 from .world import ALONE, World, lost_another
 
 GRADIENTS = 8  # batches over which their noise is measured
@@ -180,10 +183,11 @@ class _Run:
 
         if self.world.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
+            known = [line for line in metrics_of(self.folder) if line["step"] <= first] if first else []
             write_text(self.folder / "config.toml", self.config.to_toml())
+            write_text(self.folder / ABOUT, json.dumps(self._about(), indent=2) + "\n")
             self.plan.data.tokenizer.save(self.folder)
-            metrics = self.folder / "metrics.jsonl"
-            write_text(metrics, lines_up_to(metrics, first))
+            write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in known))
 
         config, steps = self.config, self.config.train.steps
         self.reporter.begin(first, steps)
@@ -212,6 +216,8 @@ class _Run:
             stop = None if last else self._told_to_stop()
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates))
+            if (last or stop) and self.world.leads:
+                self._report()
             if stop:
                 raise self.world.once(Stopped(self.folder, step, stop))
         if self.world.leads:
@@ -393,10 +399,10 @@ class _Run:
         self.clip = number
         self.task = replace(self.task, times=CLIPS[number])
 
-    def _validate(self, draws: int) -> dict[str, float]:
+    def _validate(self, draws: int) -> dict[str, Any]:
         validation = self.config.validation
         with self.state.averaged() as network:
-            found = bound(
+            measured = estimates(
                 self._asked(network),
                 self.plan.process,
                 self.plan.data.valid,
@@ -407,6 +413,7 @@ class _Run:
                 parts=self.plan.blocks,
                 world=self.world,
             )
+        found, shares = measured.bound(), [share.nats for share in measured.by_time()]
         self.bounds.append(found)
         return {
             "bound_nats_per_token": found.nats_per_token,
@@ -414,6 +421,7 @@ class _Run:
             "bound_stderr": found.stderr,
             "bound_perplexity": found.perplexity,
             "literature_nats_per_token": found.literature_nats_per_token,
+            **({"bound_by_time": shares} if shares else {}),
         }
 
     def _asked(self, network: Network) -> Batched:
@@ -452,10 +460,29 @@ class _Run:
         if not self.world.leads:
             return
         line["seconds"] = round(time.monotonic() - self.started, 3)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            known = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no NaN
-            file.write(json.dumps(known) + "\n")
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(line)) + "\n")
         self.reporter.metrics(line)
+
+    def _about(self) -> dict[str, Any]:
+        """What is trained, and where, for the report."""
+        plan = self.plan
+        return {
+            "parameters": plan.parameters,
+            "data": plan.data.description,
+            "unit": plan.data.tokenizer.unit,
+            "machine": described(plan.device),
+            "processes": self.world.size,
+            "precision": PRECISION_NAMES[plan.dtype],
+            "versions": versions("ddcli", "torch"),
+        }
+
+    def _report(self) -> None:
+        """The run as a page. Whatever hinders that, what was trained is there."""
+        try:
+            write_report(self.folder)
+        except Exception as error:
+            self.reporter.say(f"no report is written: {error}; try later: ddcli report {self.folder}")
 
     def _save(self, step: int, *, measured: bool) -> None:
         """The model people use, then the checkpoint: where there is one, all that goes with it is there too.

@@ -1,13 +1,8 @@
 """What steps come to: the figures of a line of metrics, and what looks wrong with them."""
 
-import json
 import math
 import statistics
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from .errors import DdcliError
-from .files import read_small
 
 PATIENCE = 10  # steps in a row whose loss or gradient may be no number
 RECENT = 100  # steps that a loss is compared with
@@ -64,14 +59,3 @@ class Watch:
                 told = f"step {step:,}: a loss of {loss:.3f}, against {usual}"
         self.recent, self.lost = [*recent, loss][-RECENT:], []
         return told
-
-
-def lines_up_to(metrics: Path, step: int) -> str:
-    """The lines of metrics.jsonl that a checkpoint at `step` knows of."""
-    if not step or not metrics.exists():
-        return ""
-    try:
-        *lines, _ = read_small(metrics).decode().split("\n")  # a last line without an end was cut short
-        return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DdcliError(f"{metrics} is damaged: not each line is JSON with a step; move it away") from None

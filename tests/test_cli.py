@@ -29,7 +29,7 @@ from ddcli.model import Asked, SamplerSettings
 from ddcli.sampling import OfMany, OfOne, explain, frames, samples
 from ddcli.textmodel import TextModel
 
-COMMANDS = ("train", "sample", "infill", "eval", "noise-viz")
+COMMANDS = ("train", "sample", "infill", "eval", "noise-viz", "report")
 ASK_NOTHING = ("recipes", "doctor")
 DASHES = b"-" * 40 + b"\n"
 
@@ -187,7 +187,9 @@ def test_training_answers_nothing_and_says_how_it_goes(run, text_file, tmp_path)
     assert (code, out) == (0, b"")
     assert "step 20/20: loss " in err
     assert "bits/char" in err
-    assert err.endswith(f"{target} is trained; try: ddcli sample {target}\n")
+    assert err.endswith(
+        f"{target} is trained, and {target}/report.html tells of it; try: ddcli sample {target}\n"
+    )
     assert metrics(target)[-1]["step"] == 20
 
 
@@ -212,7 +214,7 @@ def test_on_a_terminal_training_shows_a_bar_and_samples(run, text_file, tmp_path
     assert "\x1b[" in err
     assert "20/20" in err
     assert "step 20: " in err
-    assert "tok/s" in err
+    assert "tokens/s" in err
 
 
 FLAGS = {

@@ -193,6 +193,8 @@ def test_a_run_folder_holds_everything(absorbing_run):
         "generation_config.json",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
+        "run.json",
         "samples",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -214,14 +216,14 @@ def test_a_run_folder_holds_everything(absorbing_run):
 def test_nothing_in_a_run_folder_is_a_pickle(absorbing_run):
     for name, content in files(absorbing_run).items():
         assert name.endswith(".safetensors") or content.decode().isprintable() or b"\n" in content, name
-        assert name.endswith((".safetensors", ".json", ".jsonl", ".toml", ".md", ".txt")), name
+        assert name.endswith((".safetensors", ".json", ".jsonl", ".toml", ".md", ".txt", ".html")), name
 
 
 def test_metrics_say_what_happened_and_when(absorbing_run):
     lines = metrics(absorbing_run)
     always, trained = {"step", "seconds"}, {"loss", "tokens_per_second", "lr", "gradient_norm"}
     bounds = {"bound_nats_per_token", "bound_bits_per_char", "bound_stderr", "bound_perplexity"}
-    bounds |= {"literature_nats_per_token"}
+    bounds |= {"literature_nats_per_token", "bound_by_time"}
     assert [line["step"] for line in lines] == [0, *range(5, 101, 5)]
     for line in lines:
         expected = set(always)

@@ -623,9 +623,9 @@ def browse(folder, story, act="", width=1000):
 
     Its policy stands: so the act is part of the script, and of the sum that allows it.
     """
-    original = page._part
+    original = page.part
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_part", lambda name: original(name) + act * (name == page.SCRIPTS[-1]))
+        patch.setattr(page, "part", lambda name: original(name) + act * (name == page.SCRIPTS[-1]))
         viz.write(story, folder / "noise.html")
     options = ("--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom")
     command = [BROWSER, *options, f"--user-data-dir={folder}/browser", f"file://{folder}/noise.html"]

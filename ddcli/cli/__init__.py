@@ -20,6 +20,7 @@ from .evaluate import evaluate
 from .infill import infill
 from .noise_viz import noise_viz
 from .recipes import recipes
+from .report import report
 from .sample import sample
 from .train import train
 
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "infill": infill,
     "eval": evaluate,
     "noise-viz": noise_viz,
+    "report": report,
     "recipes": recipes,
     "doctor": doctor,
 }

@@ -163,7 +163,7 @@ def train(
     assert output is not None
     train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)
     if World.here().leads and not quiet:
-        tell(f"{output} is trained; try: ddcli sample {output}")
+        tell(f"{output} is trained, and {output}/report.html tells of it; try: ddcli sample {output}")
 
 
 def _batch_size(text: str | None) -> int | None:
