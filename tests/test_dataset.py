@@ -1,11 +1,15 @@
 """Laws of what a run trains and validates on."""
 
+import json
+
 import datasets
+import numpy as np
 import pytest
 
 from ddcli.config import Data
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
+from ddcli.sources import read_corpus
 
 
 def read(**settings):
@@ -35,13 +39,34 @@ def test_a_stream_trains_on_what_it_does_not_validate_on(dataset):
     assert data.description.startswith("a stream of blocks of 16 characters")
 
 
+def test_files_are_the_shards_of_a_stream(tmp_path):
+    """Read as they are when they are read whole, bad rows and all; known again by names and sizes."""
+    for i in range(4):
+        rows = [{"text": f"shard {i} row {j}\u2028é"} for j in range(60)]
+        (tmp_path / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no JSON\n")
+    source, told = str(tmp_path / "*.jsonl"), []
+    settings = Data(source=source, streaming=True, tokenizer="char", length=16, bad_rows="skip")
+    data = read_training_data(settings, None, told.append)
+    documents = read_corpus(source, skip_bad=True).documents
+    assert data.train.valid_documents == documents[:100]
+    blocks = [data.train.batch(step, 64, 0).tokens.ravel() for step in range(3)]
+    read_back = set(data.tokenizer.decode(np.concatenate(blocks)).split("<eos>")[1:-1])
+    assert len(read_back & set(documents[100:])) > 40
+    assert sorted(told) == sorted({line for line in told if line.startswith("left out: ")})
+    assert any(line.startswith(f"left out: {tmp_path}/1.jsonl line 61 is not JSON") for line in told)
+    (tmp_path / "4.jsonl").write_text(json.dumps({"text": "more"}))
+    assert read_training_data(settings, None, told.append).fingerprint != data.fingerprint
+
+
 def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("some text\n" * 50)
     with pytest.raises(DdcliError, match="leave --valid-data out"):
         read(source="some/rows", streaming=True, valid=str(file))
     with pytest.raises(DdcliError, match="leave --streaming out"):
-        read(source=str(file), streaming=True)
+        read(source="/dev/null", streaming=True)
+    with pytest.raises(DdcliError, match="no more than the 1 documents held out for validation"):
+        read(source=str(file), streaming=True, length=16).train.batch(0, 4, 0)
     with pytest.raises(DdcliError, match="cannot be streamed"):
         read(source="some/rows", streaming=True, lines=True)
     with pytest.raises(DdcliError, match="cannot be streamed"):
