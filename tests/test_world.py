@@ -13,7 +13,19 @@ import pytest
 import torch
 from processes import Failure, together
 from safetensors.torch import load_file
-from tiny import SETTINGS, Heard, assignments, copy_of, metrics, stop_at, tiny_config, train_tiny, words
+from tiny import (
+    SETTINGS,
+    Heard,
+    Outcome,
+    assignments,
+    command,
+    copy_of,
+    metrics,
+    stop_at,
+    tiny_config,
+    train_tiny,
+    words,
+)
 
 from ddcli import plan, training
 from ddcli.checkpoint import checkpoints
@@ -103,6 +115,37 @@ def test_batches_are_shared_out_and_read_in_parts_in_any_way(alone, text_file, t
     """16 sequences on 3 processes, in 5 parts each: the sum over them is divided by the count of all."""
     train_by(size, tmp_path / "run", text_file, train__accumulate=parts, **{"samples__every": 0})
     assert_near_tensors(tmp_path / "run", alone)
+
+
+def test_processes_share_out_what_is_measured_and_drawn(absorbing_run):
+    measured = ["eval", absorbing_run, "--limit", "5", "--draws", "1", "--batch-size", "2", "--json"]
+    alone, (first, second) = command(*measured), together(2, command, *measured)
+    assert (first.code, second) == (0, Outcome(0, b"", ""))
+    found, same = (
+        json.loads(outcome.out, parse_float=lambda digits: f"{float(digits):.9g}")  # sums in another order
+        for outcome in (first, alone)
+    )
+    assert found == same
+    drawn = ["sample", absorbing_run, "-n", "3", "--seed", "7", "--steps", "4", "--json"]
+    alone, (first, *others) = command(*drawn), together(4, command, *drawn)  # one of which has none to draw
+    assert (first.out, others) == (alone.out, [Outcome(0, b"", "")] * 3)
+    assert "seed 7" in first.err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["infill", "RUN", "-"], "ddcli infill is of one process"),
+        (["eval", "RUN", "--sweep", "steps=2"], "several processes share the bound alone"),
+        (["sample", "RUN", "-o", "nowhere/x.txt"], "there is no folder nowhere"),
+    ],
+)
+def test_what_is_of_one_process_is_refused_by_one_of_several(absorbing_run, line, told):
+    line = [str(absorbing_run) if part == "RUN" else part for part in line]
+    first, second = together(2, command, *line)
+    assert told in first.err
+    assert (first.code, first.out, first.err.count("\n")) == (2, b"", 1)
+    assert second == Outcome(2, b"", "")
 
 
 WAYS = {
