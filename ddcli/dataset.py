@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,21 @@ from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
 from .errors import DdcliError
 from .process import Vocabulary
-from .sources import TOLD, Corpus, Document, read_corpus, sha256_of, split_corpus, stream_documents
+from .sources import (
+    TOLD,
+    Corpus,
+    Document,
+    present,
+    read_corpus,
+    sha256_of,
+    some_of,
+    split_corpus,
+    stream_documents,
+)
 from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 
 DEFAULT_LENGTH = 256
+SAMPLE = 10_000, 100_000_000  # documents of a stream that a tokenizer is made from, and characters
 SOURCE_TOKENIZERS = {"python-stdlib": "bpe:2048"}  # few symbols, but code is worth reading in larger pieces
 LONGEST_RECORD = 1024  # tokens; of records that set no --length
 MOST_LABELS = 1000  # different ones; of more, each would be too rare to learn
@@ -202,7 +212,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         log=log,
     )
     length = settings.length or DEFAULT_LENGTH
-    first: list[Document] = [text for text in islice(documents.all(), 10_000) if text]
+    first = list(some_of(present(documents.all()), *SAMPLE))
     if not first:
         raise DdcliError(f"{settings.source} holds no text; give a source that does")
     spec = settings.tokenizer

@@ -457,6 +457,16 @@ def present(documents: Iterable[Document | None]) -> Iterator[Document]:
     return (document for document in documents if document)
 
 
+def some_of(documents: Iterable[Document], most: int, enough: int) -> Iterator[Document]:
+    """The first documents: `most` of them, or fewer that hold `enough` characters."""
+    size = 0
+    for document in islice(documents, most):
+        yield document
+        size += len(document)
+        if size >= enough:
+            return
+
+
 def sha256_of(documents: Iterable[Document]) -> str:
     """Of the documents, with a NUL byte between them."""
     digest = hashlib.sha256()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ddcli.config import Data
+from ddcli.data import StreamBlocks
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
 from ddcli.sources import read_corpus
@@ -42,20 +43,32 @@ def test_a_stream_trains_on_what_it_does_not_validate_on(dataset):
 def test_files_are_the_shards_of_a_stream(tmp_path):
     """Read as they are when they are read whole, bad rows and all; known again by names and sizes."""
     for i in range(4):
-        rows = [{"text": f"shard {i} row {j}\u2028é"} for j in range(60)]
+        rows = [{"text": f"shard {i} row {j}\u2028é"} for j in range(130)]
         (tmp_path / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no JSON\n")
     source, told = str(tmp_path / "*.jsonl"), []
-    settings = Data(source=source, streaming=True, tokenizer="char", length=16, bad_rows="skip")
+    settings = Data(source=source, streaming=True, tokenizer="char", length=128, bad_rows="skip")
     data = read_training_data(settings, None, told.append)
     documents = read_corpus(source, skip_bad=True).documents
     assert data.train.valid_documents == documents[:100]
-    blocks = [data.train.batch(step, 64, 0).tokens.ravel() for step in range(3)]
-    read_back = set(data.tokenizer.decode(np.concatenate(blocks)).split("<eos>")[1:-1])
-    assert len(read_back & set(documents[100:])) > 40
-    assert sorted(told) == sorted({line for line in told if line.startswith("left out: ")})
-    assert any(line.startswith(f"left out: {tmp_path}/1.jsonl line 61 is not JSON") for line in told)
+    blocks = data.train.batch(0, 64, 0).tokens
+    whole = (np.split(block, np.flatnonzero(block == data.tokenizer.eos_id))[1:-1] for block in blocks)
+    found = {data.tokenizer.decode(part[1:]) for parts in whole for part in parts}
+    assert len(found) > 100
+    assert found <= set(documents[100:])
+    assert [line.partition(" is not")[0] for line in told] == [
+        f"left out: {tmp_path}/{i}.jsonl line 131" for i in range(4)
+    ]
     (tmp_path / "4.jsonl").write_text(json.dumps({"text": "more"}))
     assert read_training_data(settings, None, told.append).fingerprint != data.fingerprint
+
+
+def test_of_long_texts_a_stream_holds_out_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(StreamBlocks, "enough", 1000)
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}, " * 90)
+    data = read(source=str(tmp_path / "*.txt"), streaming=True, tokenizer="char", length=16)
+    assert [text[:6] for text in data.train.valid_documents] == ["text 0", "text 1"]
+    assert "text 5" in data.tokenizer.decode(data.train.batch(0, 64, 0).tokens.ravel())
 
 
 def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
