@@ -292,6 +292,25 @@ def test_a_stream_goes_on_in_any_number_of_processes(monkeypatch, step):
     assert [[*a.tolist(), *b.tolist()] for a, b in zip(*found, strict=True)] == wanted
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_a_run_on_streamed_files_goes_on_in_any_number_of_processes(tmp_path, shard):
+    """In parts of batches, from a step amid a window, by one process, then three, then two."""
+    for i in range(6):
+        texts = words(800, seed=i).splitlines()
+        (tmp_path / f"{i}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source = str(tmp_path / "*.jsonl")
+    stream = {"data__streaming": True, "train__batch_size": 12, "train__accumulate": 2, "train__shard": shard}
+    train_tiny(tmp_path / "whole", source, **stream)
+    run, config = tmp_path / "run", tiny_config(source, **stream)
+    stop_at(3, run, config)
+    stopped = together(3, trained, config, run, True, StopAt(9))
+    assert {failure.exit_code for failure in stopped} == {143}
+    assert checkpoints(run)[-1][0] == 9
+    train_by(2, run, source, resume=True, **stream)
+    assert_near(run, tmp_path / "whole")
+
+
 def test_a_lane_without_a_document_is_refused_by_its_shards():
     class Bare(Shards):
         def shard(self, number, start):
