@@ -28,6 +28,7 @@ from .config import Config, Section, build_config, read_toml
 from .errors import DdcliError, RunFailed
 from .files import (
     MANIFEST,
+    PARTIAL,
     clear_partial,
     links_out,
     read_json,
@@ -198,7 +199,8 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
         return build_config(read_toml(run / "config.toml"), {}, str(run / "config.toml"))
     if files := [place for place in (run, *run.parents) if place.exists() and not place.is_dir()]:
         raise DdcliError(f"{files[0]} is a file; -o takes a folder")
-    if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
+    begun = {run / LOCK, *run.glob(f".config.toml.*{PARTIAL}")}  # of one that was killed as it began
+    if run.is_dir() and not begun.issuperset(run.iterdir()):
         raise DdcliError(f"{run} is not empty and holds no run; choose another -o")
     return None
 
@@ -237,5 +239,14 @@ def held(run: Path) -> Iterator[None]:
 
 
 def failed_write(run: Path, error: OSError | SafetensorError) -> RunFailed:
-    reason = getattr(error, "strerror", None) or error
-    return RunFailed(f"{run} cannot be written: {reason}; the last checkpoint is untouched")
+    """For a full disk, a folder that may not be written, or one that was taken away meanwhile."""
+    reason = (
+        (getattr(error, "strerror", None) or error) if run.is_dir() else "there is no such folder any more"
+    )
+    return RunFailed(f"{run} cannot be written: {reason}; {remains(run)}")
+
+
+def remains(run: Path) -> str:
+    """What a run that broke down can go on from, for messages."""
+    good = checkpoints(run)
+    return f"the checkpoint of step {good[-1][0]:,} is untouched" if good else "there is no checkpoint of it"

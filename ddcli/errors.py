@@ -20,6 +20,11 @@ class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was w
     exit_code = 1
 
 
+def panicked(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up, which Python is told as no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 # what changes the order in which a line is shown
 TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 

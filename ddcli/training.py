@@ -6,6 +6,7 @@ the step alone, never of what the process did before, so a resumed run is the ru
 
 import json
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -32,6 +33,7 @@ from .checkpoint import (
     held,
     intact_checkpoint,
     read_checkpoint,
+    remains,
     save_checkpoint,
 )
 from .config import Config
@@ -55,7 +57,7 @@ from .stopping import Brake, Stopped, go_on, stop_signals
 from .textmodel import TextModel
 from .viz.runpage import write_report
 from .watch import PATIENCE, Watch, Window
-from .world import ALONE, World, lost_another
+from .world import ALONE, Lost, World
 
 GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
@@ -108,10 +110,8 @@ def train(
                     if out_of_memory(error):
                         raise world.signed(RunFailed(too_large(plan, world))) from error
                     raise
-    except RuntimeError as error:
-        if world.size > 1 and lost_another(error):
-            raise RunFailed(f"{world} has lost another one; {go_on(run)}") from error
-        raise
+    except Lost as error:
+        raise RunFailed(f"{error}; {go_on(run)}") from error
     finally:
         reporter.end()
 
@@ -316,12 +316,7 @@ class _Run:
         if len(self.watch.lost) < PATIENCE:
             self.reporter.say(f"{what}: the step is left out")
             return
-        good = checkpoints(self.folder)
-        kept = (
-            f"the checkpoint of step {good[-1][0]:,} is untouched"
-            if good
-            else "no checkpoint was written yet"
-        )
+        kept = remains(self.folder)
         raise self.world.once(
             RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
         )
@@ -462,6 +457,8 @@ class _Run:
         line["seconds"] = round(time.monotonic() - self.started, 3)
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(line)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that counts on it is
         self.reporter.metrics(line)
 
     def _about(self) -> dict[str, Any]:

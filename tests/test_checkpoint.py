@@ -356,6 +356,9 @@ def test_inference_on_a_cpu_is_float32_unless_asked_otherwise():
 def test_no_folder_or_an_empty_one_holds_no_run_yet(tmp_path, resume):
     assert find_run(tmp_path / "absent", resume=resume) is None
     assert find_run(tmp_path, resume=resume) is None
+    for left in (".lock", ".config.toml.a1b2c3.partial"):  # by a run that was killed as it began
+        (tmp_path / left).touch()
+    assert find_run(tmp_path, resume=resume) is None
 
 
 @pytest.mark.parametrize("resume", [False, True])

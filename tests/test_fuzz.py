@@ -317,10 +317,10 @@ def test_any_command_line_is_followed_or_refused(
 ):
     name, line = given
     whole = {
-        "train": ["--data", text_file, "--length", "16", "--size", "tiny", "--dry-run"],
-        "sample": [absorbing_run],
-        "infill": [absorbing_run, "-"],
-        "eval": [absorbing_run, "--limit", "1", "--draws", "1"],
+        "train": ["--data", text_file, "--length", "16", "--size", "tiny", "--dry-run", "-q"],
+        "sample": [absorbing_run, "-q"],
+        "infill": [absorbing_run, "-", "-q"],
+        "eval": [absorbing_run, "--limit", "1", "--draws", "1", "-q"],
         "noise-viz": ["--text", "the cat"],
         "doctor": [absorbing_run],
         "recipes": ["names"],

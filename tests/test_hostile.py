@@ -427,6 +427,20 @@ def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(run):
     assert "it has 23 entries, and larger ids" in refusal("sample", run)
 
 
+@pytest.mark.parametrize(
+    ("part", "rule"),
+    [
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
+        ("decoder", {"type": "Strip", "content": "a", "start": 100, "stop": 100}),
+    ],
+)
+def test_a_tokenizer_whose_rules_break_the_library_is_refused_in_one_line(run, capfd, part, rule):
+    """What is written in Rust says so on the stderr of the system, and raises no Exception."""
+    edit_backend(run, lambda backend: backend.update({part: rule}))
+    assert "the tokenizer of" in refusal("sample", run)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("role", ["mask", "pad", "eos", "bos"])
 @pytest.mark.parametrize("id", [0, 23, 10**9])
 def test_a_token_that_a_model_does_not_have_is_refused_by_name(run, role, id):

@@ -219,7 +219,7 @@ def test_after_too_many_in_a_row_a_run_fails_and_spares_the_checkpoints(text_fil
 
 
 def test_a_learning_rate_that_is_far_too_high_fails_in_words(text_file, tmp_path):
-    with pytest.raises(RunFailed, match=r"no checkpoint was written yet; lower train\.lr"):
+    with pytest.raises(RunFailed, match=r"there is no checkpoint of it; lower train\.lr"):
         train_tiny(
             tmp_path / "run",
             text_file,
@@ -405,7 +405,7 @@ def test_a_folder_that_goes_away_is_a_failed_run_in_words(text_file, tmp_path):
             if step == 3:
                 run.rename(tmp_path / "elsewhere")
 
-    with pytest.raises(RunFailed, match=f"{run} cannot be written: No such file or directory"):
+    with pytest.raises(RunFailed, match=f"{run} cannot be written: there is no such folder any more"):
         train(tiny_config(text_file), run, reporter=Remover())
     assert not run.exists()
 

@@ -111,7 +111,10 @@ def train(
         str | None, typer.Option(help="refuse or skip rows that are no text: not UTF-8, no JSON, a number.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
-    streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,
+    streaming: Annotated[
+        bool | None,
+        typer.Option("--streaming", help="Read a dataset, or files by folder or glob, as they come."),
+    ] = None,
     lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
