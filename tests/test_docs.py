@@ -238,6 +238,7 @@ def workplace(tmp_path_factory):
     (folder / "names.txt").write_text("ann\nbob\ncarol\n" * 30)
     rows = [f"{line},{'play' if i % 2 else 'story'}" for i, line in enumerate(words(60).splitlines())]
     (folder / "rows.csv").write_text("\n".join(["text,genre", *rows]))
+    (folder / "line.txt").write_text("the cat [MASK:3] on a mat\n")
     (folder / "letter.txt").write_text("the cat [MASK:3] on a mat\n")
     (folder / "trace.jsonl").write_text(TRACE)
     (folder / "before.txt").write_text("the cat sa")
@@ -262,7 +263,7 @@ def workplace(tmp_path_factory):
      for line in block.text.splitlines() if re.match(r"(echo .*\| )?ddcli", line)],
 )  # fmt: skip
 def test_every_command_of_the_readme_runs(line, workplace, monkeypatch, capfd):
-    """Each in this process, which need not start again; the other pages are the next test's."""
+    """Each in this process, which need not start again. Whole pages are run by a slow test."""
     monkeypatch.chdir(workplace)
     piped = re.match(r"echo (.*?) \| ", line)
     if piped:
@@ -293,7 +294,7 @@ def test_the_python_of_the_readme_runs(workplace, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != README and any(b.kind in RUN and not b.skipped for b in BLOCKS[page])],
+    [page for page in PAGES if any(block.kind in RUN and not block.skipped for block in BLOCKS[page])],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_every_block_of_a_page_runs(page, workplace, monkeypatch):
