@@ -9,6 +9,7 @@ DEMO := demo
 .PHONY: demo docs test coverage slow gpu torture fuzz soak scaling bench lint check exactness clean
 
 $(READY): pyproject.toml constraints.txt
+	@echo 'Installing into $(VENV): minutes, most of them for torch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'

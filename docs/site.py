@@ -109,13 +109,18 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 MATHML = LatexToMathML()
 
 
-def on_page_content(content: str, **_: Any) -> str:
+def on_page_content(content: str, page: Any, **_: Any) -> str:
     """Formulas as MathML, which browsers draw by themselves. One that cannot be read ends the build."""
 
     def drawn(formula: re.Match[str]) -> str:
         display = formula[2] == "["
         return MATHML.convert_with_local_state(html.unescape(formula[3]).strip(), displaystyle=display)
 
+    todo = list(page.toc)
+    while todo:  # titles there are plain text
+        entry = todo.pop()
+        entry.title = re.sub(r"\\\((.*?)\\\)", r"\1", entry.title)
+        todo += entry.children
     return FORMULA.sub(drawn, content)
 
 

@@ -5,6 +5,7 @@ A page of records says it once for all: `<!-- not run, this page: its runs take 
 that belongs in a file says in which: `<!-- file: typos.py -->`. Other blocks are `text` and the like.
 """
 
+import functools
 import io
 import json
 import os
@@ -14,12 +15,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import typer
 from quick import quick
 from tiny import SETTINGS, words
+from typer.exceptions import TyperException
 
 from ddcli.cli import app, main
 from ddcli.cli.train import TRAIN_FLAGS
@@ -143,9 +145,14 @@ TRAININGS = {
 # -- every command is one that ddcli takes ------------------------------------------------------------------
 
 
+@functools.cache
+def whole_command() -> Any:
+    return typer.main.get_command(app)
+
+
 def check(arguments: list[str]) -> None:
     """Raise where ddcli would refuse a command line before it reads a file: options, and what they name."""
-    group = typer.main.get_command(app)
+    group = whole_command()
     name, *rest = arguments
     if name.startswith("-"):
         return
@@ -153,7 +160,10 @@ def check(arguments: list[str]) -> None:
     command = group.get_command(whole, name)
     if command is None:
         raise DdcliError(f"there is no command {name}")
-    given = command.make_context(name, rest, parent=whole).params
+    try:
+        given = command.make_context(name, rest, parent=whole).params
+    except TyperException as error:
+        raise DdcliError(error.format_message()) from None
     if given.get("sampler"):
         make_sampler(given["sampler"])
     if name == "train":
@@ -201,7 +211,7 @@ def test_every_command_line_is_one_that_ddcli_takes():
     [
         ("ddcli sampel runs/x", "sampel"),
         ("ddcli sample runs/x --stepz 8", "--stepz"),
-        ("echo a | ddcli infill runs/x - --seed one", "one"),
+        ("echo a | ddcli infill runs/x - --seed one", "--seed"),
         ("for s in 1 2; do ddcli sample runs/x --sampler confidense --seed $s -q; done", "confidense"),
         ("ddcli train names --data names.txt --set train.learning_rate=1", "learning_rate"),
         ("ddcli train nmaes -o runs/x", "nmaes"),
