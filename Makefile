@@ -53,6 +53,7 @@ lint: $(READY)  ## formatting, style and types
 
 docs: $(DOCS)  ## the documentation as a site in site/, which fetches nothing; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo 'Open site/index.html, or, to search in it too, $(BIN)/python -m http.server -d site'
 
 check: lint docs test
 

@@ -114,7 +114,8 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
     def drawn(formula: re.Match[str]) -> str:
         display = formula[2] == "["
-        return MATHML.convert_with_local_state(html.unescape(formula[3]).strip(), displaystyle=display)
+        mathml = MATHML.convert_with_local_state(html.unescape(formula[3]).strip(), displaystyle=display)
+        return f'<div class="formula">{mathml}</div>' if display else mathml
 
     todo = list(page.toc)
     while todo:  # titles there are plain text
@@ -147,21 +148,17 @@ def command_reference() -> str:
         for part in rest:
             example = re.match(r"(echo .*\| )?ddcli ", part)
             lines += ["", *(["```sh", part, "```"] if example else [_prose(part)])]
-        lines += ["", "| | |", "|---|---|"]
+        lines += ["", "| option | |", "|---|---|"]
         for parameter in command.get_params(inner):
             record = parameter.get_help_record(inner)
             if record is not None:
-                lines.append(f"| `{_cell(record[0])}` | {_cell(_prose(record[1]))} |")
+                lines.append(f"| `{record[0]}` | {_prose(record[1])} |")
     return "\n".join(lines) + "\n"
 
 
 def _prose(text: str) -> str:
     """Plain text as Markdown: what looks like markup is none."""
     return re.sub(r"([\[\]<>*_|])", r"\\\1", " ".join(text.replace("\b", "").split()))
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
 def python_reference() -> str:
@@ -175,8 +172,13 @@ def python_reference() -> str:
     ]
     names = [f"{homes[name]}.{name}" for name in sorted(ddcli.__all__, key=str.lower)]
     lines += [f"\n::: ddcli.{name}" for name in names if not name.endswith("DiffusionTransformer")]
-    lines += ["\n# Options of a model's methods", *(f"\n::: ddcli.{name}" for name in OPTIONS)]
+    lines += ["\n## Options of a model's methods", *map(deeper, OPTIONS)]
     return "\n".join(lines) + "\n"
+
+
+def deeper(name: str) -> str:
+    """What is known of a name, below a heading."""
+    return f"\n::: ddcli.{name}\n    options:\n      heading_level: 3"
 
 
 def protocol_reference() -> str:
@@ -184,7 +186,7 @@ def protocol_reference() -> str:
     lines = ["# Protocols", "", "What to write to plug something in: [how to](../how-to/plug-in.md)."]
     for title, names in PROTOCOLS.items():
         lines += ["", f"## {title}"]
-        lines += [f"\n::: ddcli.{name}\n    options:\n      heading_level: 3" for name in names]
+        lines += map(deeper, names)
     return "\n".join(lines) + "\n"
 
 
