@@ -294,7 +294,14 @@ def read_settings(
     flags = {k: v for k, v in (flags or {}).items() if v is not None}
     for key in given.keys() & flags.keys():
         raise DdcliError(f"{key} is given by a flag and by --set; give it once")
-    base = {} if recipe is None else read_toml(find_recipe(recipe))
+    base: dict[str, Any] = {}
+    if recipe is not None:
+        try:
+            base = read_toml(find_recipe(recipe))
+        except DdcliError as error:
+            if Path(recipe).suffix == ".toml" or not Path(recipe).is_file():
+                raise
+            raise DdcliError(f"{error}; to train on it, give --data {recipe}") from None
     return base, {**flags, **given}, str(recipe or "the defaults")
 
 

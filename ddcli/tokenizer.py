@@ -363,6 +363,7 @@ def _build_bpe(size: str, documents: Documents, log: Log) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=int(size) - len(special), initial_alphabet=sorted(_byte_alphabet()), show_progress=False
     )
+    log(f"tokenizer bpe:{size}: learning its entries from the text")
     backend.train_from_iterator(_spread(list(_texts(documents)), BPE_SAMPLE), trainer)
     tokenizer = _ours(Tokenizer, backend, special)
     if tokenizer.vocab_size < int(size):

@@ -296,7 +296,7 @@ TRAINING_ERRORS = {
     "below a file": (["--data", "good.txt", "-o", "good.txt/run"], "good.txt is a file"),
     "unknown recipe": (["tiny-stories", "-o", "run"], "unknown recipe 'tiny-stories'"),
     "a name without end": (["9" * 400, "-o", "run"], "9… is too long for the name of a file"),
-    "a recipe that is none": (["good.txt", "-o", "run"], "good.txt is no valid TOML"),
+    "a recipe that is none": (["good.txt", "-o", "run"], "to train on it, give --data good.txt"),
     "unknown process": (["--data", "good.txt", "-o", "run", "--process", "noise"], "unknown process 'noise'"),
     "unknown schedule": (["--data", "good.txt", "-o", "run", "--schedule", "x"], "unknown schedule 'x'"),
     "bad power": (["--data", "good.txt", "-o", "run", "--schedule", "polynomial:x"], "does not take 'x'"),
