@@ -118,8 +118,8 @@ def best_filling(
     and the evaluations it took.
 
     A filling is written token by token, the surest position first, by its likeliest token, given all others
-    but the `unseen`: its ln p is the `log_likelihood` of the text that comes out. Each token lowers the sum. So
-    it is always the row of the highest one that goes on, and the first to come to its end is the best.
+    but the `unseen`: its ln p is the `log_likelihood` of what comes out. Each token lowers the sum, so it is
+    always the row of the highest one that goes on, and the first to come to its end is the best.
     """
     x0, closed, total, calls = x0.clone(), gap.clone(), log_p.clone(), 0
     noise = pure_noise(process, x0, (gap | unseen).double(), rng)
