@@ -27,11 +27,10 @@ from ddcli import denoiser as engine
 from ddcli.ahead import Ahead
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from ddcli.checkpoint import PRECISION_NAMES, pick_device, pick_precision
 from ddcli.config import Config, build_config
 from ddcli.data import Batch
 from ddcli.denoiser import Batched, NetworkDenoiser, find_head
-from ddcli.device import can_compile
+from ddcli.device import PRECISION_NAMES, can_compile, pick_device, pick_precision
 from ddcli.generate import generate
 from ddcli.objective import make_objective
 from ddcli.process import Absorbing, Vocabulary

@@ -8,8 +8,8 @@ import torch
 from tiny import metrics, train_tiny
 from worlds import RING
 
-from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
+from ddcli.saved import load_model
 
 LETTERS = "abc\n"
 TEXT = "aabaaacaab\n" * 300

@@ -317,7 +317,7 @@ LIMITED = """
 import resource, sys
 import torch
 from ddcli import cli
-from ddcli.checkpoint import load_model
+from ddcli.saved import load_model
 load_model(sys.argv[1]).sample(1, steps=1)  # what it takes in any case
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -1027,7 +1027,7 @@ def test_a_dry_run_keeps_the_minutes_asked_for(text_file):
 @pytest.mark.parametrize("compiler", [None, "/usr/bin/c++"])
 def test_where_there_is_no_compiler_training_is_eager(text_file, tmp_path, monkeypatch, compiler):
     compiled = []
-    monkeypatch.setattr(training.shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(shutil, "which", lambda name: compiler)
     monkeypatch.setattr(NetworkDenoiser, "compile", lambda self, log: compiled.append(self))
     assert can_compile() == bool(compiler)
     train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
@@ -1038,7 +1038,7 @@ def test_where_there_is_no_compiler_training_is_eager(text_file, tmp_path, monke
 def test_the_compiler_is_the_one_the_environment_names_or_else_the_usual_one(monkeypatch, named):
     asked = []
     monkeypatch.setenv("CXX", named)
-    monkeypatch.setattr(training.shutil, "which", lambda name: asked.append(name))
+    monkeypatch.setattr(shutil, "which", lambda name: asked.append(name))
     assert not can_compile()
     assert asked == ["g++"]
 
@@ -1050,7 +1050,7 @@ def test_where_compiling_fails_training_is_eager_and_says_so(text_file, tmp_path
 
         return forward
 
-    monkeypatch.setattr(training.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", broken)
     heard = train_tiny(tmp_path / "run", text_file, train__compile=True)
     assert heard.lines == ["not compiled, which is slower: cc1plus: not found"]
