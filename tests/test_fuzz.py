@@ -319,6 +319,7 @@ def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, tex
         "infill": [absorbing_run, "-"],
         "eval": [absorbing_run, "--limit", "1", "--draws", "1"],
         "noise-viz": ["--text", "the cat"],
+        "report": [absorbing_run],
         "doctor": [absorbing_run],
         "recipes": ["names"],
     }[name]
