@@ -234,7 +234,7 @@ def canvases(count, length, given=0):
     """A model of 26 letters, and what it makes of `count` texts on the way from masks to letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = lambda ids: ["<mask>" if id == 0 else letters[id - 1] for id in ids]  # noqa: E731
-    tokenizer = SimpleNamespace(mask_id=0, special_ids={0}, vocab_size=27, pieces=pieces)
+    tokenizer = SimpleNamespace(mask_id=0, eos_id=-1, special_ids={0}, vocab_size=27, pieces=pieces)
     model = SimpleNamespace(tokenizer=tokenizer, process=SimpleNamespace(needs_clock=False))
     order = torch.rand(count, length, generator=torch.Generator().manual_seed(1))
     text = (torch.arange(length) % 26 + 1).expand(count, -1)
