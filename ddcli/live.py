@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .generate import Frame
     from .textmodel import TextModel
 
-MASK = "░"
+MASK, END = "░", "¶"
 NARROWEST, GAP = 24, 2  # cells of a column, and between two
 SHORTEST = 2  # lines of a text, if it needs as many: with fewer, not all texts are shown
 USUAL = 48  # cells of a line that the text itself ends
@@ -153,6 +153,8 @@ class LiveCanvas:
         for token, piece, clock, new in list(parts)[start : start + grid.width * grid.lines]:
             if token == tokenizer.mask_id:
                 text.append(MASK, style="bright_black")
+            elif token == tokenizer.eos_id:
+                text.append(END, style="bright_black")
             elif token not in tokenizer.special_ids:
                 tentative = clock > 0 and not settles
                 text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")

@@ -15,6 +15,10 @@ ABOUT = "run.json"  # what is trained, and where
 FRONTIER = "frontier.json"  # the points of the sweep that was saved last
 METRICS = "metrics.jsonl"
 SAMPLE = re.compile(r"step-(\d{8,12})\.txt", re.ASCII)
+FIGURES = (
+    "seconds", "loss", "gradient_norm", "tokens_per_second", "bound_nats_per_token", "bound_stderr",
+    "bound_bits_per_char", "bound_perplexity", "literature_nats_per_token",
+)  # fmt: skip
 MOST_SAMPLES = 2**20  # bytes of a file of samples
 
 
@@ -39,6 +43,14 @@ class RunLog:
     def seconds(self) -> float | None:
         """Of training, by its last figures."""
         return self.last("seconds")
+
+    def summary(self) -> dict[str, Any]:
+        """How far it is, and the last of each figure; None of one that is not known."""
+        return {
+            "step": self.step,
+            "steps": self.config.train.steps,
+            **{key: self.last(key) for key in FIGURES},
+        }
 
     def over_steps(self, key: str) -> list[tuple[int, float]]:
         """A figure, at each step where it is known."""

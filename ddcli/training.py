@@ -215,9 +215,7 @@ class _Run:
                 self._choose_times(step)
             stop = None if last else self._told_to_stop()
             if last or stop or step % config.checkpoint.every == 0:
-                self._save(step, measured=bool(validates))
-            if (last or stop) and self.world.leads:
-                self._report()
+                self._save(step, measured=bool(validates), ends=bool(last or stop))
             if stop:
                 raise self.world.once(Stopped(self.folder, step, stop))
         if self.world.leads:
@@ -481,7 +479,7 @@ class _Run:
         except Exception as error:
             self.reporter.say(f"no report is written: {error}; try later: ddcli report {self.folder}")
 
-    def _save(self, step: int, *, measured: bool) -> None:
+    def _save(self, step: int, *, measured: bool, ends: bool) -> None:
         """The model people use, then the checkpoint: where there is one, all that goes with it is there too.
 
         Amid steps that come to no number there is none, but at the end: it would take a good one's place.
@@ -491,6 +489,8 @@ class _Run:
         groups, place = self.state.tensors(), earliest(self.world.gather(self.place))
         if self.world.leads:
             self._write_all(step, groups, place, measured=measured)
+            if ends:
+                self._report()
         self.world.gather(None)  # a launcher may end all of them once one has left
 
     def _write_all(

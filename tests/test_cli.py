@@ -100,7 +100,8 @@ def test_every_option_of_every_command_has_help(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_python_twin(command):
-    twin = getattr(ddcli, {"eval": "evaluate"}.get(command, command.replace("-", "_")))
+    names = {"eval": "evaluate", "report": "write_report"}
+    twin = getattr(ddcli, names.get(command, command.replace("-", "_")))
     assert inspect.isfunction(twin)
     assert ">>>" in twin.__doc__
 

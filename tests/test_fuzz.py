@@ -322,6 +322,7 @@ def test_any_command_line_is_followed_or_refused(
         "infill": [absorbing_run, "-", "-q"],
         "eval": [absorbing_run, "--limit", "1", "--draws", "1", "-q"],
         "noise-viz": ["--text", "the cat"],
+        "report": [absorbing_run],
         "doctor": [absorbing_run],
         "recipes": ["names"],
     }[name]

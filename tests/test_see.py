@@ -66,6 +66,9 @@ def told_run(absorbing_run, tmp_path):
 def test_a_report_tells_how_a_training_went_and_lets_nothing_out(told_run, tmp_path):
     found = command("report", told_run, "-o", tmp_path / "page.html")
     assert (found.code, found.out.decode(), found.err) == (0, f"{tmp_path}/page.html\n", "")
+    told = json.loads(command("report", told_run, "--json").out)
+    assert (told["report"], told["step"], told["steps"]) == (f"{told_run}/report.html", 100, 100)
+    assert told["bound_nats_per_token"] == metrics(told_run)[-1]["bound_nats_per_token"]
     content = (tmp_path / "page.html").read_text()
     page, last = Page(content), metrics(told_run)[-1]
     assert f"{last['bound_bits_per_char']:.3f}" in page.text["dl"]
@@ -231,7 +234,7 @@ def canvases(count, length, given=0):
     """A model of 26 letters, and what it makes of `count` texts on the way from masks to letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = lambda ids: ["<mask>" if id == 0 else letters[id - 1] for id in ids]  # noqa: E731
-    tokenizer = SimpleNamespace(mask_id=0, special_ids={0}, vocab_size=27, pieces=pieces)
+    tokenizer = SimpleNamespace(mask_id=0, eos_id=-1, special_ids={0}, vocab_size=27, pieces=pieces)
     model = SimpleNamespace(tokenizer=tokenizer, process=SimpleNamespace(needs_clock=False))
     order = torch.rand(count, length, generator=torch.Generator().manual_seed(1))
     text = (torch.arange(length) % 26 + 1).expand(count, -1)
@@ -250,7 +253,7 @@ def canvases(count, length, given=0):
     return model, frames
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (200, 50), (20, 6)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (20, 6)])
 @pytest.mark.parametrize(
     ("count", "length", "given"), [(1, 50, 0), (4, 256, 0), (90, 12, 0), (16, 300, 0), (1, 5000, 4500)]
 )
@@ -259,7 +262,7 @@ def test_canvases_stand_in_columns_that_fit(count, length, given, width, height)
     screen = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
     sizes = set()
     with LiveCanvas(screen, model, frames_per_second=1e9) as canvas:
-        for frame in frames:
+        for frame in frames[::2]:
             canvas(frame)
             lines = canvas.render(frame).plain.split("\n")
             assert len(lines) < height

@@ -39,7 +39,12 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+EXIT_CODES = """\
+Exit codes: 0; 2 for what you can mend, in one line; 1 for a run that failed, and for a doctor that finds
+something wrong; 128 + the signal for a training that was stopped, 75 for one whose time was up."""
+
+
+@app.callback(epilog=EXIT_CODES)
 def ddcli(
     context: typer.Context,
     version: Annotated[

@@ -42,8 +42,8 @@ def lines(title: str, drawn: Sequence[Line], *, unit: str, across: str = "step",
     def height_at(y: float) -> float:
         return TOP + (top - y) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
 
-    frame = [_level(height_at(mark), figure(mark)) for mark in marks]
-    places = sorted(set(xs)) if log else [min(xs), max(xs)]
+    frame = [_level(height_at(mark), text) for mark, text in _labelled(marks)]
+    places = sorted(set(xs) if log else {min(xs), max(xs)})
     frame += [_place(across_at(x), figure(x), places.index(x) / max(1, len(places) - 1)) for x in places]
     frame.append(tag("text", across, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle"))
     shapes = [
@@ -65,7 +65,7 @@ def bars(
     def height_at(y: float) -> float:
         return TOP + (high - y) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    shapes = [_level(height_at(mark), figure(mark)) for mark in marks]
+    shapes = [_level(height_at(mark), text) for mark, text in _labelled(marks)]
     shapes += [
         _place(LEFT + share * (WIDTH - LEFT - RIGHT), f"{share:g}", share) for share in (0.0, 0.5, 1.0)
     ]
@@ -99,6 +99,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
+
+
+def _labelled(marks: Sequence[float]) -> list[tuple[float, str]]:
+    """Ticks, each with as many decimals as tell them apart."""
+    decimals = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
+    return [(mark, f"{mark:,.{decimals}f}") for mark in marks]
 
 
 def figure(value: float) -> str:

@@ -212,13 +212,17 @@ def _named(point: Mapping[str, Any], *, paced: bool) -> str:
 
 def _recipe(log: RunLog) -> Iterator[Node]:
     plain, own = flatten(Config().model_dump()), flatten(log.config.model_dump())
-    changed = [(key, f"{value}") for key, value in own.items() if value != plain[key]]
+    changed = [(key, _toml(value)) for key, value in own.items() if value != plain[key]]
     yield tag("h2", "The recipe")
     yield tag(
         "p", "Settings that are not the defaults, or that the data and the noise decided.", class_="faint"
     )
     yield _table(("setting", "value"), changed)
     yield tag("details", tag("summary", "All settings, as TOML"), tag("pre", log.config.to_toml().strip()))
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _machine(log: RunLog) -> Iterator[Node]:
