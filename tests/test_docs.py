@@ -256,7 +256,9 @@ def workplace(tmp_path_factory):
     (folder / "lines.jsonl").write_text('{"text": "the [MASK:3] sat"}\n{"prefix": "a", "suffix": "at"}\n')
     (folder / "docs").mkdir()
     (folder / "src").mkdir()
-    (folder / "src" / "main.py").write_text("def answer(a):\n    return a + 42  # TODO\n")
+    (folder / "src" / "words.py").write_text(
+        "".join(f"# {line}\n" for line in words(60).splitlines()) + "TODO\n"
+    )
     (folder / "bin").mkdir()
     for name in ("ddcli", "python"):
         program = folder / "bin" / name
