@@ -41,7 +41,8 @@ FENCE = re.compile(
 )
 WHOLE_PAGE = re.compile(r"^<!-- not run, this page: .+ -->$", re.M)
 # what makes a training of minutes one of seconds; the data and the rest of a command stay as they are
-QUICK = [f"{k}={json.dumps(v)}" for k, v in SETTINGS.items() if k not in ("data.tokenizer", "train.steps")]
+WITHIN_SECONDS = {k: v for k, v in SETTINGS.items() if k not in ("data.tokenizer", "train.steps")}
+QUICK = [f"{key}={json.dumps(value)}" for key, value in {**WITHIN_SECONDS, "data.length": 64}.items()]
 TRACE = """\
 {"kind":"trace","command":"sample","noise":"absorbing","sampling":"","unit":"character","mask":0}
 {"kind":"pieces","pieces":{"0":"<mask>","1":"a"}}
@@ -256,9 +257,9 @@ def workplace(tmp_path_factory):
     (folder / "lines.jsonl").write_text('{"text": "the [MASK:3] sat"}\n{"prefix": "a", "suffix": "at"}\n')
     (folder / "docs").mkdir()
     (folder / "src").mkdir()
-    (folder / "src" / "words.py").write_text(
-        "".join(f"# {line}\n" for line in words(60).splitlines()) + "TODO\n"
-    )
+    for i in range(3):
+        lines = "".join(f"# {line}\n" for line in words(60, seed=i).splitlines())
+        (folder / "src" / f"words_{i}.py").write_text(f"{lines}TODO\n")
     (folder / "bin").mkdir()
     for name in ("ddcli", "python"):
         program = folder / "bin" / name
