@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-TAKES_VALUE = {"--minutes", "--steps", "--size", "--length"}
+TAKES_VALUE = {"--minutes", "--steps", "--size", "--length", "--threads"}
 
 
 def quick(arguments: Sequence[str], settings: Sequence[str]) -> list[str]:
@@ -23,6 +23,8 @@ def quick(arguments: Sequence[str], settings: Sequence[str]) -> list[str]:
             kept.append(argument)
     if "--from" in arguments:  # whose network is what it is
         settings = [setting for setting in settings if not setting.startswith(("model.", "data."))]
+    own = {argument.partition("=")[0] for argument in kept}
+    settings = [setting for setting in settings if setting.partition("=")[0] not in own]
     return [*kept, *(part for setting in settings for part in ("--set", setting)), "--steps", "2"]
 
 
