@@ -87,7 +87,7 @@ def measured(letters: int, slips: float, longest: int, count: int, seed: int) ->
         )
         of_length, of_all = best(source, before, behind, longest)
         given, chosen = (
-            infill(model, between(before, behind, lengths), **likeliest)[0].gaps[0].content  # type: ignore[arg-type]
+            infill(model, between(before, behind, lengths), **likeliest)[0].gaps[0].content
             for lengths in (range(n, n + 1), range(1, longest + 1))
         )
         hits += [text == truth for text in (given, of_length[n - 1], chosen, of_all)]
