@@ -100,7 +100,7 @@ def main() -> None:
     )
     parser.add_argument("--letters", type=int, default=6, help="on the ring (default: 6)")
     parser.add_argument("--longest", type=int, default=4, help="gap, letters (default: 4)")
-    parser.add_argument("--slips", type=float, nargs="+", default=[0.01, 0.05, 0.1])
+    parser.add_argument("--slips", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.2])
     parser.add_argument("--count", type=int, default=80, help="gaps of each source (default: 80)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
