@@ -7,10 +7,12 @@ and the source's own; the first line, draws of the source itself, is as near as 
 entropy and the pairs of a hidden model are those of many draws of its own.
 
 python benchmarks/oracle.py --length 256 --samples 128 --seed 0
-python benchmarks/oracle.py --states 4 --length 256
+python benchmarks/oracle.py --states 4 --length 256 --wide
+python benchmarks/oracle.py --symbols 27 --length 64 --noise band:1 --schedule linear,auto --sampler euler
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +28,9 @@ from ddcli.errors import DdcliError
 from ddcli.process import make_process
 from ddcli.sampler import SAMPLERS, make_sampler
 
-NOISES = ("absorbing", "hybrid:0.1", "uniform", "band:1")
+NOISES = "absorbing,hybrid:0.1,uniform,band:1"
 COLUMNS = ("noise", "sampler", "steps", "evaluations", "surplus", "distance")
+Row = tuple[str, ...]
 
 
 def doublings(length: int) -> list[int]:
@@ -64,12 +67,13 @@ class Truth:
         return f"{each.mean().item():.4f} ± {each.std().item() / len(x) ** 0.5:.4f}", f"{distance:.4f}"
 
 
-def rows(truth: Truth, samples: int, length: int, seed: int) -> Iterator[tuple[str, ...]]:
-    source = truth.source
+def rows(truth: Truth, asked: argparse.Namespace) -> Iterator[Row]:
+    source, samples, length, seed = truth.source, asked.samples, asked.length, asked.seed
     yield "none", "the source itself", "", "", *truth.measured(source.draw(samples, length, seed + 1))
-    for noise in NOISES:
-        process = make_process(noise, "auto", source.vocabulary)
-        for name in SAMPLERS:
+    for noise, schedule in itertools.product(asked.noise.split(","), asked.schedule.split(",")):
+        process = make_process(noise, schedule, source.vocabulary)
+        told = noise if schedule == "auto" else f"{noise}, {schedule}"
+        for name in asked.sampler.split(","):
             sampler = make_sampler(name)
             try:
                 sampler.check(process)
@@ -77,7 +81,18 @@ def rows(truth: Truth, samples: int, length: int, seed: int) -> Iterator[tuple[s
                 continue
             for steps in doublings(length) if sampler.even else [length]:
                 x, nfe = sample(process, sampler, Oracle(process, source), (samples, length), steps, seed)
-                yield noise, name, str(steps), f"{nfe.double().mean().item():.1f}", *truth.measured(x)
+                yield told, name, str(steps), f"{nfe.double().mean().item():.1f}", *truth.measured(x)
+
+
+def wide(found: Iterator[Row], length: int) -> Iterator[Row]:
+    """One row for each noise and sampler: the surplus by steps; of a sampler at a pace of its own, at L."""
+    for (noise, sampler), group in itertools.groupby(found, key=lambda row: row[:2]):
+        by_steps = {row[2]: row[4].split(" ")[0] for row in group}
+        yield noise, sampler, *(by_steps.get(str(n), "") for n in doublings(length)[1:])
+
+
+def printed(row: Row) -> None:
+    print("| " + " | ".join(row) + " |", flush=True)
 
 
 def main() -> None:
@@ -91,21 +106,39 @@ def main() -> None:
         "--states", type=int, metavar="N", help="hidden ones (default: a chain, which has none)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the source and the draws (default: 0)")
+    parser.add_argument("--noise", default=NOISES, metavar="LIST", help=f"(default: {NOISES})")
+    parser.add_argument("--schedule", default="auto", metavar="LIST", help="of each (default: auto)")
+    parser.add_argument(
+        "--sampler",
+        default=",".join(SAMPLERS),
+        metavar="LIST",
+        help="those that the noise allows (default: all)",
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="a column for each number of steps: surplus alone"
+    )
     asked = parser.parse_args()
     if asked.length < 2 or asked.samples < 2 or asked.symbols < 2:
         parser.error("--length, --samples and --symbols must be at least 2")
     if asked.states is not None and asked.states < 2:
         parser.error("--states must be at least 2")
     torch.set_num_threads(1)
-    print("| " + " | ".join(COLUMNS) + " |")
-    print("|" + "---|" * len(COLUMNS))
     if asked.states:
         hidden = random_hmm(asked.states, asked.symbols, asked.seed)
         truth = Truth.of_hidden(hidden, asked.length, asked.seed + 2)
     else:
         truth = Truth.of_chain(random_chain(asked.symbols, asked.seed), asked.length)
-    for row in rows(truth, asked.samples, asked.length, asked.seed):
-        print("| " + " | ".join(row) + " |", flush=True)
+    found, columns = rows(truth, asked), COLUMNS
+    if asked.wide:
+        next(found)
+        found, columns = (
+            wide(found, asked.length),
+            ("noise", "sampler", *map(str, doublings(asked.length)[1:])),
+        )
+    printed(columns)
+    printed(("---",) * len(columns))
+    for row in found:
+        printed(row)
 
 
 if __name__ == "__main__":

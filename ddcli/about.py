@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from .config import MOST_TOKENS, Section
 from .errors import DdcliError
 
+NOISE = 2  # which meaning the names of noise have; of runs that do not say, the first
 Size = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 Counts = dict[Size, Annotated[int, Field(strict=True, ge=0, lt=2**53)]]  # how many records have each length
 
@@ -22,6 +23,7 @@ class Excerpt(Section):
 class About(Excerpt):
     """The `diffusion` section of config.json, as far as a model is made from it."""
 
+    noise: int = Field(1, ge=1, le=NOISE)
     process: str
     schedule: str
     predicts: str
@@ -32,11 +34,29 @@ class About(Excerpt):
     record_lengths: Counts
     labels: dict[str, Counts] = Field(default_factory=dict)  # which runs of older versions do not have
 
+    @model_validator(mode="after")
+    def _by_names_of_today(self) -> Self:
+        """So that a model goes on computing the noise it was trained with."""
+        object.__setattr__(self, "schedule", schedule_of(self.process, self.schedule, self.noise))
+        object.__setattr__(self, "noise", NOISE)
+        return self
+
     def check(self, path: Path) -> None:
         """Raises DdcliError, naming the file, where lengths of records do not fit."""
         for counts in filter(None, (self.record_lengths, *self.labels.values())):
             if max(counts) + 2 > self.length or not sum(counts.values()):
                 raise DdcliError(f"{path} is damaged: record lengths do not fit {self.length} tokens")
+
+
+def schedule_of(process: str, schedule: str, noise: int) -> str:
+    """The name of a schedule today, where both names have the meaning `noise`.
+
+    In the first one a schedule was the time of hybrid noise, not what is left of the text.
+    """
+    name, _, share = process.partition(":")
+    if noise > 1 or name != "hybrid":
+        return schedule
+    return f"gidd:{share or 0.1}" + f":{schedule}" * (schedule != "linear")
 
 
 T = TypeVar("T", bound=Excerpt)

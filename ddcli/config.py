@@ -73,7 +73,7 @@ class Data(Section):
 
 class ProcessSettings(Section):
     name: str = "absorbing"  # or uniform, hybrid:0.1, stationary:unigram, band:1, generator:FILE, ...
-    schedule: str = "auto"  # linear, cosine, polynomial:3, geometric; information, of generators
+    schedule: str = "auto"  # linear, cosine, polynomial:3, geometric, gidd:0.1; information, of generators
 
     @model_validator(mode="after")
     def _without_auto(self) -> Self:

@@ -17,6 +17,7 @@ from .backbones.transformer import DiffusionTransformer, KeysValues
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
+    Masking,
     Matrices,
     Process,
     clean_posterior,
@@ -157,6 +158,18 @@ def find_head(name: str, process: Process) -> Head:
         raise unknown("head", name, HEADS)
     HEADS[name].check(process)
     return HEADS[name]
+
+
+def check_taught(name: str, objective: Objective, process: Process) -> None:
+    """Raises DdcliError for a head, by its name, that an objective cannot teach under this noise.
+
+    A belief read off a score is its contrast, cut off at 0: where a network is wrong its gradient ends.
+    """
+    if isinstance(HEADS[name], Score) and objective.teaches != name and not isinstance(process, Masking):
+        raise DdcliError(
+            "model.predicts=score learns by score entropy alone where noise leaves tokens visible; use "
+            "--objective score-entropy, or leave model.predicts out"
+        )
 
 
 def default_head(objective: Objective, process: Process) -> str:

@@ -128,7 +128,9 @@ def estimates(
     length = blocks.tokens.shape[1]
     batch_size = batch_size or max(16, TOKENS // length)
     batch_size = min(batch_size, max(1, AT_ONCE // (length * process.vocabulary.size)))
-    exact = isinstance(process, Autoregressive) or (isinstance(process, Absorbing) and parts == length)
+    exact = isinstance(process, Autoregressive) or (
+        isinstance(process, Absorbing) and process.forgets and parts == length
+    )
     exact = exact and not timesteps
     draws = 1 if exact else draws
     chosen = spread_evenly(len(blocks), sequences)

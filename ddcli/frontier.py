@@ -197,7 +197,9 @@ def _is_chain(model: Model, settings: SamplerSettings) -> bool:
     plain = type(model.sampler(settings)) is Ancestral and settings.block is None and keeps_belief(settings)
     shared = bool(model.block and model.record_lengths)  # steps, out over each record's own length
     recalls = model.network is not None and model.network.config.self_conditioned  # what the path made of it
-    return plain and not shared and not recalls and model.process.timesteps in (None, _steps(model, settings))
+    return (
+        plain and not shared and not recalls and (model.process.timesteps or 0) % _steps(model, settings) == 0
+    )
 
 
 def _steps(model: Model, settings: SamplerSettings) -> int:

@@ -59,8 +59,15 @@ class Question:
             self.running, self.everywhere(t), 0.0 if self.unseen is None else self.unseen.double()
         )
 
-    def ask(self, xt: Tensor, clock: Tensor, rows: Tensor) -> Tensor:
+    def unknown(self, process: Process, xt: Tensor, clock: Tensor) -> Tensor:
+        """The positions whose likelihood is asked for and open, (B, L) bool. What is known costs nothing, and
+        a network that has learnt nothing about it is not asked."""
+        return self.running & process.unknown(xt, clock)
+
+    def ask(self, process: Process, xt: Tensor, clock: Tensor, rows: Tensor) -> Tensor:
         """log p0 (N, V) float64."""
+        if not rows.any():
+            return torch.empty(0, process.vocabulary.size, dtype=torch.float64, device=xt.device)
         told = {"clean": self.x0} if self.u.shape[1] > 1 else {}
         return self.denoiser(xt, clock, rows, self.valid, **told).double()
 
@@ -104,14 +111,14 @@ def _(process: Generator, t: Tensor) -> Tensor:
 
 
 @ByKind
-def when(process: Process, lost: Tensor) -> Tensor:
+def when(process: Process, share: Tensor) -> Tensor:
     """The time, (...), at which as large a share is lost."""
-    return process.schedule.when(lost)
+    return process.schedule.when(share)
 
 
 @when.register(Generator)
-def _(process: Generator, lost: Tensor) -> Tensor:
-    return process.schedule.when(process.even.lost(lost))
+def _(process: Generator, share: Tensor) -> Tensor:
+    return process.schedule.when(process.even.lost(share))
 
 
 @ByKind
@@ -134,17 +141,18 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     weight = torch.where(
         first, 1 / RECONSTRUCTION_SHARE, 2 * root * width / (1 - RECONSTRUCTION_SHARE) / slope
     )
-    running, clock = asked.running, asked.clock(t)
+    clock = asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
-    log_p0 = asked.ask(xt, clock, running)
-    clean, noisy, now = asked.x0[running], xt[running], clock[running]
-    early = asked.everywhere(first)[running]
+    rows = asked.unknown(process, xt, clock)
+    log_p0 = asked.ask(process, xt, clock, rows)
+    clean, noisy, now = asked.x0[rows], xt[rows], clock[rows]
+    early = asked.everywhere(first)[rows]
     late = ~early
     found = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     found[late] = elbo(process, log_p0[late], clean[late], noisy[late], now[late])
     start = torch.zeros_like(now[early])
     found[early] = elbo_step(process, log_p0[early], clean[early], noisy[early], start, now[early])
-    cost = asked.spread(found, running, weight)
+    cost = asked.spread(found, rows, weight)
     published = asked.everywhere(~first & (t >= PUBLISHED_FROM))
     prior = _prior(process, asked)
     return Nats(cost + prior, torch.where(published, cost, 0.0), prior, _bin(t))
@@ -171,7 +179,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
     masked = hidden if asked.unseen is None else hidden | asked.unseen
     share = count.double() / total.clamp(min=1)
     clock = asked.clock(process.schedule.when(share))
-    log_p0 = asked.ask(x0.masked_fill(masked, process.mask_id), clock, hidden)
+    log_p0 = asked.ask(process, x0.masked_fill(masked, process.mask_id), clock, hidden)
     cost = asked.spread(-at(log_p0, x0[hidden]), hidden, 1 / share)
     edges = torch.tensor([*(i / BINS for i in range(BINS + 1)), PUBLISHED_FROM], dtype=torch.float64)
     *before, early = (_at_least(count, total, p) for p in process.schedule.lost(edges).tolist())
@@ -185,7 +193,7 @@ def _(process: Absorbing, asked: Question) -> Nats:
 @in_continuous_time.register(Autoregressive)
 def _(process: Autoregressive, asked: Question) -> Nats:
     """-ln p(x_i | x_1 ... x_{i-1}) itself: no bound, no chance."""
-    log_p0 = asked.ask(asked.x0, asked.running.double(), asked.running)
+    log_p0 = asked.ask(process, asked.x0, asked.running.double(), asked.running)
     cost = asked.spread(-at(log_p0, asked.x0[asked.running]), asked.running, torch.ones_like(asked.u))
     return Nats(cost, cost, torch.zeros_like(cost))
 
@@ -200,11 +208,12 @@ def in_steps(process: Process, asked: Question, timesteps: int) -> Nats:
     end = lost(process, torch.ones((), dtype=torch.float64))
     t = objective.times(when(process, end * asked.u**2))
     chance = (lost(process, t).sqrt() - lost(process, objective.before(t)).sqrt()) / end.sqrt()
-    running, clock = asked.running, asked.clock(t)
+    clock = asked.clock(t)
     xt = process.noise(asked.x0, clock, asked.rng)
-    found = objective(process, asked.ask(xt, clock, running), asked.x0[running], xt[running], clock[running])
+    rows = asked.unknown(process, xt, clock)
+    found = objective(process, asked.ask(process, xt, clock, rows), asked.x0[rows], xt[rows], clock[rows])
     prior = _prior(process, asked)
-    cost = asked.spread(found, running, 1 / (timesteps * chance)) + prior
+    cost = asked.spread(found, rows, 1 / (timesteps * chance)) + prior
     return Nats(cost, cost, prior, _bin(t - 0.5 / timesteps))
 
 

@@ -3,6 +3,7 @@
 Legend: B sequences, L positions; frozen positions are given.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -269,8 +270,11 @@ class Model:
     def described(self, settings: SamplerSettings, steps: Sequence[int] = ()) -> str:
         """Settings for people, as far as they matter; with the steps that each block takes of them."""
         told = settings.model_dump(include=set(SAID)) | settings.model_dump(exclude_defaults=True)
+        own = (self.process.timesteps or math.inf) * self.parts
         if not self.paced(settings):
             told.pop("steps")
+        elif settings.steps > own:
+            told["steps"] = f"{settings.steps} (of which there are {own}: the model was trained in steps)"
         if "steps" in told and (self.block or settings.block) and steps:
             least, most = min(steps), max(steps)
             told["steps"] = f"{told['steps']} ({least if least == most else f'{least} to {most}'} a block)"

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from .about import NOISE
 from .backbones.network import Network
-from .checkpoint import checkpoints
+from .checkpoint import checkpoints, refuse_older_noise
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
 from .dataset import TrainingData, read_training_data, refuse_pipes
-from .denoiser import Head, default_head, find_head
+from .denoiser import Head, check_taught, default_head, find_head
 from .device import PRECISION_NAMES, pick_device, pick_precision
 from .errors import DdcliError
 from .objective import Objective, check_objective, default_objective, make_objective
@@ -80,13 +81,20 @@ class Plan:
         return self.data.length // (self.config.model.block or self.data.length)
 
     @property
-    def memory(self) -> int:
-        """Bytes, estimated: weights, gradients, two moments and the average in float32, and activations.
+    def own_steps(self) -> dict[str, int]:
+        """In how many steps the model samples if nobody says: its T, in each block; {}: it has none."""
+        timesteps = self.objective.timesteps
+        return {"steps": timesteps * self.blocks} if timesteps else {}
 
-        Of a layer, some 20 widths a token and the attention's scores are kept for the way back, or what goes
-        into it where the rest is computed again; of the head,
-        logits and their gradient at the positions that are unknown, half of them on average. Where noise
-        leaves tokens visible it is all of them, and what turns logits into beliefs.
+    @property
+    def memory(self) -> int:
+        """Bytes that a step of training takes, estimated: weights, gradients, two moments and the average in
+        float32, and activations.
+
+        Of a layer, some 20 widths a token and the attention's scores are kept for the way back; or its input
+        alone, where the rest is computed again (`train.recompute`). Of the head, logits and their gradient at
+        the positions that are unknown: half of them on average; or all, and what turns logits into beliefs,
+        where noise leaves tokens visible.
         """
         shape, train = self.network.shape, self.config.train
         micro = -(-train.batch_size // train.accumulate)
@@ -134,7 +142,9 @@ def make_plan(
     config = _without_auto(config, process)
     objective = make_objective(config.objective.name, config.objective.timesteps, process)
     head = find_head(config.model.predicts, process)
+    check_taught(config.model.predicts, objective, process)
     about = {
+        "noise": NOISE,
         "process": name,
         "schedule": schedule,
         "objective": config.objective.name,
@@ -161,6 +171,7 @@ def plan_of(config: Config, run: Path, saved: Config | None, reporter: Silent) -
         refuse_pipes(saved.data, run / "config.toml")
     if saved is None or not checkpoints(run):  # nothing has been learnt yet that other settings would spoil
         return make_plan(config, None, reporter)
+    refuse_older_noise(run, saved)
     if config.data.tokenizer is None:
         config = settle(config, data__tokenizer=saved.data.tokenizer)
     same_noise = saved.process == config.process
@@ -229,8 +240,9 @@ def _without_auto(config: Config, process: Process) -> Config:
         raise DdcliError((order if ordered else blocks).format(refused[0]))
     if process.needs_clock and model.clock == "none":
         raise DdcliError(
-            "this noise leaves tokens visible, and a network with model.clock=none could not tell given ones "
-            "from noisy ones; for a network that reads no time use --set model.clock=given"
+            "this noise leaves tokens visible or masks some sooner than others, and a network with "
+            "model.clock=none could not tell given ones from noisy ones, nor how far noise has gone; for a "
+            "network that reads no time use --set model.clock=given"
         )
     own = {
         "predicts": default_head(objective, process),

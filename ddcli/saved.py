@@ -80,6 +80,7 @@ def load_model(
         head = find_head(about["predicts"], process)
     except KeyError as missing:
         raise DdcliError(f"{folder / TABLES} is missing or damaged: it holds no {missing}") from None
+    process = process.in_steps(about["timesteps"])
     sampling = read_json(folder / "generation_config.json")
     plain = NetworkDenoiser(found.network, process, head, dtype)
     own = found.network if isinstance(found.network, DiffusionTransformer) else None

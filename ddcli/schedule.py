@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .errors import DdcliError, unknown
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 class Schedule(Protocol):
     def alpha(self, t: Tensor) -> Tensor:
@@ -111,6 +113,49 @@ class Geometric:
 
 
 @dataclass(frozen=True)
+class Gidd:
+    """alpha = (1 - b) / (1 + c), c = p / (1 - p) 2 sqrt(b (1 - b)): the pace of GIDD's mixing schedule
+    (arXiv:2503.04482, section 3.2) for noise of masks and, halfway, a share p of random tokens.
+
+    There b is the time; here it may run by another schedule, as what that has lost.
+    """
+
+    p: float = 0.1
+    clock: Schedule = field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p < 1:
+            raise DdcliError(
+                f"a gidd schedule needs a share of random tokens from 0 to below 1, not {self.p:g}"
+            )
+
+    @property
+    def _k(self) -> float:
+        return 2 * self.p / (1 - self.p)
+
+    def _odds(self, t: Tensor) -> Tensor:
+        left = self.clock.alpha(t).clamp(min=TINY)  # whose root has a slope at t = 1
+        return self._k * self.clock.lost(t).sqrt() * left.sqrt()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.clock.alpha(t) / (1 + self._odds(t))
+
+    def lost(self, t: Tensor) -> Tensor:
+        odds = self._odds(t)
+        return (self.clock.lost(t) + odds) / (1 + odds)
+
+    def when(self, lost: Tensor) -> Tensor:
+        alpha = 1 - lost
+        b = 2 * lost**2 / (2 * lost + alpha * self.random(alpha, lost)).clamp(min=TINY)
+        return self.clock.when(b)
+
+    def random(self, alpha: Tensor, lost: Tensor) -> Tensor:
+        """How many random tokens there are to 2 lost masks, (...), where alpha is kept: 2 lost c / t, for the
+        t that solves (lost - t)^2 = (alpha c)^2. Sums of positive terms alone, so no digits are lost."""
+        return self._k * (alpha * self._k + (alpha * (4 * lost + alpha * self._k**2)).sqrt())
+
+
+@dataclass(frozen=True)
 class Knots:
     """A schedule through given points: ln(lost / alpha) is linear in t from one to the next, and alpha is
     before the first and after the last, down to 0 at t = 1."""
@@ -159,24 +204,27 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "polynomial": Polynomial,
     "geometric": Geometric,
+    "gidd": Gidd,
 }
 OWN = "auto"  # whichever suits the noise
 INFORMATION = "information"  # made of the noise itself: what x_t tells of x_0 falls evenly
 
 
 def make_schedule(spec: str) -> Schedule:
-    """`name` or `name:number`, such as polynomial:3. Raises DdcliError for what is neither."""
-    name, colon, number = spec.partition(":")
+    """`name` or `name:number`, such as polynomial:3; and what it runs by, of one that runs by another, as in
+    gidd:0.1:cosine. Raises DdcliError for what is none."""
+    name, *parts = spec.split(":", 2)
     if name not in SCHEDULES:
         raise unknown("schedule", name, [OWN, *SCHEDULES, INFORMATION])
     try:
-        return SCHEDULES[name](*([float(number)] if colon else []))
+        return SCHEDULES[name](*map(float, parts[:1]), *map(make_schedule, parts[1:]))
     except (TypeError, ValueError):
-        raise DdcliError(f"schedule {spec!r}: {name} does not take {number!r}") from None
+        raise DdcliError(f"schedule {spec!r}: {name} does not take {':'.join(parts)!r}") from None
 
 
 def with_slope(f: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:
     """f(t) and df/dt, for an f that acts on each time alone and returns a tensor or several."""
+    t = t.contiguous()  # of an expanded one torch takes no slope
     found = torch.func.jvp(f, (t,), (torch.ones_like(t),))
     return found[0], found[1]
 
@@ -204,15 +252,15 @@ class EvenTimes:
 
 @dataclass(frozen=True)
 class BellTimes:
-    """A normal bell around the middle, cut to (0, 1), mixed with even times so that both ends stay trained.
+    """A normal bell, cut to (0, 1), and a share of even times so that both ends stay trained.
 
     The loss at each time keeps its weight, so the mean is a reweighted bound: small batches learn faster,
     since neither the rare, heavy steps near t = 0 nor the hopeless ones near t = 1 dominate.
     """
 
-    centre: float = 0.5
-    width: float = 0.2
-    even_share: float = 0.15
+    centre: float = 0.5  # a time
+    width: float = 0.2  # the standard deviation of the bell before it is cut, in time
+    even_share: float = 0.15  # of all times
 
     def __post_init__(self) -> None:
         if not 0 <= self.centre <= 1 or not self.width > 0 or not 0 <= self.even_share <= 1:

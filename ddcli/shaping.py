@@ -86,13 +86,13 @@ class TopP:
 
 @dataclass(frozen=True)
 class GreedyTail:
-    """From the time `last` on only the likeliest token, by all that is known of a position, its own included.
+    """From the time `last` on only the likeliest token by p(x_0 | x_t), the own token's say included.
 
     Takes the noise of the last draws away, and with it some of the variety (arXiv:2506.10892, section 4.3).
     """
 
     process: Process
-    last: Tensor  # (B, L)
+    last: Tensor  # (B, L) float64, times from 0 to 1
 
     def __call__(self, log_p0: Tensor, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         best = clean_posterior(self.process, log_p0, xt[rows], t[rows]).argmax(-1)

@@ -425,7 +425,7 @@ class _Run:
         with self.state.averaged() as network:
             model = TextModel(
                 self._asked(network),
-                self.plan.process,
+                self.plan.process.in_steps(self.plan.objective.timesteps),
                 data.tokenizer,
                 data.length,
                 self.plan.device,
@@ -502,7 +502,7 @@ class _Run:
         measured: bool,
     ) -> None:
         process, network = self.plan.process, self.state.plain or self.plan.network
-        defaults = SamplerSettings(sampler=default_sampler(process)).model_dump()
+        defaults = SamplerSettings(sampler=default_sampler(process), **self.plan.own_steps).model_dump()
         save_model(self.folder, network, groups["ema"], process.tables(), defaults)
         card = model_card(self.config, self.plan.data, network, step, self.bounds[-1:])
         write_text(self.folder / "README.md", card)

@@ -122,7 +122,7 @@ class Oracle:
     def __call__(self, xt, t, rows, valid=None):
         asked = rows.any(-1)
         xt, t, rows = xt[asked], t[asked], rows[asked]
-        likely = self.noising(xt, t) @ self.source.emit.T  # (L, B, S)
+        likely = noising(self.process, self.source.symbols, xt, t) @ self.source.emit.T  # (L, B, S)
         believed = self.source.around(likely)[rows.T.nonzero(as_tuple=True)] @ self.source.emit
         found = torch.full((len(believed), self.process.vocabulary.size), LOG_ZERO, dtype=F64)
         found[:, : self.source.symbols] = believed.log().clamp(min=LOG_ZERO)
@@ -130,12 +130,33 @@ class Oracle:
         order.T[rows.T] = torch.arange(len(believed))  # from position-major to sequence-major
         return found[order[rows]].log_softmax(-1)
 
-    def noising(self, xt, t):
-        """q(x_t = xt | x_0 = k) for every symbol k, (L, B, K)."""
-        times, which = t.unique(return_inverse=True)
-        symbols = one_hot(torch.arange(self.source.symbols), self.process.vocabulary.size)
-        table = self.process.marginal(symbols[:, None], times).exp()  # (K, times, V)
-        return table[:, which.T, xt.T].movedim(0, -1).contiguous()
+
+class Listed:
+    """The exact leave-one-out belief of one who knows every text there is, ids (N, L), and its chance (N,).
+
+    Special tokens are given, so they tell nothing that the clean ones of a text do not.
+    """
+
+    def __init__(self, process, texts, law):
+        self.process, self.symbols = process, len(process.vocabulary.text_ids)
+        self.law, self.texts = law.log(), one_hot(texts, process.vocabulary.size)[..., : self.symbols].exp()
+
+    def __call__(self, xt, t, rows, valid=None):
+        likely = noising(self.process, self.symbols, xt, t).clamp(min=1e-300).log()  # (L, B, K)
+        each = torch.einsum("lbk,nlk->lbn", likely, self.texts)
+        others = (self.law + each.sum(0) - each).softmax(-1)
+        believed = torch.einsum("lbn,nlk->blk", others, self.texts)[rows]
+        found = torch.full((len(believed), self.process.vocabulary.size), LOG_ZERO, dtype=F64)
+        found[:, : self.symbols] = believed.log().clamp(min=LOG_ZERO)
+        return found
+
+
+def noising(process, symbols, xt, t):
+    """q(x_t = xt | x_0 = k) for every symbol k, (L, B, K)."""
+    times, which = t.unique(return_inverse=True)
+    clean = one_hot(torch.arange(symbols), process.vocabulary.size)
+    table = process.marginal(clean[:, None], times).exp()  # (K, times, V)
+    return table[:, which.T, xt.T].movedim(0, -1).contiguous()
 
 
 class OneStream:

@@ -18,6 +18,7 @@ from functools import cache, cached_property
 import torch
 from chains import OneStream
 from scipy.linalg import expm
+from scipy.optimize import brentq
 from torch import Tensor
 from worlds import RING, STEPS, VOCABULARY, ExactBlocks, ExactDenoiser, gauss_legendre, world
 
@@ -55,8 +56,15 @@ from ddcli.process import (
 )
 from ddcli.process.matrix import normalised
 from ddcli.randomness import LOG_ZERO
-from ddcli.sampler.revising import Corrector, LoopedRemask, Remask, RescaledRemask, Revising
-from ddcli.schedule import Cosine, Geometric, Linear, Polynomial, make_schedule, with_slope
+from ddcli.sampler.revising import (
+    LoopedRemask,
+    MaskCorrector,
+    Remask,
+    RescaledRemask,
+    Revising,
+    TokenCorrector,
+)
+from ddcli.schedule import Cosine, Geometric, Gidd, Linear, Polynomial, make_schedule, with_slope
 
 F64 = torch.float64
 ALPHABET = Vocabulary(size=9, mask_id=8, special_ids=(7, 8))  # seven symbols, a pad and a mask
@@ -134,6 +142,10 @@ def alpha_and_slope(spec: str, t: Tensor) -> tuple[Tensor, Tensor]:
     if name == "polynomial":
         k = float(number)
         return 1 - t**k, -k * t ** (k - 1)
+    if name == "gidd":
+        root, share = (t * (1 - t)).sqrt(), 2 * float(number) / (1 - float(number))
+        grown = 1 + share * root
+        return (1 - t) / grown, -1 / grown - (1 - t) * share * (1 - 2 * t) / (2 * root) / grown**2
     low, high = 1e-4, float(number)
     sigma = low * (high / low) ** t
     return torch.exp(-sigma), -torch.exp(-sigma) * sigma * math.log(high / low)
@@ -212,10 +224,11 @@ class Chain:
         return {"absorbing": Absorbing, "uniform": Uniform}[self.kind].over(self.vocabulary, schedule)
 
     def alpha(self, t: float) -> float:
+        """The share of x_0 that is kept."""
         return 1.0 if t == 0 else alpha_and_slope(self.spec, torch.tensor(t, dtype=F64))[0].item()
 
-    def mixed(self, a: float) -> tuple[float, Tensor]:
-        """The share of x_0 that is kept, and m_t (S,)."""
+    def mixed(self, a: float) -> Tensor:
+        """m_t (S,), where a share a of x_0 is kept."""
         m = torch.zeros(self.k + 1, dtype=F64)
         if self.kind == "absorbing":
             m[-1] = 1 - a
@@ -224,9 +237,10 @@ class Chain:
         elif self.kind == "stationary":
             m[:-1] = (1 - a) * self.law
         else:
-            odds = P_UNIFORM / (1 - P_UNIFORM) * 2 * math.sqrt(a * (1 - a))
-            m[:-1], m[-1], a = odds / self.k / (1 + odds), (1 - a) / (1 + odds), a / (1 + odds)
-        return a, m
+            b = gidds_time(a)
+            odds = gidds_odds(b)
+            m[:-1], m[-1] = odds / self.k / (1 + odds), b / (1 + odds)
+        return m
 
     def between(self, s: float, t: float) -> Tensor:
         """Q_{s:t}, (S, S): [i, j] = q(x_t = i | x_s = j)."""
@@ -243,14 +257,23 @@ class Chain:
             depth = math.log(a_s) - math.log(max(a_t, 1e-300))
             eye[:-1, :-1] = torch.from_numpy(expm((-depth / slowest * generator).numpy()))
             return eye
-        (kept_s, m_s), (kept_t, m_t) = self.mixed(a_s), self.mixed(a_t)
-        keep = kept_t / kept_s
-        return keep * eye + (m_t - keep * m_s)[:, None]
+        keep = a_t / a_s
+        return keep * eye + (self.mixed(a_t) - keep * self.mixed(a_s))[:, None]
 
     def bayes(self, p: Tensor, z: int, s: float, t: float) -> Tensor:
         """p(x_s | x_t = z), (S,), for a belief p (S,) about x_0."""
         joint = self.between(s, t)[z] * (self.between(0.0, s) @ p)
         return joint / joint.sum()
+
+
+def gidds_odds(b: float) -> float:
+    """Of random tokens at GIDD's own time b (arXiv:2503.04482, section 3.2, gamma = 1)."""
+    return P_UNIFORM / (1 - P_UNIFORM) * 2 * math.sqrt(b * (1 - b))
+
+
+def gidds_time(kept: float) -> float:
+    """The time at which it keeps such a share of x_0."""
+    return brentq(lambda b: (1 - b) / (1 + gidds_odds(b)) - kept, 0, 1, xtol=1e-16, rtol=1e-15)
 
 
 def chains(*kinds: str, vocabulary: Vocabulary = ALPHABET) -> list[Chain]:
@@ -339,13 +362,13 @@ def limit(f: Callable[[float], Tensor], dt: float = 2e-4) -> Tensor:
 
 @identity(
     "Schedules and their slopes are those of the papers",
-    *(kind.alpha for kind in (Linear, Cosine, Polynomial, Geometric)),
+    *(kind.alpha for kind in (Linear, Cosine, Polynomial, Geometric, Gidd)),
     with_slope,
     within=1e-12,
 )
 def schedules_are_those_of_the_papers() -> Iterator[Pair]:
     t = torch.linspace(0.01, 0.99, 99, dtype=F64)
-    for spec in SCHEDULES:
+    for spec in (*SCHEDULES, "gidd:0.3"):
         yield from zip(with_slope(make_schedule(spec).alpha, t), alpha_and_slope(spec, t), strict=True)
 
 
@@ -670,22 +693,24 @@ def gidd(at: Points, m: Tensor, m_slope: Tensor, kept: Tensor, kept_slope: Tenso
     return weight * (divergence + r - r.log() - 1)
 
 
-@identity("Hybrid bound = GIDD's form (arXiv:2503.04482)", elbo, within=1e-9)
+@identity("Hybrid bound = GIDD's form (arXiv:2503.04482)", elbo, Hybrid.shares, within=1e-9)
 def the_hybrid_bound_has_gidds_form() -> Iterator[Pair]:
+    """Written in GIDD's own time, of which so much passes in an instant."""
     for chain in chains("hybrid"):
         at = points(chain)
-        a, slope = (v[:, None] for v in at.alpha)
+        kept, slope = at.alpha
+        a = 1 - torch.tensor([gidds_time(k) for k in kept.tolist()], dtype=F64)[:, None]
         root = (a * (1 - a)).sqrt()
         odds = P_UNIFORM / (1 - P_UNIFORM) * 2 * root
-        odds_slope = P_UNIFORM / (1 - P_UNIFORM) * (1 - 2 * a) * slope / root
+        odds_slope = P_UNIFORM / (1 - P_UNIFORM) * (2 * a - 1) / root
         flat = torch.full((1, chain.k + 1), 1 / chain.k, dtype=F64)
         flat[:, -1] = 0
         mask = 1 - (flat > 0).double()
-        top, top_slope = (1 - a) * mask + odds * flat, -slope * mask + odds_slope * flat
+        top, top_slope = (1 - a) * mask + odds * flat, mask + odds_slope * flat
         m_slope = top_slope / (1 + odds) - top * odds_slope / (1 + odds) ** 2
-        kept_slope = slope / (1 + odds) - a * odds_slope / (1 + odds) ** 2
-        plain = gidd(at, top / (1 + odds), m_slope, (a / (1 + odds))[:, 0], kept_slope[:, 0])
-        yield elbo(at.process, at.belief, *at.ids, at.t), plain
+        kept_slope = (-1 / (1 + odds) - a * odds_slope / (1 + odds) ** 2)[:, 0]
+        plain = gidd(at, top / (1 + odds), m_slope, kept, kept_slope)
+        yield elbo(at.process, at.belief, *at.ids, at.t), plain * slope / kept_slope
 
 
 @identity("Bound of any fixed law $\\pi$ = GIDD's form", elbo, Stationary.laws.func, within=1e-10)
@@ -731,35 +756,21 @@ def hybrid_noise_becomes_absorbing_as_its_share_vanishes() -> Iterator[Pair]:
 
 
 @identity(
-    "Hybrid noise becomes uniform as $p \\to 1$, at the share of signal it keeps ($p = 1 - 10^{-6}$)",
+    "Hybrid noise becomes uniform as $p \\to 1$ ($p = 1 - 10^{-10}$)",
     elbo,
     posterior,
     Hybrid.shares,
     within=1e-9,
 )
 def hybrid_noise_becomes_uniform_as_masks_vanish() -> Iterator[Pair]:
-    """Nearer to 1 the odds p / (1 - p) lose their digits. What is kept, a / (1 + odds), is then tiny but for
-    times near 0: there the bounds are compared, each by its own alpha."""
-    p = 1 - 1e-6
     for chain in chains("uniform"):
-        at, hybrid = points(chain), Hybrid(chain.vocabulary, Linear(), p)
-        lost = 10 ** -(12.0 + 2 * at.t)  # odds from about 0.2 to 2
-        kept = (1 - lost) / (1 + p / (1 - p) * 2 * (lost * (1 - lost)).sqrt())
-        uniform, clock = Uniform.over(chain.vocabulary, Linear()), 1 - kept
+        at = points(chain)
+        nearly = Hybrid(chain.vocabulary, make_schedule(chain.spec), 1 - 1e-10)
         x, z = at.ids
-        fall = with_slope(lambda t, noise=hybrid: noise.shares(t)[0], lost)[
-            1
-        ]  # of alpha; of uniform noise -1
-        yield elbo(hybrid, at.belief, x, z, lost) / -fall, elbo(uniform, at.belief, x, z, clock)
-        start = torch.zeros_like(clock)
-        yield (
-            elbo_step(hybrid, at.belief, x, z, start, lost),
-            elbo_step(uniform, at.belief, x, z, start, clock),
-        )
-        yield (
-            hybrid.marginal(at.belief, lost).exp()[:, chain.ids],
-            uniform.marginal(at.belief, clock).exp()[:, chain.ids],
-        )
+        yield elbo(nearly, at.belief, x, z, at.t), elbo(at.process, at.belief, x, z, at.t)
+        start = torch.zeros_like(at.t)
+        yield tuple(elbo_step(each, at.belief, x, z, start, at.t) for each in (nearly, at.process))
+        yield tuple(each.marginal(at.belief, at.t).exp()[:, chain.ids] for each in (nearly, at.process))
 
 
 def flow_matching(at: Points) -> Tensor:
@@ -978,8 +989,6 @@ def the_bound_of_an_exact_belief_is_the_likelihood_of_every_string() -> Iterator
     for length, specs, count in ((4, SCHEDULES[:1], 80), (2, SCHEDULES[1:], 40)):
         strings, log_p = world(length)
         for chain in small_chains(specs):
-            if (chain.kind, chain.spec) == ("hybrid", "geometric:20"):
-                continue  # a jump is one step, in which 0.5 % are made random and pay for moving together
             noisy = noisy_strings(chain, length)
 
             def exact(t: float, c: Chain = chain, z: Tensor = noisy, x: Tensor = strings) -> Tensor:
@@ -1086,8 +1095,6 @@ def excess(chain: Chain, steps: int) -> Tensor:
 @identity("The excess of $T$ steps falls as $1/T$: twice as many halve it", elbo_step, within=0.03)
 def the_excess_of_steps_falls_as_one_over_their_number() -> Iterator[Pair]:
     for chain in small_chains(("linear", "polynomial:2")):
-        if chain.kind == "hybrid":
-            continue  # its random share has roots of time at both ends, where even steps are too coarse
         coarse, fine = excess(chain, 48), excess(chain, 96)
         yield (coarse / fine)[None], torch.tensor([2.0], dtype=F64)
         yield fine.clamp(max=0)[None], torch.zeros(1, dtype=F64)  # and stays above
@@ -1327,15 +1334,14 @@ def remasking_keeps_the_marginals() -> Iterator[Pair]:
 
 @identity(
     "Predictor-corrector steps keep the marginals, of masks and of any noise (arXiv:2602.21185)",
-    Corrector.odds,
-    Corrector._law,
+    MaskCorrector.odds,
+    TokenCorrector.law,
     within=1e-12,
 )
 def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
     for kappa, (s, t) in itertools.product((0.0, 0.4, 1.0), CLOCKS):
-        corrector = Corrector(kappa)
         for chain, x in itertools.product(chains("absorbing"), range(3)):
-            yield revised(chain, corrector, x, s, t), chain.between(0.0, s)[:, x]
+            yield revised(chain, MaskCorrector(kappa), x, s, t), chain.between(0.0, s)[:, x]
         for chain in chains(*WITH_STEPS[1:]) if s < t else ():
             at = points(chain, 2)
             # given x_0, a belief of one who knows it; else the exact one of a single position
@@ -1344,5 +1350,5 @@ def predictor_corrector_mixtures_keep_the_marginals() -> Iterator[Pair]:
                 states = torch.tensor([z for z in chain.states if law[z] > 0])
                 clocks = (torch.full((len(states),), c, dtype=F64) for c in (s, t))
                 belief = spread(chain, p).expand(len(states), -1)
-                mixed = corrector._law(chain.ours, belief, chain.ids[states], *clocks)
+                mixed = TokenCorrector(kappa).law(chain.ours, belief, chain.ids[states], *clocks)
                 yield law[states] @ mixed.exp()[:, chain.ids], chain.between(0.0, s) @ p

@@ -26,7 +26,7 @@ from ddcli.randomness import LOG_ZERO
 
 KINDS = list(ORIGINALS)
 PROCESSES = {"udlm": "Uniform", "duo": "Uniform", "gidd": "Hybrid"}
-SCHEDULES = {"sedd-geometric": "Geometric"}
+SCHEDULES = {"sedd-geometric": "Geometric", "gidd": "Gidd"}
 END = "<|endoftext|>"
 
 

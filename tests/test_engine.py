@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import metrics, train_tiny
+from tiny import edit_json, metrics, train_tiny
 from worlds import RING
 
 from ddcli.errors import DdcliError
+from ddcli.model import Canvas
 from ddcli.saved import load_model
 
 LETTERS = "abc\n"
@@ -84,6 +85,50 @@ def test_every_process_and_objective_learns_writes_and_fills(name, letters, tmp_
         assert filled.text.endswith("cb")
         assert len(filled.text) == 9
         assert np.isfinite(filled.score)
+
+
+def test_a_model_trained_in_steps_samples_in_them_and_at_no_other_times(letters, tmp_path):
+    """By itself in all T of them; in fewer, at some of their times; and more there are not."""
+    settings = {"process__name": "uniform", "objective__name": "discrete-elbo", "objective__timesteps": 10}
+    train_tiny(tmp_path / "run", letters, train__steps=2, validation__every=0, **settings)
+    model = load_model(tmp_path / "run")
+    assert model.settings.steps == 10
+    for steps, called in ((None, 10), (4, 4), (25, 10)):
+        chosen, told = model.choose(steps=steps), []
+
+        def listening(xt, t, rows, valid=None, told=told):
+            told.append(t.unique())
+            return model.plain(xt, t, rows, valid)
+
+        canvas = Canvas(np.zeros((1, 6), dtype=np.int64), np.zeros((1, 6), dtype=bool), [6], [1])
+        *_, last = model.denoise(canvas, chosen, listening)
+        at = 10 * torch.cat(told)
+        torch.testing.assert_close(at, at.round())
+        assert len(at.unique()) == last.nfe.item() == called
+        assert ("of which there are 10" in model.described(chosen)) == (steps == 25)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_of_an_older_version_keeps_the_noise_it_was_trained_with(schedule, letters, tmp_path):
+    """Where the schedule was GIDD's time, not what is left of the text."""
+    run = tmp_path / "run"
+    settings = {"process__name": "hybrid:0.1", "process__schedule": schedule, "train__steps": 2}
+    train_tiny(run, letters, validation__every=0, **settings)
+    today = load_model(run).process
+    edit_json(run / "config.json", diffusion__noise=...)
+    process = load_model(run).process
+    t = torch.tensor([0.01, 0.5, 0.9], dtype=torch.float64)
+    a, lost = today.schedule.alpha(t), today.schedule.lost(t)
+    odds = 0.1 / 0.9 * 2 * (a * lost).sqrt()
+    alpha, shares = process.shares(t)
+    torch.testing.assert_close(alpha, a / (1 + odds))
+    torch.testing.assert_close(shares, torch.stack([lost, odds], -1) / (1 + odds)[:, None])
+    torch.testing.assert_close(process.schedule.when(process.schedule.lost(t)), t)
+    assert today.shares(t)[0].tolist() == a.tolist()
+    with pytest.raises(DdcliError, match=r"older version, .* --from"):
+        train_tiny(run, letters, resume=True, validation__every=0, **settings)
+    train_tiny(tmp_path / "next", letters, validation__every=0, train__steps=1, model__start=str(run))
+    assert load_model(tmp_path / "next").process == process
 
 
 def test_a_chain_of_steps_from_a_file_trains_and_samples_and_outlives_the_file(letters, tmp_path):
@@ -197,6 +242,18 @@ BAD = {
     "no file": ("steps", "discrete-elbo", {}, "which file?"),
     "a head there is none of": ("uniform", "elbo", {"model__predicts": "noise"}, "unknown head 'noise'"),
     "a posterior that matrices blow up": ("band", "elbo", {"model__predicts": "posterior"}, "leave-one-out"),
+    "a score by the bound": (
+        "uniform",
+        "elbo",
+        {"model__predicts": "score"},
+        "use --objective score-entropy",
+    ),
+    "a score by its tokens": (
+        "band",
+        "cross-entropy",
+        {"model__predicts": "score"},
+        "use --objective score-entropy",
+    ),
     "a score of an order": ("autoregressive", "score-entropy", {}, "use --objective elbo"),
     "a flat weight of an order": ("autoregressive", "cross-entropy", {}, "use --objective elbo"),
     "a posterior of an order": ("autoregressive", "elbo", {"model__predicts": "posterior"}, "next token"),

@@ -169,6 +169,9 @@ def test_a_likelihood_holds_no_chance(tmp_path, text_file):
         other = measure(found.model, found.text.blocks, sequences=3, draws=1, seed=99)
         assert other.strict == pytest.approx(found.estimates.strict, rel=1e-6)
         assert "no bound" in found.record()["bound"]["convention"]
+    ends_early = {"model__block": 1, "process__schedule": "geometric:0.5"}  # and sampling begins from a guess
+    train_tiny(tmp_path / "early", text_file, train__steps=2, validation__every=0, **ends_early)
+    assert not ddcli.evaluate(tmp_path / "early", limit=3).estimates.exact
 
 
 # -- which text it is of ----------------------------------------------------------------------------------

@@ -55,6 +55,26 @@ def test_given_positions_cost_nothing_and_inform_the_others(process):
     assert nats.sum(-1).mean().item() == pytest.approx(expected.item(), abs=4 * error)
 
 
+@pytest.mark.parametrize("timesteps", [None, 16])
+@pytest.mark.parametrize("name", ["absorbing", "stationary:sparing"])
+def test_nobody_is_asked_about_a_token_that_is_known(name, timesteps):
+    """A head that was never trained there may say anything."""
+    process, n = make(name), 200
+    exact, rng = ExactDenoiser(process, *world(2)), OneStream(n, 3)
+    asked = []
+
+    def believing(xt, t, rows, valid=None):
+        assert process.unknown(xt, t)[rows].all()
+        asked.append(rows)
+        return exact(xt, t, rows)
+
+    x0, running = torch.tensor([[2, 0]]).expand(n, -1), torch.ones(n, 2, dtype=torch.bool)
+    nats = nelbo(process, believing, x0, running, stratified(rng.uniform()), rng, timesteps=timesteps)
+    assert ((nats.strict - nats.prior)[~asked[0]] == 0).all()
+    clean = torch.zeros(n, 2, dtype=torch.bool)
+    assert not nelbo(process, believing, x0, clean, rng.uniform(), rng, timesteps=timesteps).strict.any()
+
+
 def flat(xt, t, rows, valid=None):
     return torch.full((int(rows.sum()), VOCABULARY.size), -math.log(3), dtype=F64)
 

@@ -272,6 +272,18 @@ def test_the_schedule_of_information_is_one_like_any_other(noise):
     assert (falls[3:-1] / slope - 1).abs().median() < 1e-5  # but at a knot
 
 
+def test_masks_at_unequal_rates_tell_of_a_token_by_the_time_and_need_a_clock():
+    """Two equal positions, both masked: the belief of one from the other goes from 1 : 4 to even."""
+    process = make("generator:hiding")
+    t = torch.tensor([0.1, 0.9], dtype=F64)
+    told = process.likelihood(torch.full((2,), VOCABULARY.mask_id), torch.zeros_like(t), t)[:, :3].softmax(-1)
+    assert (told[:, 0] / told[:, 2]).tolist() == pytest.approx([0.25, 1.0], rel=0.2)
+    assert process.needs_clock
+    alike = torch.zeros(4, 4, dtype=F64).index_fill(0, torch.tensor([3]), 1.0)
+    absorbing = PROCESSES["generator"].over(VOCABULARY, Linear(), tables={"matrix": normalised(alike)})
+    assert not absorbing.needs_clock
+
+
 def test_information_is_the_schedule_of_generators_alone():
     rates = torch.ones(4, 4) * torch.tensor([0, 0, 0, 1.0])[:, None]
     masking = Vocabulary(4, 3, (3,))

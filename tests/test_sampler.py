@@ -7,14 +7,25 @@ import pytest
 import torch
 from chains import OneStream
 from scipy.stats import chisquare
-from worlds import SYMBOLS, VOCABULARY, ExactDenoiser, continuous, law_of, make, pooled, processes, world
+from worlds import (
+    SPARING,
+    SYMBOLS,
+    VOCABULARY,
+    ExactDenoiser,
+    continuous,
+    law_of,
+    make,
+    pooled,
+    processes,
+    world,
+)
 
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
 from ddcli.process import Absorbing, Uniform
 from ddcli.randomness import LOG_ZERO, Streams
 from ddcli.sampler import SAMPLERS, Ancestral, Step, Surest, as_believed, make_sampler
-from ddcli.schedule import SCHEDULES, Linear
+from ddcli.schedule import SCHEDULES, Linear, make_schedule, with_slope
 from ddcli.shaping import Temperature, TopK, TopP
 
 F64 = torch.float64
@@ -204,6 +215,20 @@ def test_the_network_is_called_as_often_as_theory_says(process, spec, steps):
         assert least <= nfe.min() <= nfe.max() <= most
 
 
+@pytest.mark.parametrize("spec", ["euler", "tau-leaping"])
+def test_rates_are_numbers_where_a_schedule_begins_as_a_root(spec):
+    """Of gidd's the slope is infinite at t = 0; at t = 1, where sampling begins, it is 1."""
+    process, n = Absorbing.over(VOCABULARY, make_schedule("gidd:0.5")), 2_000
+    one = torch.ones(2, 3, dtype=F64)[:, :1].expand(2, 3)
+    assert (with_slope(process.schedule.alpha, one)[1] == -1).all()
+    assert (with_slope(process.schedule.lost, one)[1] == 1).all()
+    frames = run(process, ExactDenoiser(process, *world(2)), make_sampler(spec), n, 2, 4)
+    nfe = frames[-1].nfe.double()
+    least, most = make_sampler(spec).calls(process, 4, 2)
+    assert least == most == pytest.approx(nfe.mean().item(), abs=4 * nfe.std().item() / n**0.5)
+    assert frames[1].opened.any()
+
+
 # of a world of correlated positions: exact where one position opens at a time, or in many steps
 EXACT = {
     "first-hitting": 1,
@@ -263,6 +288,21 @@ def test_taking_tokens_back_keeps_the_share_of_masks(spec):
         assert share == pytest.approx(due, abs=4 * (due * (1 - due) / (3 * n)) ** 0.5 + 1e-9)
         taken_back += ((before.x != ABSORBING.mask_id) & (after.x == ABSORBING.mask_id)).sum().item()
     assert taken_back > n / 10
+
+
+@pytest.mark.parametrize("name", ["hybrid", *SPARING])
+def test_a_corrector_keeps_the_marginals_also_where_some_tokens_are_known(name):
+    process, n = make(name), 4_000
+    strings, log_p = world(1)
+    for frame in run(process, ExactDenoiser(process, strings, log_p), make_sampler("corrector:0.5"), n, 1, 8):
+        due = process.marginal(
+            log_p.new_full((5,), LOG_ZERO).index_copy(0, torch.arange(3), log_p), frame.clock[0, 0]
+        )
+        possible = due > LOG_ZERO / 2
+        seen = torch.bincount(frame.x[:, 0], minlength=len(due))
+        assert not seen[~possible].any()
+        if possible.sum() > 1:
+            assert chisquare(seen[possible], n * due[possible].softmax(0)).pvalue > 1e-4
 
 
 def test_remasking_by_confidence_takes_back_what_was_unsure():
@@ -358,6 +398,21 @@ def test_positions_are_chosen_by_what_is_believed_whatever_tokens_are_drawn_from
     for sharp in (found[1], found[3]):
         assert (sharp[opened[0]] == greedy[opened[0]]).all()
     assert (found[2][opened[0]] != greedy[opened[0]]).any()
+
+
+@pytest.mark.parametrize(("spec", "steps"), [("ancestral", 64), ("first-hitting", 1)])
+def test_a_belief_that_reads_time_is_told_when_a_mask_opens(spec, steps):
+    """One that believes in symbol 1 with the chance t: a mask opens at any time alike, so half of them do."""
+
+    def believe(xt, t, rows, valid=None):
+        now = t[rows]
+        never = torch.full_like(now, LOG_ZERO)
+        return torch.stack([(1 - now).clamp(min=1e-30).log(), now.log(), never, never, never], -1)
+
+    n = 8_000
+    x = run(ABSORBING, believe, make_sampler(spec), n, 1, steps)[-1].x
+    due = 0.5 + 0.5 / steps * (spec == "ancestral")  # steps are told the time they begin at
+    assert (x == 1).double().mean().item() == pytest.approx(due, abs=4 * 0.5 / n**0.5)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -24,15 +24,28 @@ STEPS = torch.stack(
     [torch.linalg.matrix_exp(0.04 * k * RING.roll((k % 3, k % 3), (0, 1))) for k in range(1, 21)]
 )
 COUNTS = np.array([5, 3, 1, 0, 0])
-TABLES = {"generator": {"matrix": normalised(RING)}, "steps": {"matrix": STEPS}}
+# noise that leaves some tokens what they were: masks at a rate of each symbol's own, and a law without one
+HIDING = torch.zeros(SYMBOLS + 1, SYMBOLS + 1, dtype=F64).index_fill(0, torch.tensor([SYMBOLS]), 1.0)
+HIDING[-1] *= torch.tensor([1.0, 2.0, 4.0, 0.0])
+TABLES = {
+    "generator": {"matrix": normalised(RING)},
+    "generator:hiding": {"matrix": normalised(HIDING)},
+    "stationary:sparing": {"weights": torch.tensor([0.6, 0.4, 0.0, 0.0, 0.0], dtype=F64)},
+    "steps": {"matrix": STEPS},
+}
+SPARING = ["generator:hiding", "stationary:sparing"]
 
 
 def make(name, schedule="linear"):
     """A process of every kind, over the world's vocabulary."""
-    counted, tables = replace(VOCABULARY, counts=COUNTS), TABLES.get(name)
+    kind, counted, tables = (
+        PROCESSES[name.partition(":")[0]],
+        replace(VOCABULARY, counts=COUNTS),
+        TABLES.get(name),
+    )
     if schedule == INFORMATION:
-        return PROCESSES[name].over(counted, Linear(), tables=tables).informed()
-    return PROCESSES[name].over(counted, SCHEDULES[schedule](), tables=tables)
+        return kind.over(counted, Linear(), tables=tables).informed()
+    return kind.over(counted, SCHEDULES[schedule](), tables=tables)
 
 
 # an autoregressive order is no noise of single positions, and steps have no time between them
@@ -45,9 +58,10 @@ CELLS = [
     *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
     ("generator", "geometric"),
     *itertools.product(GENERATORS, [INFORMATION]),
+    *itertools.product(SPARING, ["linear"]),
 ]
 # of those the fast suite takes every process, and every schedule once
-FAST = [cell for cell in CELLS if cell[1] == "linear"]
+FAST = [(name, "linear") for name in PER_POSITION]
 FAST += [("absorbing", "cosine"), ("uniform", "polynomial"), ("hybrid", "geometric"), ("band", INFORMATION)]
 
 
@@ -61,8 +75,8 @@ def over(cells):
 
 
 processes = over(CELLS)
-continuous = over([cell for cell in CELLS if cell[0] in CONTINUOUS])
-smooth = over([cell for cell in CELLS if cell[0] in CONTINUOUS and cell[1] != INFORMATION])
+continuous = over([cell for cell in CELLS if cell[0] != "steps"])
+smooth = over([cell for cell in CELLS if cell[0] != "steps" and cell[1] != INFORMATION])
 
 
 def times_of(process, t):

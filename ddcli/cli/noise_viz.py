@@ -34,8 +34,9 @@ def noise_viz(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA] or, of band, gaussian and generator, "
-            "information; or a list to compare. Auto is information for these, linear for all other noise."
+            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA], gidd[:P] or, of band, gaussian and "
+            "generator, information; or a list to compare. Auto is information for these, linear for all "
+            "other noise."
         ),
     ] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,

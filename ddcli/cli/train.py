@@ -68,8 +68,8 @@ def train(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA] or, of band, gaussian and generator, "
-            "information. Auto is information for these, linear for all other noise."
+            help="linear, cosine, polynomial[:POWER], geometric[:SIGMA], gidd[:P] or, of band, gaussian and "
+            "generator, information. Auto is information for these, linear for all other noise."
         ),
     ] = None,
     objective: Annotated[

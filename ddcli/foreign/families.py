@@ -177,9 +177,10 @@ class _Gidd(Described):
 
     @property
     def meaning(self) -> Meaning:
-        process = f"hybrid:{self.p_uniform!r}" if self.p_uniform else "absorbing"
+        share = f":{self.p_uniform!r}"
+        process, pace = (f"hybrid{share}", f"gidd{share}") if self.p_uniform else ("absorbing", "linear")
         time = partial(torch.clamp, min=self.t_eps, max=1 - self.t_eps)
-        return Meaning(process, "linear", "leave-one-out", time, True, own_ends)
+        return Meaning(process, pace, "leave-one-out", time, True, own_ends)
 
 
 class _Graph(_Section):

@@ -64,7 +64,11 @@ class Process(Protocol):
 
     @property
     def timesteps(self) -> int | None:
-        """T of a chain that only exists at the times 0, 1/T, ..., 1; None in continuous time."""
+        """T of a chain that is only known at the times 0, 1/T, ..., 1; None in continuous time."""
+
+    def in_steps(self, timesteps: int | None) -> Self:
+        """The same noise as a chain of T steps, as a network that was trained in them knows it; None: as it
+        is."""
 
     @classmethod
     def over(

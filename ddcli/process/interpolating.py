@@ -8,7 +8,7 @@ else follows.
 import json
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import DdcliError, no_parameter
 from ..randomness import LOG_ZERO, Streams, inverse_cdf
-from ..schedule import Schedule, with_slope
+from ..schedule import TINY, Gidd, Schedule, with_slope
 from .base import (
     Tables,
     Vocabulary,
@@ -39,8 +39,10 @@ class Interpolating(ABC):
 
     vocabulary: Vocabulary
     schedule: Schedule
+    timesteps: int | None = field(default=None, kw_only=True)
 
-    timesteps = None
+    def in_steps(self, timesteps: int | None) -> Self:
+        return replace(self, timesteps=timesteps)
 
     @classmethod
     def over(
@@ -258,11 +260,12 @@ class Uniform(Interpolating):
 
 @dataclass(frozen=True)
 class Hybrid(Interpolating):
-    """Masks and random tokens, after GIDD's mixing schedule (arXiv:2503.04482).
+    """Masks and random tokens, in the proportions of GIDD's mixing schedule (arXiv:2503.04482).
 
-    With a = alpha of the schedule and c = p/(1 - p) 2 sqrt(a (1 - a)): a share a/(1 + c) of the signal is
-    kept, (1 - a)/(1 + c) is masked and c/(1 + c) is random. So the random share is p halfway, and 0 at both
-    ends; at p = 0 this is absorbing noise.
+    There, at a time b, a share (1 - b)/(1 + c) of the signal is kept, b/(1 + c) is masked and c/(1 + c) is
+    random, c = p/(1 - p) 2 sqrt(b (1 - b)). So the random share is p halfway, and 0 at both ends; at p = 0
+    this is absorbing noise. Here b is the time at which alpha_t is kept, whatever the schedule: at GIDD's own
+    pace (the schedule `gidd:p`) noise begins as the root of time, too fast for even steps.
     """
 
     p_uniform: float = 0.1
@@ -290,9 +293,9 @@ class Hybrid(Interpolating):
         return torch.stack([_mask_law(self.vocabulary), _flat_law(self.vocabulary)])
 
     def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        a, lost = self.schedule.alpha(t), self.schedule.lost(t)
-        odds = self.p_uniform / (1 - self.p_uniform) * 2 * (a * lost).sqrt()
-        return a / (1 + odds), torch.stack([lost, odds], -1) / (1 + odds)[..., None]
+        alpha, lost = self.schedule.alpha(t), self.schedule.lost(t)
+        parts = torch.stack([2 * lost, Gidd(self.p_uniform).random(alpha, lost)], -1)
+        return alpha, lost[..., None] * parts / parts.sum(-1, keepdim=True).clamp(min=TINY)
 
 
 @dataclass(frozen=True)

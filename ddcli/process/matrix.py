@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -40,7 +40,12 @@ class Matrices(ABC):
     schedule: Schedule
     matrix: Tensor = field(compare=False)  # the generator (K, K), or the steps (T, K, K), float64
 
-    timesteps: ClassVar[int | None] = None
+    @property
+    @abstractmethod
+    def timesteps(self) -> int | None: ...
+
+    @abstractmethod
+    def in_steps(self, timesteps: int | None) -> Self: ...
 
     @classmethod
     @abstractmethod
@@ -71,15 +76,16 @@ class Matrices(ABC):
         )
 
     @cached_property
+    def _late(self) -> Tensor:
+        """Q_{0:t} at a time, or at all times there are, (n, K, K)."""
+        t = torch.tensor([0.5], dtype=torch.float64)
+        return self.between(torch.zeros_like(t), t)
+
+    @cached_property
     def _ambiguous(self) -> Tensor:
         """Ids, (V,) bool, that another symbol can have turned into."""
-        one = torch.ones((), dtype=torch.float64)
-        if self.timesteps is None:
-            late = self.between(one[None] * 0, one[None] * 0.5)[0]
-        else:
-            steps = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
-            late = self.between(torch.zeros_like(steps), steps).sum(0)
         text = self.vocabulary.is_text[self.states]
+        late = self._late.sum(0)
         others = late * text * (1 - torch.eye(len(late), dtype=torch.float64))
         return torch.zeros(self.vocabulary.size, dtype=torch.bool).index_copy(
             0, self.states, others.sum(-1) > 1e-12
@@ -87,7 +93,12 @@ class Matrices(ABC):
 
     @cached_property
     def needs_clock(self) -> bool:
-        return bool((self._ambiguous & self.vocabulary.is_text).any())
+        """Not where all there is are masks, to which every symbol turns alike: else even a mask tells of x_0,
+        and how much depends on the time."""
+        text = self.vocabulary.is_text[self.states]
+        hidden = self._late[:, ~text][..., text]  # q(mask | x_0)
+        alike = bool((hidden - hidden[..., :1]).abs().max() < 1e-12) if hidden.numel() else True
+        return not alike or bool((self._ambiguous & self.vocabulary.is_text).any())
 
     @cached_property
     def forgets(self) -> bool:
@@ -153,6 +164,11 @@ class Generator(Matrices):
     R is scaled so that its slowest mode decays as alpha_t, all others faster: at alpha = 0 nothing is left of
     the text, and the generator of uniform or absorbing noise gives that very process.
     """
+
+    timesteps: int | None = field(default=None, kw_only=True)
+
+    def in_steps(self, timesteps: int | None) -> Self:
+        return replace(self, timesteps=timesteps)
 
     @classmethod
     def over(
@@ -292,8 +308,12 @@ class Steps(Matrices):
         return chain
 
     @property
-    def timesteps(self) -> int:  # type: ignore[override]
+    def timesteps(self) -> int:
         return len(self.matrix)
+
+    def in_steps(self, timesteps: int | None) -> Self:
+        assert timesteps in (None, self.timesteps)
+        return self
 
     @cached_property
     def _products(self) -> Tensor:
@@ -302,6 +322,10 @@ class Steps(Matrices):
         for step in self.matrix:
             products.append(step @ products[-1])
         return torch.stack(products)
+
+    @cached_property
+    def _late(self) -> Tensor:
+        return self._products
 
     @property
     def left(self) -> float:

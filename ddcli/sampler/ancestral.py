@@ -1,5 +1,6 @@
 """Samplers that follow the reverse chain: each position moves by itself, by the law of its own step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,13 +14,15 @@ from ..process import (
     Interpolating,
     Masking,
     Process,
+    Steps,
     at,
     log,
     log_ratios,
     posterior,
+    refuse_order,
 )
 from ..randomness import Streams
-from .base import EvenSteps, Step, chance_of_a_call, default_sampler, even_times
+from .base import ByNoise, EvenSteps, Sampler, Step, default_sampler, even_times, expected_calls
 
 LATEST = 1 - 1e-6  # where alpha_t is 0 the rates of the reverse chain are infinite
 
@@ -33,8 +36,7 @@ class Ancestral(EvenSteps):
     """
 
     def check(self, process: Process) -> None:
-        if isinstance(process, Autoregressive):
-            raise DdcliError("an autoregressive model writes from left to right; use --sampler left-to-right")
+        refuse_order(process, "use --sampler left-to-right")
 
     def rows(self, step: Step) -> Tensor:
         return step.whether < step.process.opening(step.xt, step.s, step.t)
@@ -52,7 +54,7 @@ class Ancestral(EvenSteps):
             mask = torch.full(s.shape, vocabulary.mask_id)
             masked = process.mix_at(mask, t)[1]
             asked = masked * process.opening(mask, s, t) + (1 - masked) * asked
-        return (expected := chance_of_a_call(asked, unknown).sum().item()), expected
+        return expected_calls(asked, unknown)
 
 
 def _opened(process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -90,6 +92,10 @@ class FirstHitting(EvenSteps):
         hits = torch.where(lost > 0, hits.maximum(1e-12 * rank), 0.0)  # a schedule may jump after 0
         return torch.cat([one, hits, torch.zeros_like(one)])
 
+    def clock(self, step: Step) -> Tensor:
+        """The time at which the mask opens: until then nothing happened but that time passed."""
+        return step.s
+
     def rows(self, step: Step) -> Tensor:
         chance = step.whether.masked_fill(~step.masks, -1.0)
         first = torch.zeros_like(step.masks).scatter(-1, chance.argmax(-1, keepdim=True), True)
@@ -105,8 +111,11 @@ class FirstHitting(EvenSteps):
 # -- approximate: the rates stand still over a step -------------------------------------------------------
 
 
+Leaving = Callable[[Tensor], Tensor]  # of expected jumps (...) in a step: the chance to leave a state, (...)
+
+
 @dataclass(frozen=True)
-class Euler(EvenSteps):
+class Euler(ByNoise):
     """Jump with the rates of the reverse chain as they are at t, times the length of the step.
 
     Error of the order of the step; the last one is the exact reconstruction, so that no noise is left.
@@ -114,26 +123,68 @@ class Euler(EvenSteps):
     """
 
     def check(self, process: Process) -> None:
-        if isinstance(process, Autoregressive) or process.timesteps is not None:
+        if isinstance(process, Autoregressive | Steps):
             raise DdcliError(
                 "it follows the rates of noise in continuous time, which this model's has not; use "
                 f"--sampler {default_sampler(process)}"
             )
 
     def leaving(self, expected: Tensor) -> Tensor:
-        """The chance to leave a state, for the expected number of jumps in the step, (...)."""
+        """See `Leaving`."""
         return expected.clamp(max=1)
 
+    def form(self, process: Process) -> Sampler:
+        return MaskJumps(self.leaving) if isinstance(process, Masking) else TokenJumps(self.leaving)
+
+
+@dataclass(frozen=True)
+class TauLeaping(Euler):
+    """As Euler's, but with the exact waiting time at a rate that stands still: leave with 1 - exp(-jumps).
+
+    Of several jumps in a step the first counts: tokens have no order in which jumps could add up
+    (arXiv:2205.14987, section 4.1).
+    """
+
+    def leaving(self, expected: Tensor) -> Tensor:
+        return -torch.expm1(-expected)
+
+
+@dataclass(frozen=True)
+class MaskJumps(EvenSteps):
+    """Masks open at a rate that no belief changes, so only those that do are asked about."""
+
+    leaving: Leaving
+
+    def _opening(self, process: Masking, s: Tensor, t: Tensor) -> Tensor:
+        """The chance of a mask to open on the way from t to s, (...)."""
+        jumps = (t - s) * process.loss_weight(t.clamp(min=1e-12))
+        return torch.where(s == 0, 1.0, self.leaving(jumps))
+
     def rows(self, step: Step) -> Tensor:
-        unknown = step.process.unknown(step.xt, step.t) & (step.s < step.t)
-        if not isinstance(step.process, Masking):
-            return unknown
-        jumps = (step.t - step.s) * step.process.loss_weight(step.t.clamp(min=1e-12))
-        return unknown & ((step.s == 0) | (step.whether < self.leaving(jumps)))
+        assert isinstance(step.process, Masking)
+        return step.masks & (step.whether < self._opening(step.process, step.s, step.t))
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        if isinstance(step.process, Masking):
-            return step.open(rows, log_p0)
+        return step.open(rows, log_p0)
+
+    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
+        assert isinstance(process, Masking)
+        times = even_times(process, steps)
+        opening = self._opening(process, times[1:], times[:-1])
+        masked = torch.cat([torch.ones(1, dtype=torch.float64), (1 - opening).cumprod(0)[:-1]])
+        return expected_calls(masked * opening, unknown)
+
+
+@dataclass(frozen=True)
+class TokenJumps(EvenSteps):
+    """Any token may jump to any other, as fast as what is believed says."""
+
+    leaving: Leaving
+
+    def rows(self, step: Step) -> Tensor:
+        return step.process.unknown(step.xt, step.t) & (step.s < step.t)
+
+    def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         return step.put(rows, step.draw(step.law(self._jump, step.shaped(log_p0, rows), rows), rows))
 
     def _jump(self, process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -148,27 +199,6 @@ class Euler(EvenSteps):
         moved = jumps * (leave / total.clamp(min=1e-300))[..., None]
         frozen_rates = log(moved.scatter(-1, xt[..., None], (1 - leave)[..., None]))
         return torch.where((s == 0)[..., None], posterior(process, log_p0, xt, s, t), frozen_rates)
-
-    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        if not isinstance(process, Absorbing):
-            return steps, steps
-        times = even_times(process, steps)
-        leaving = self.leaving((times[:-1] - times[1:]) * process.loss_weight(times[:-1]))
-        leaving[-1] = 1
-        masked = torch.cat([torch.ones(1, dtype=torch.float64), (1 - leaving).cumprod(0)[:-1]])
-        return (expected := chance_of_a_call(masked * leaving, unknown).sum().item()), expected
-
-
-@dataclass(frozen=True)
-class TauLeaping(Euler):
-    """As Euler's, but with the exact waiting time at a rate that stands still: leave with 1 - exp(-jumps).
-
-    Of several jumps in a step the first counts: tokens have no order in which jumps could add up
-    (arXiv:2205.14987, section 4.1).
-    """
-
-    def leaving(self, expected: Tensor) -> Tensor:
-        return -torch.expm1(-expected)
 
 
 @dataclass(frozen=True)

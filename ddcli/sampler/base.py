@@ -7,6 +7,7 @@ Two uniform numbers a position and step are all a sequence's chance: so it draws
 neighbours do.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -141,15 +142,34 @@ class EvenSteps:
         return steps, steps
 
 
+class ByNoise(EvenSteps, ABC):
+    """A sampler in two forms: one for any noise, and a cheaper one for noise that only masks."""
+
+    @abstractmethod
+    def form(self, process: Process) -> "Sampler":
+        """The one for a process."""
+
+    def rows(self, step: Step) -> Tensor:
+        return self.form(step.process).rows(step)
+
+    def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
+        return self.form(step.process).move(step, log_p0, rows)
+
+    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
+        return self.form(process).calls(process, steps, unknown)
+
+
 def even_times(process: Process, steps: int) -> Tensor:
     """`steps` equal steps from 1 to 0, at times that the process has, (steps + 1,)."""
     times = time_grid(steps)
     return times if process.timesteps is None else (times * process.timesteps).round() / process.timesteps
 
 
-def chance_of_a_call(each: Tensor, unknown: int) -> Tensor:
-    """That one or more of so many independent positions need a belief, each with a chance (...): (...)."""
-    return -torch.expm1(unknown * torch.log1p(-each.clamp(max=1 - 1e-15)))
+def expected_calls(each: Tensor, unknown: int) -> tuple[float, float]:
+    """How many steps are to be expected, for both bounds of `Sampler.calls`, in which one or more of so many
+    independent positions need a belief; each does with the chance (steps,)."""
+    expected = -torch.expm1(unknown * torch.log1p(-each.clamp(max=1 - 1e-15))).sum().item()
+    return expected, expected
 
 
 def default_sampler(process: Process) -> str:

@@ -58,7 +58,8 @@ class Ordered(EvenSteps, ABC):
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
         if self.at_once is not None:
-            return (each := -(-unknown // self.at_once)), each
+            count = -(-unknown // self.at_once)
+            return count, count
         times, masked, calls = even_times(process, steps), unknown, 0
         for t, s in pairwise(times):
             moving = torch.arange(unknown)[None] < masked

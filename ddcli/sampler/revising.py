@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DdcliError
-from ..process import Absorbing, Autoregressive, Masking, Process, at, clean_posterior, posterior
-from ..randomness import Streams
-from .base import EvenSteps, Step, chance_of_a_call, default_sampler
+from ..process import Absorbing, Masking, Process, at, clean_posterior, one_hot, posterior, refuse_order
+from ..randomness import Streams, categorical
+from .base import ByNoise, EvenSteps, Sampler, Step, default_sampler, expected_calls
 
 Odds = tuple[Tensor, Tensor]  # the chance of a mask to open, and of a visible token to be masked again
 
@@ -34,19 +34,15 @@ class Revising(EvenSteps, ABC):
     def odds(self, process: Masking, s: Tensor, t: Tensor) -> Odds:
         """For clocks s and t (...): (...) each."""
 
-    def _running(self, step: Step) -> Tensor:
-        """Positions that are neither given nor of a later block; clocks may stand still meanwhile."""
-        return (step.t > 0) & (step.s < 1)
-
     def rows(self, step: Step) -> Tensor:
         assert isinstance(step.process, Masking)
-        masked = self._running(step) & (step.xt == step.process.mask_id)
+        masked = _running(step) & (step.xt == step.process.mask_id)
         return masked & (step.whether < self.odds(step.process, step.s, step.t)[0])
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         assert isinstance(step.process, Masking)
         x = step.open(rows, log_p0)
-        visible = self._running(step) & (step.xt != step.process.mask_id)
+        visible = _running(step) & (step.xt != step.process.mask_id)
         again = visible & (step.whether < self.odds(step.process, step.s, step.t)[1])
         return x.masked_fill(again, step.process.mask_id)
 
@@ -55,7 +51,7 @@ class Revising(EvenSteps, ABC):
         blank = torch.ones(1, 1, dtype=torch.bool)
         times = self.times(process, steps, blank, Streams([0]))[:, 0]
         opening = process.schedule.lost(times[:-1]) * self.odds(process, times[1:], times[:-1])[0]
-        return (expected := chance_of_a_call(opening, unknown).sum().item()), expected
+        return expected_calls(opening, unknown)
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ class ConfidentRemask(Revising):
         before = torch.zeros_like(step.what) if self.sure is None else self.sure
         drawn = step.draw(step.shaped(log_p0, rows), rows)
         self.sure = before.masked_scatter(rows, at(log_p0, drawn).exp().to(before))
-        visible = self._running(step) & (step.xt != step.process.mask_id)
+        visible = _running(step) & (step.xt != step.process.mask_id)
         share = (-before).masked_fill(~visible, -torch.inf).softmax(-1)
         sigma = self.odds(step.process, step.s, step.t)[1]
         again = visible & (step.whether < (sigma * share).nan_to_num(0.0))
@@ -151,18 +147,27 @@ class ConfidentRemask(Revising):
 
 
 @dataclass(frozen=True)
-class Corrector(Revising):
+class Corrector(ByNoise):
     """Predictor and corrector in one: the ancestral step with the chance kappa, else new noise on the belief.
 
     kappa q(x_s | x_t, x_0) + (1 - kappa) q(x_s | x_0), averaged over p(x_0 | x_t): for any process, since
-    both have the marginal at s. At 1 this is ancestral sampling.
+    both have the marginal at s (arXiv:2602.21185). At 1 this is ancestral sampling.
     """
 
     kappa: float = 0.95
 
     def check(self, process: Process) -> None:
-        if isinstance(process, Autoregressive):
-            raise DdcliError("an autoregressive model writes from left to right; use --sampler left-to-right")
+        refuse_order(process, "use --sampler left-to-right")
+
+    def form(self, process: Process) -> Sampler:
+        return MaskCorrector(self.kappa) if isinstance(process, Masking) else TokenCorrector(self.kappa)
+
+
+@dataclass(frozen=True)
+class MaskCorrector(Revising):
+    """New noise is a mask, or the token believed in: a mask opens, or a token is masked, the more often."""
+
+    kappa: float
 
     def odds(self, process: Masking, s: Tensor, t: Tensor) -> Odds:
         alpha_s, lost = process.schedule.alpha(s), process.schedule.lost(t)
@@ -170,24 +175,35 @@ class Corrector(Revising):
         fresh = 1 - self.kappa
         return self.kappa * opened + fresh * alpha_s, fresh * process.schedule.lost(s)
 
+
+@dataclass(frozen=True)
+class TokenCorrector(EvenSteps):
+    """What is known, too, is noised anew, and needs no belief for it."""
+
+    kappa: float
+
     def rows(self, step: Step) -> Tensor:
-        if isinstance(step.process, Masking):
-            return super().rows(step)
         return step.process.unknown(step.xt, step.t) & (step.s < step.t)
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
-        if isinstance(step.process, Masking):
-            return super().move(step, log_p0, rows)
-        return step.put(rows, step.draw(step.law(self._law, step.shaped(log_p0, rows), rows), rows))
+        process, xt = step.process, step.xt
+        x = step.put(rows, step.draw(step.law(self.law, step.shaped(log_p0, rows), rows), rows))
+        known = _running(step) & ~process.unknown(xt, step.t)
+        again = known & (step.whether < 1 - self.kappa)
+        clean = one_hot(xt[again], process.vocabulary.size)
+        return x.masked_scatter(again, categorical(process.marginal(clean, step.s[again]), step.what[again]))
 
-    def _law(self, process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    def law(self, process: Process, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """log p(x_s | x_t), (..., V), of tokens that are not known."""
         onward = posterior(process, log_p0, xt, s, t).double()
         anew = process.marginal(clean_posterior(process, log_p0, xt, t), s).log_softmax(-1).double()
         weights = torch.tensor([self.kappa, 1 - self.kappa], dtype=torch.float64, device=xt.device).log()
         return torch.logaddexp(weights[0] + onward, weights[1] + anew)
 
-    def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        return super().calls(process, steps, unknown) if isinstance(process, Masking) else (steps, steps)
+
+def _running(step: Step) -> Tensor:
+    """Positions, (B, L) bool, neither given nor of a later block; clocks may stand still meanwhile."""
+    return (step.t > 0) & (step.s < 1)
 
 
 REMASKS: dict[str, type[Revising]] = {
