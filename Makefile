@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test coverage slow gpu torture fuzz soak scaling bench lint check exactness clean
+.PHONY: demo test coverage slow gpu torture fuzz soak scaling bench lint check exactness families clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ lint: $(READY)  ## formatting, style and types
 	$(BIN)/mypy
 
 check: lint test
+
+families: $(READY)  ## what each family of models can do, tried on tiny ones, as the table of docs/models.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py --write docs/models.md
 
 exactness: $(READY)  ## how far every identity of docs/theory.md is from holding; fails where it is too far
 	$(BIN)/python benchmarks/exactness.py

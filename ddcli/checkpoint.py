@@ -6,6 +6,7 @@ runs/x/
   checkpoints/step-00000500/  weights, ema and optimizer as safetensors, state.json, manifest.json
 """
 
+import hashlib
 import json
 import math
 import os
@@ -24,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .about import About, Excerpt, excerpt
-from .adapted import open_adapted
+from .about import About, Beside, Excerpt, excerpt
+from .adapted import about_adapted, check_adapted
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Config, Section, build_config, read_toml
@@ -41,7 +42,8 @@ from .files import (
     whole_folder,
     write_text,
 )
-from .foreign import Source, open_foreign
+from .foreign import Pretrained, Source, open_foreign, open_start
+from .lora import Lora
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
 from .schedule import CLIPS
@@ -192,11 +194,51 @@ def tokenizer_of(run: Path, network_config: DiffusionTransformerConfig) -> Token
 
 def _adapted(source: Source, weights: Path, described: Mapping[str, Any], device: torch.device) -> _Opened:
     """A run of a network that others made. Raises DdcliError."""
-    is_saved_model = weights.name == MODEL
-    parts, about = open_adapted(source, device, filled=is_saved_model)
-    if not is_saved_model:
+    about = about_adapted(source)
+    parts = open_filled(source, weights, device, ends=not about.record_lengths)
+    check_adapted(parts, about, source)
+    return _Opened(parts.network, parts.tokenizer, about.model_dump(), parts.heeds_padding)
+
+
+def open_filled(source: Source, weights: Path, device: torch.device, *, ends: bool) -> Pretrained:
+    """A network that others made, with the weights of its folder, or those of a run's checkpoint.
+
+    source, weights: as `located` has them. ends: as for a `Starter`. Raises DdcliError.
+    """
+    if weights.name == MODEL:
+        return open_start(source, device, ends=ends)
+    beside = about_adapted(source).beside
+    if beside is None:
+        parts = open_start(source, device, ends=ends, filled=False)
         load_weights(parts.network, weights)
-    return _Opened(parts.network, parts.tokenizer, about, parts.heeds_padding)
+        return parts
+    parts = open_beside(beside, device, ends=ends)
+    parts.network.adapt(Lora.parse(beside.lora), 0)
+    load_weights(parts.network, weights)
+    parts.network.merge()
+    return parts
+
+
+def open_beside(beside: Beside, device: torch.device, *, ends: bool) -> Pretrained:
+    """The network that the adapters of a run stand beside. Raises DdcliError where it is gone, or another."""
+    try:
+        source, weights = located(beside.model)
+        parts = open_filled(source, weights, device, ends=ends)
+    except DdcliError as error:
+        what = f"adapters were trained beside {beside.model}, which is needed again"
+        raise DdcliError(f"{what}: {error}") from None
+    if sum_of(source, weights) != beside.sha256:
+        raise DdcliError(
+            f"adapters were trained beside {beside.model}, whose weights have changed since; put back those "
+            f"of sha256 {beside.sha256[:16]}..., or use the run itself, in which they are merged"
+        )
+    return parts
+
+
+def sum_of(source: Source, weights: Path) -> str:
+    """The sha256 of the file of a model's weights; of several files, that of their sums."""
+    sums = [sha256(file) for file in (source.weights() if weights.name == MODEL else [weights])]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _settings(saved: Mapping[str, Any], path: Path) -> SamplerSettings:
