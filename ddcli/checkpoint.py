@@ -200,11 +200,16 @@ def _adapted(source: Source, weights: Path, described: Mapping[str, Any], device
     return _Opened(parts.network, parts.tokenizer, about.model_dump(), parts.heeds_padding)
 
 
-def open_filled(source: Source, weights: Path, device: torch.device, *, ends: bool) -> Pretrained:
+def open_filled(
+    source: Source, weights: Path, device: torch.device, *, ends: bool, above: tuple[Path, ...] = ()
+) -> Pretrained:
     """A network that others made, with the weights of its folder, or those of a run's checkpoint.
 
-    source, weights: as `located` has them. ends: as for a `Starter`. Raises DdcliError.
+    source, weights: as `located` has them. ends: as for a `Starter`. above: what it is opened for, where
+    adapters stand beside it. Raises DdcliError.
     """
+    if weights.resolve() in above:
+        raise DdcliError(f"the adapters of {source.name} lead back to themselves")
     if weights.name == MODEL:
         return open_start(source, device, ends=ends)
     beside = about_adapted(source).beside
@@ -212,18 +217,25 @@ def open_filled(source: Source, weights: Path, device: torch.device, *, ends: bo
         parts = open_start(source, device, ends=ends, filled=False)
         load_weights(parts.network, weights)
         return parts
-    parts = open_beside(beside, device, ends=ends)
-    parts.network.adapt(Lora.parse(beside.lora), 0)
+    lora = Lora.parse(beside.lora)
+    with opened(weights) as file:  # better looked at than memory taken for what is not there
+        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
+    if ranks != {lora.r}:
+        raise DdcliError(f"{weights} does not fit config.json: it holds no adapters of rank {lora.r:,}")
+    parts = open_beside(beside, device, ends=ends, above=(*above, weights.resolve()))
+    parts.network.adapt(lora, 0)
     load_weights(parts.network, weights)
     parts.network.merge()
     return parts
 
 
-def open_beside(beside: Beside, device: torch.device, *, ends: bool) -> Pretrained:
+def open_beside(
+    beside: Beside, device: torch.device, *, ends: bool, above: tuple[Path, ...] = ()
+) -> Pretrained:
     """The network that the adapters of a run stand beside. Raises DdcliError where it is gone, or another."""
     try:
         source, weights = located(beside.model)
-        parts = open_filled(source, weights, device, ends=ends)
+        parts = open_filled(source, weights, device, ends=ends, above=above)
     except DdcliError as error:
         what = f"adapters were trained beside {beside.model}, which is needed again"
         raise DdcliError(f"{what}: {error}") from None

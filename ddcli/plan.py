@@ -84,8 +84,8 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes, estimated: weights, in float32 as gradients, two moments and the average are, of as many as
-        are trained, and activations.
+        """Bytes, estimated: weights; gradients, two moments and the average of those that are trained, all in
+        float32; and activations.
 
         Of a layer, some 20 widths a token and the attention's scores are kept for the way back, or what goes
         into it where the rest is computed again; of the head,

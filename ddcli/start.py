@@ -84,11 +84,11 @@ def find_start(config: Config, device: torch.device, begun: Path | None = None) 
 
 
 def _refuse_theirs(config: Config, what: str) -> None:
-    if config.train.anneal:
-        raise DdcliError(f"train.anneal does not go with {what}, which is not causal; leave it out")
-    if config.model.lora is not None:
+    """DdcliError for settings that only models of others have a use for."""
+    asked = {"--lora": config.model.lora, "train.anneal": config.train.anneal}
+    if key := next((key for key, value in asked.items() if value), None):
         raise DdcliError(
-            f"--lora does not go with {what}: start --from a model of transformers, or leave it out"
+            f"{key} does not go with {what}: start --from a model of transformers, or leave it out"
         )
 
 

@@ -76,7 +76,8 @@ def test_adapters_alone_are_trained_and_the_run_is_a_model_of_its_own(run, confi
 
     checkpoint = ddcli.load(checkpoints(run)[-1][1])
     assert torch.equal(logits_of(checkpoint, ids), found)
-    assert "adapters of 6,400 numbers" in (run / "README.md").read_text()
+    count = sum(weight.numel() for weight in kept.values())
+    assert f"adapters of {count:,} numbers" in (run / "README.md").read_text()
     assert command("sample", run, "--seed", 1, "--steps", 2).out
 
 
@@ -86,6 +87,7 @@ def test_going_on_is_exact_and_needs_the_same_model(config, run, tmp_path):
     assert_same_run(tmp_path / "run", run)
     weights = tmp_path / "model.safetensors"
     start = copy_of(run, tmp_path / "other")  # of the same kind, but not the one
+    itself = checkpoints(tmp_path / "run")[-1][1]
     beside = json.loads((run / "config.json").read_text())["diffusion"]["beside"]
     for other, said in ((start, "whose weights have changed since"), (weights, "which is needed again")):
         edit_json(tmp_path / "run" / "config.json", diffusion__beside={**beside, "model": str(other)})
@@ -94,6 +96,13 @@ def test_going_on_is_exact_and_needs_the_same_model(config, run, tmp_path):
         assert "\n" not in str(refused.value)
         with pytest.raises(DdcliError, match=said):
             ddcli.load(checkpoints(tmp_path / "run")[-1][1])
+    for changes, said in (
+        ({"model": str(itself)}, "lead back to themselves"),
+        ({"lora": "r=60000"}, "of rank 60,000"),
+    ):
+        edit_json(tmp_path / "run" / "config.json", diffusion__beside={**beside, **changes})
+        with pytest.raises(DdcliError, match=said):
+            ddcli.load(itself)
     assert ddcli.load(tmp_path / "run")  # in which they are merged
 
 

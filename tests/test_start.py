@@ -559,6 +559,13 @@ def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
     assert "\n" not in str(refused.value)
 
 
+def test_a_decoder_whose_mask_is_its_end_is_refused(folders, text_file, tmp_path):
+    own = copy_of(folders("gpt2"), tmp_path)
+    edit_json(own / "tokenizer_config.json", mask_token="<|endoftext|>")
+    with pytest.raises(DdcliError, match=r"one token, <\|endoftext\|>, for masks and for the end"):
+        make_plan(start_config(own, text_file), None, Silent())
+
+
 def test_a_decoder_that_was_not_trained_to_fills_no_masks(folders):
     with pytest.raises(DdcliError, match=r"a causal decoder: .* \(`ddcli train --from`\)"):
         ddcli.load(folders("llama"))
@@ -602,7 +609,10 @@ def test_an_opening_mask_goes_on_exactly(folders, text_file, tmp_path):
 
 
 def test_only_what_is_causal_is_opened(folders, text_file, own_run, monkeypatch):
-    for start, said in ((folders("bert"), "a BertForMaskedLM is not causal"), (own_run, "is not causal")):
+    for start, said in (
+        (folders("bert"), "a BertForMaskedLM is not causal"),
+        (own_run, "start --from a model of transformers"),
+    ):
         with pytest.raises(DdcliError, match=f"train.anneal does not go with .*{said}"):
             make_plan(start_config(start, text_file, train__anneal=10), None, Silent())
     network = make_plan(start_config(folders("llama"), text_file, train__anneal=10), None, Silent()).network

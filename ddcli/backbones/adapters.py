@@ -42,11 +42,12 @@ class Adapters:
             target_modules=EVERYWHERE if lora.targets == EVERYWHERE else lora.targets.split("+"),
             fan_in_fan_out=turned,
         )
-        torch.manual_seed(seed)
-        try:
-            self.tuner = peft.LoraModel(network, {NAME: self.config}, NAME)
-        except ValueError as error:  # of names that the network does not have
-            raise DdcliError(f"--lora {lora}: {first_line(error)}") from None
+        with torch.random.fork_rng([]):  # they are made on the CPU, wherever the network is
+            torch.manual_seed(seed)
+            try:
+                self.tuner = peft.LoraModel(network, {NAME: self.config}, NAME)
+            except ValueError as error:  # of names that the network does not have
+                raise DdcliError(f"--lora {lora}: {first_line(error)}") from None
         network.eval()
         self._dropouts: list[Any] = [m.lora_dropout for m in network.modules() if hasattr(m, "lora_dropout")]
 
