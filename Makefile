@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 DEMO := demo
 
-.PHONY: demo docs test coverage slow gpu torture fuzz soak scaling bench lint check exactness clean
+.PHONY: demo docs test coverage slow gpu torture fuzz soak scaling bench lint check exactness families clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo 'Installing into $(VENV): minutes, most of them for torch'
@@ -56,6 +56,9 @@ docs: $(DOCS)  ## the documentation as a site in site/, which fetches nothing; a
 	@echo 'Open site/index.html, or, to search in it too, $(BIN)/python -m http.server -d site'
 
 check: lint docs test
+
+families: $(READY)  ## what each family of models can do, tried on tiny ones, as the table of docs/models.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py --write docs/models.md
 
 exactness: $(READY)  ## how far every identity of docs/theory.md is from holding; fails where it is too far
 	$(BIN)/python benchmarks/exactness.py

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .about import NOISE
+from .annealing import Annealing
 from .backbones.network import Network
 from .checkpoint import checkpoints, refuse_older_noise
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
@@ -60,6 +61,10 @@ class Plan:
         return count(self.network)
 
     @property
+    def trained(self) -> int:
+        return sum(weight.numel() for weight in self.network.parameters() if weight.requires_grad)
+
+    @property
     def task(self) -> Task:
         train = self.config.train
         return Task(
@@ -72,6 +77,7 @@ class Plan:
             drop_label=train.drop_label if self.data.labels else 0.0,
             bos_id=self.data.tokenizer.bos_id,
             blocks=self.blocks,
+            annealing=Annealing(train.anneal, train.seed),
             seed=train.seed,
         )
 
@@ -88,8 +94,8 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes that a step of training takes, estimated: weights, gradients, two moments and the average in
-        float32, and activations.
+        """Bytes that a step of training takes, estimated: weights; gradients, two moments and the average of
+        those that are trained, all in float32; and activations.
 
         Of a layer, some 20 widths a token and the attention's scores are kept for the way back; or its input
         alone, where the rest is computed again (`train.recompute`). Of the head, logits and their gradient at
@@ -106,7 +112,11 @@ class Plan:
         kept = shape.layers * shape.width + layer if train.recompute else shape.layers * layer
         activations = copies * tokens * kept * size
         logits = 8 if self.process.needs_clock else 2
-        return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * logits
+        return (
+            4 * (self.parameters + 4 * self.trained)
+            + activations
+            + tokens * self.data.tokenizer.vocab_size * 4 * logits
+        )
 
 
 def make_plan(

@@ -1,5 +1,6 @@
 """The model of a run, as Hugging Face knows it: its folder written, and opened again."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,8 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .about import About, Excerpt, excerpt
-from .adapted import open_adapted
+from .about import About, Beside, Excerpt, excerpt
+from .adapted import about_adapted, check_adapted
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from .checkpoint import STEP, refuse_links, verified
@@ -21,12 +22,13 @@ from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .device import pick_device, pick_precision
 from .errors import DdcliError
-from .files import MANIFEST, read_json, whole_file, write_text
-from .foreign import Source, open_foreign
+from .files import MANIFEST, read_json, sha256, whole_file, write_text
+from .foreign import Pretrained, Source, open_foreign, open_start
+from .lora import Lora
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
 from .runlog import FRONTIER
-from .tensors import check_weights, load_weights, read_tensors
+from .tensors import check_weights, load_weights, opened, read_tensors
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
@@ -167,11 +169,63 @@ def tokenizer_of(run: Path, network_config: DiffusionTransformerConfig) -> Token
 
 def _adapted(source: Source, weights: Path, described: Mapping[str, Any], device: torch.device) -> _Opened:
     """A run of a network that others made. Raises DdcliError."""
-    is_saved_model = weights.name == MODEL
-    parts, about = open_adapted(source, device, filled=is_saved_model)
-    if not is_saved_model:
+    about = about_adapted(source)
+    parts = open_filled(source, weights, device, ends=not about.record_lengths)
+    check_adapted(parts, about, source)
+    return _Opened(parts.network, parts.tokenizer, about.model_dump(), parts.heeds_padding)
+
+
+def open_filled(
+    source: Source, weights: Path, device: torch.device, *, ends: bool, above: tuple[Path, ...] = ()
+) -> Pretrained:
+    """A network that others made, with the weights of its folder, or those of a run's checkpoint.
+
+    source, weights: as `located` has them. ends: as for a `Starter`. above: what it is opened for, where
+    adapters stand beside it. Raises DdcliError.
+    """
+    if weights.resolve() in above:
+        raise DdcliError(f"the adapters of {source.name} lead back to themselves")
+    if weights.name == MODEL:
+        return open_start(source, device, ends=ends)
+    beside = about_adapted(source).beside
+    if beside is None:
+        parts = open_start(source, device, ends=ends, filled=False)
         load_weights(parts.network, weights)
-    return _Opened(parts.network, parts.tokenizer, about, parts.heeds_padding)
+        return parts
+    lora = Lora.parse(beside.lora)
+    with opened(weights) as file:  # better looked at than memory taken for what is not there
+        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
+    if ranks != {lora.r}:
+        raise DdcliError(f"{weights} does not fit config.json: it holds no adapters of rank {lora.r:,}")
+    parts = open_beside(beside, device, ends=ends, above=(*above, weights.resolve()))
+    parts.network.adapt(lora, 0)
+    load_weights(parts.network, weights)
+    parts.network.merge()
+    return parts
+
+
+def open_beside(
+    beside: Beside, device: torch.device, *, ends: bool, above: tuple[Path, ...] = ()
+) -> Pretrained:
+    """The network that the adapters of a run stand beside. Raises DdcliError where it is gone, or another."""
+    try:
+        source, weights = located(beside.model)
+        parts = open_filled(source, weights, device, ends=ends, above=above)
+    except DdcliError as error:
+        what = f"adapters were trained beside {beside.model}, which is needed again"
+        raise DdcliError(f"{what}: {error}") from None
+    if sum_of(source, weights) != beside.sha256:
+        raise DdcliError(
+            f"adapters were trained beside {beside.model}, whose weights have changed since; put back those "
+            f"of sha256 {beside.sha256[:16]}..., or use the run itself, in which they are merged"
+        )
+    return parts
+
+
+def sum_of(source: Source, weights: Path) -> str:
+    """The sha256 of the file of a model's weights; of several files, that of their sums."""
+    sums = [sha256(file) for file in (source.weights() if weights.name == MODEL else [weights])]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _settings(saved: Mapping[str, Any], path: Path) -> SamplerSettings:

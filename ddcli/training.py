@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from .ahead import Ahead
+from .annealing import Annealing
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
@@ -55,6 +56,7 @@ from .schedule import CLIPS
 from .step import Noised, State, Task, gradient_noise, learning_rate
 from .stopping import Brake, Stopped, go_on, stop_signals
 from .textmodel import TextModel
+from .tracking import Tracked
 from .viz.runpage import write_report
 from .watch import PATIENCE, Watch, Window
 from .world import ALONE, Lost, World
@@ -86,6 +88,8 @@ def train(
     """
     world, run = World.here(), Path(run)
     reporter = reporter if reporter and world.leads else Silent()
+    if config.metrics.track and world.leads:
+        reporter = Tracked(reporter, config.metrics.track, run)
     started = time.monotonic()
     brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
     try:
@@ -377,7 +381,7 @@ class _Run:
         self.ahead.drop()  # it reads the same data
         batches = [self._batch(step + i) for i in range(GRADIENTS)]
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
-            task = replace(self.task, times=clip)
+            task = replace(self.task, times=clip, annealing=Annealing(0, train.seed))  # as it will be used
             found = gradient_noise(
                 task, self.denoiser, batches, self.plan.device, train.accumulate, self.world
             )

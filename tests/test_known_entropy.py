@@ -17,7 +17,7 @@ import torch
 from chains import Listed, Oracle, block_entropy, entropy, random_chain, stationary
 from tiny import train_tiny
 
-from ddcli.checkpoint import load_model
+from ddcli.saved import load_model
 from ddcli.evaluation import estimates
 from ddcli.heldout import text_from
 

@@ -12,6 +12,7 @@ from .options import Quiet
 # flags and the settings they stand for
 TRAIN_FLAGS = {
     "from_": "model.start",
+    "lora": "model.lora",
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "text_column": "data.text_column",
@@ -36,6 +37,7 @@ TRAIN_FLAGS = {
     "device": "train.device",
     "precision": "train.precision",
     "threads": "train.threads",
+    "track": "metrics.track",
 }
 
 
@@ -51,6 +53,14 @@ def train(
             "--from",
             metavar="NAME_OR_FOLDER",
             help="Start from a masked language model or a decoder (hub name or folder), or from a run.",
+        ),
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="r=16",
+            help="Train adapters beside the model alone: r=16, and behind commas alpha=32, dropout=0.05 or "
+            "targets=q_proj+v_proj.",
         ),
     ] = None,
     data: Annotated[
@@ -119,6 +129,9 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Tell metrics to tensorboard, trackio or wandb as well.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting.")
     ] = None,
@@ -154,7 +167,8 @@ def train(
         plan = plan_run(config, reporter)
         answer(plan.config.to_toml())
         settings = plan.config.train
-        answer(f"# {plan.parameters:,} parameters, {plan.data.description}")
+        few = f", of which {plan.trained:,} are trained" * (plan.trained < plan.parameters)
+        answer(f"# {plan.parameters:,} parameters{few}, {plan.data.description}")
         if not settings.minutes:
             answer(f"# {settings.steps * settings.batch_size * plan.data.length:,} tokens to train on")
         seconds, memory = estimate(plan, reporter)
