@@ -130,7 +130,7 @@ class Gidd:
         return 2 * self.p / (1 - self.p)
 
     def _odds(self, t: Tensor) -> Tensor:
-        return self._k * (t * (1 - t)).sqrt()
+        return self._k * (t * (1 - t).clamp(min=TINY)).sqrt()  # so that alpha has a slope at t = 1
 
     def alpha(self, t: Tensor) -> Tensor:
         return (1 - t) / (1 + self._odds(t))
