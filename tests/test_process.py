@@ -272,6 +272,23 @@ def test_the_schedule_of_information_is_one_like_any_other(noise):
     assert (falls[3:-1] / slope - 1).abs().median() < 1e-5  # but at a knot
 
 
+def test_a_step_makes_each_transition_once(monkeypatch):
+    """Exponentials of matrices are what noise by matrices spends its time on."""
+    process, asked = make("band"), []
+    t = torch.tensor([[0.3], [0.7]], dtype=F64).expand(2, 4)
+    x0 = torch.tensor([[0, 1, 2, 0], [1, 2, 1, 0]])
+    between = type(process).between
+    monkeypatch.setattr(type(process), "between", lambda *a: asked.append(a[1:]) or between(*a))
+    xt = process.noise(x0, t, Streams([1, 2]))
+    assert process.needs_clock  # which looks at a time of its own
+    del asked[1:]
+    belief = one_hot(x0, VOCABULARY.size).exp().add(0.1).log().log_softmax(-1)
+    elbo(process, belief, x0, xt, t)
+    assert len(asked) == 1
+    elbo_step(process, belief, x0, xt, t / 2, t)
+    assert len(asked) == 3
+
+
 def test_masks_at_unequal_rates_tell_of_a_token_by_the_time_and_need_a_clock():
     """Two equal positions, both masked: the belief of one from the other goes from 1 : 4 to even."""
     process = make("generator:hiding")

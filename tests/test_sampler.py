@@ -264,6 +264,20 @@ def test_they_do_under_noise_that_leaves_tokens_visible_too(spec, name):
     assert pooled(law_of(frames[-1].x, 2), n * log_p.exp()) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_block_after_block_draws_from_the_joint(name):
+    """One position given none, then two given it: each with clocks of its own."""
+    process, n, steps = make(name), 2_000, 64
+    strings, log_p = world(3)
+    fall = Ancestral().times(process, steps, torch.ones(1, 1, dtype=torch.bool), None)
+    first, rest = (torch.cat(part)[:, None] for part in ((fall, 0 * fall[1:]), (0 * fall[1:] + 1, fall)))
+    times = torch.cat([first, rest, rest], -1).expand(-1, n, -1)
+    canvas = torch.zeros(n, 3, dtype=torch.long)
+    denoiser = ExactDenoiser(process, strings, log_p)
+    *_, last = generate(denoiser, process, Ancestral(), canvas, canvas > 0, times, OneStream(n, 3))
+    assert pooled(law_of(last.x, 3), n * log_p.exp()) > 1e-3
+
+
 @pytest.mark.parametrize("spec", ["threshold:0.01", "entropy-bounded:1000", "random", "confidence", "greedy"])
 def test_all_positions_at_once_are_the_product_of_the_marginals(spec):
     strings, log_p = world(2)

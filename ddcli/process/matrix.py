@@ -24,6 +24,7 @@ from .base import Tables, Vocabulary, clean_belief, log, one_hot, posterior
 from .interpolating import read_json
 
 LARGEST = 512  # states; a batch of matrices larger than that is no way to train
+HELD = 3  # answers: transitions from 0 to s, from s to t and from 0 to t
 MOST_STEPS = 10_000
 MOST_BYTES = 2 * 2**30  # of a list of steps; their products take as much again
 MOST_LEFT = 0.5  # of the text at the end of a chain of steps, which a prior cannot know
@@ -110,7 +111,20 @@ class Matrices(ABC):
         """Q_{s:t} of each distinct pair of times, (n, K, K), and which one each of s, t (...) has."""
         (starts, start), (ends, end) = (time.unique(return_inverse=True) for time in (s, t))
         pairs, which = (start * len(ends) + end).unique(return_inverse=True)  # of pairs themselves it is slow
-        return self.between(starts[pairs // len(ends)], ends[pairs % len(ends)]), which
+        return self._held(starts[pairs // len(ends)], ends[pairs % len(ends)]), which
+
+    @cached_property
+    def _last(self) -> dict[tuple[object, ...], Tensor]:
+        return {}
+
+    def _held(self, s: Tensor, t: Tensor) -> Tensor:
+        """`between`, of which a few last answers are kept: a step asks several times about the same times."""
+        asked = (s.device, *s.tolist(), *t.tolist())
+        if asked not in self._last:
+            while len(self._last) >= HELD:
+                del self._last[next(iter(self._last))]
+            self._last[asked] = self.between(s, t)
+        return self._last[asked]
 
     def marginal(self, log_p0: Tensor, t: Tensor) -> Tensor:
         q, which = self._distinct(torch.zeros_like(t), t)
@@ -312,7 +326,8 @@ class Steps(Matrices):
         return len(self.matrix)
 
     def in_steps(self, timesteps: int | None) -> Self:
-        assert timesteps in (None, self.timesteps)
+        if timesteps not in (None, self.timesteps):
+            raise DdcliError(f"the noise has {self.timesteps} steps, not {timesteps}")
         return self
 
     @cached_property

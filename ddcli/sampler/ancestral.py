@@ -46,7 +46,7 @@ class Ancestral(EvenSteps):
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
         if not isinstance(process, Interpolating):
-            return steps, steps
+            return super().calls(process, steps, unknown)
         times, vocabulary = even_times(process, steps), process.vocabulary
         s, t = times[1:], times[:-1]
         asked = process.opening(vocabulary.text_ids[:1].expand(len(s)), s, t)  # of a position that shows text

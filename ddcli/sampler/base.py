@@ -139,7 +139,8 @@ class EvenSteps:
         return step.t
 
     def calls(self, process: Process, steps: int, unknown: int) -> tuple[float, float]:
-        return steps, steps
+        count = min(steps, process.timesteps or steps)  # in others clocks stand still
+        return count, count
 
 
 class ByNoise(EvenSteps, ABC):

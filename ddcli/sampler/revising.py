@@ -30,19 +30,23 @@ class Revising(EvenSteps, ABC):
                 f"{default_sampler(process)}, or corrector to revise more"
             )
 
+    def _running(self, step: Step) -> Tensor:
+        """Positions that are neither given nor of a later block; clocks may stand still meanwhile."""
+        return (step.t > 0) & (step.s < 1)
+
     @abstractmethod
     def odds(self, process: Masking, s: Tensor, t: Tensor) -> Odds:
         """For clocks s and t (...): (...) each."""
 
     def rows(self, step: Step) -> Tensor:
         assert isinstance(step.process, Masking)
-        masked = _running(step) & (step.xt == step.process.mask_id)
+        masked = self._running(step) & (step.xt == step.process.mask_id)
         return masked & (step.whether < self.odds(step.process, step.s, step.t)[0])
 
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         assert isinstance(step.process, Masking)
         x = step.open(rows, log_p0)
-        visible = _running(step) & (step.xt != step.process.mask_id)
+        visible = self._running(step) & (step.xt != step.process.mask_id)
         again = visible & (step.whether < self.odds(step.process, step.s, step.t)[1])
         return x.masked_fill(again, step.process.mask_id)
 
@@ -136,7 +140,7 @@ class ConfidentRemask(Revising):
         before = torch.zeros_like(step.what) if self.sure is None else self.sure
         drawn = step.draw(step.shaped(log_p0, rows), rows)
         self.sure = before.masked_scatter(rows, at(log_p0, drawn).exp().to(before))
-        visible = _running(step) & (step.xt != step.process.mask_id)
+        visible = self._running(step) & (step.xt != step.process.mask_id)
         share = (-before).masked_fill(~visible, -torch.inf).softmax(-1)
         sigma = self.odds(step.process, step.s, step.t)[1]
         again = visible & (step.whether < (sigma * share).nan_to_num(0.0))
@@ -188,7 +192,7 @@ class TokenCorrector(EvenSteps):
     def move(self, step: Step, log_p0: Tensor, rows: Tensor) -> Tensor:
         process, xt = step.process, step.xt
         x = step.put(rows, step.draw(step.law(self.law, step.shaped(log_p0, rows), rows), rows))
-        known = _running(step) & ~process.unknown(xt, step.t)
+        known = (step.s < step.t) & ~process.unknown(xt, step.t)
         again = known & (step.whether < 1 - self.kappa)
         clean = one_hot(xt[again], process.vocabulary.size)
         return x.masked_scatter(again, categorical(process.marginal(clean, step.s[again]), step.what[again]))
@@ -199,11 +203,6 @@ class TokenCorrector(EvenSteps):
         anew = process.marginal(clean_posterior(process, log_p0, xt, t), s).log_softmax(-1).double()
         weights = torch.tensor([self.kappa, 1 - self.kappa], dtype=torch.float64, device=xt.device).log()
         return torch.logaddexp(weights[0] + onward, weights[1] + anew)
-
-
-def _running(step: Step) -> Tensor:
-    """Positions, (B, L) bool, neither given nor of a later block; clocks may stand still meanwhile."""
-    return (step.t > 0) & (step.s < 1)
 
 
 REMASKS: dict[str, type[Revising]] = {
