@@ -41,6 +41,10 @@ TRACKERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 }
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 class Tracked(Silent):
     """A reporter, and a tracker that is told the metrics as well."""
 
@@ -73,7 +77,7 @@ class Tracked(Silent):
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         self.reporter.metrics(line)
-        numbers = {key: value for key, value in line.items() if key != "step" and math.isfinite(value)}
+        numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
         self.tracker.log(numbers, step=line["step"])
 
     def end(self) -> None:

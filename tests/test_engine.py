@@ -8,9 +8,11 @@ import torch
 from tiny import edit_json, metrics, train_tiny
 from worlds import RING
 
+from ddcli.config import load_config
 from ddcli.errors import DdcliError
 from ddcli.model import Canvas
 from ddcli.saved import load_model
+from ddcli.training import train
 
 LETTERS = "abc\n"
 TEXT = "aabaaacaab\n" * 300
@@ -127,7 +129,8 @@ def test_a_run_of_an_older_version_keeps_the_noise_it_was_trained_with(schedule,
     assert today.shares(t)[0].tolist() == a.tolist()
     with pytest.raises(DdcliError, match=r"older version, .* --from"):
         train_tiny(run, letters, resume=True, validation__every=0, **settings)
-    train_tiny(tmp_path / "next", letters, validation__every=0, train__steps=1, model__start=str(run))
+    start = {"model.start": str(run), "data.source": str(letters), "train.steps": 1, "validation.every": 0}
+    train(load_config(None, flags={**start, "samples.every": 0}), tmp_path / "next")
     assert load_model(tmp_path / "next").process == process
 
 

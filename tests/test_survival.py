@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,7 @@ from ddcli import plan as plans
 from ddcli.checkpoint import best_checkpoint, checkpoints, held, save_checkpoint, verified
 from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
+from ddcli.evaluation import Estimates
 from ddcli.step import State, Task
 from ddcli.stopping import Brake, Stopped
 from ddcli.training import train
@@ -284,13 +286,9 @@ def test_a_run_is_read_from_a_checkpoint_too(absorbing_run, tmp_path, capsys):
 
 def test_a_run_that_got_worse_says_which_checkpoint_was_better(text_file, tmp_path, monkeypatch):
     bounds = iter([5.0, 1.0, 2.0, 3.0])
-    measured = training.bound
+    measured = Estimates.bound
     monkeypatch.setattr(
-        training,
-        "bound",
-        lambda *args, **options: measured(*args, **options).__class__(
-            **{**vars(measured(*args, **options)), "nats_per_token": next(bounds), "stderr": 0.1}
-        ),
+        Estimates, "bound", lambda found: replace(measured(found), nats_per_token=next(bounds), stderr=0.1)
     )
     heard = train_tiny(tmp_path / "run", text_file, train__steps=30)
     (_, best), *_ = checkpoints(tmp_path / "run")
