@@ -204,6 +204,7 @@ def test_no_code_of_a_tokenizer_folder_is_run(run, tmp_path, text_file):
     custom_code(run, mark)
     edit_json(run / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil"})
     arguments = ["train", "--data", text_file, "--tokenizer", run, "--size", "tiny", "--dry-run", "-q"]
+    arguments += ["--set", "train.compile=false", "--batch-size", 2]
     command(*arguments, stdin=b"y\n" * 9)
     assert not mark.exists()
 

@@ -462,12 +462,14 @@ def spoilt(config, run):
     return trained(config, run)
 
 
+@pytest.mark.slow
 def test_a_step_that_comes_to_no_number_in_one_process_is_left_out_by_all(text_file, tmp_path):
     first, _ = together(2, spoilt, tiny_config(text_file, metrics__every=1), tmp_path / "run")
     assert "the loss is nan" in first.text
     assert [line.get("skipped_steps", 0) for line in metrics(tmp_path / "run")][:6] == [0, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_minutes_are_as_many_steps_in_every_process(text_file, tmp_path):
     changes = {"train__minutes": 0.05, "train__steps": None, "samples__every": 10, "samples__count": 1}
     first, _ = train_by(2, tmp_path / "run", text_file, **changes)
@@ -475,6 +477,7 @@ def test_minutes_are_as_many_steps_in_every_process(text_file, tmp_path):
     assert checkpoints(tmp_path / "run")[-1][0] == len(first.steps)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_finished_for_all(alone, text_file):
     first, second = train_by(2, alone, text_file, resume=True, samples__every=10, samples__count=3)
     assert "is finished at step 20" in first.text
