@@ -3,14 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 DEMO := demo
 
-.PHONY: demo test coverage slow gpu torture fuzz soak scaling bench lint check exactness clean
+.PHONY: demo docs test coverage slow gpu torture fuzz soak scaling bench lint check exactness families clean
 
 $(READY): pyproject.toml constraints.txt
+	@echo 'Installing into $(VENV): minutes, most of them for torch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 test: $(READY)  ## the fast test suite
@@ -45,7 +51,14 @@ lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test
+docs: $(DOCS)  ## the documentation as a site in site/, which fetches nothing; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo 'Open site/index.html, or, to search in it too, $(BIN)/python -m http.server -d site'
+
+check: lint docs test
+
+families: $(READY)  ## what each family of models can do, tried on tiny ones, as the table of docs/models.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py --write docs/models.md
 
 exactness: $(READY)  ## how far every identity of docs/theory.md is from holding; fails where it is too far
 	$(BIN)/python benchmarks/exactness.py
@@ -68,4 +81,4 @@ demo: $(READY)  ## train on the standard library's code, sample, infill and draw
 	@printf '\nNext: $(BIN)/ddcli infill $(DEMO)/run YOUR_FILE.py   (write [MASK:8] where eight tokens are missing)\n'
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) site build dist .coverage .pytest_cache .ruff_cache .mypy_cache .hypothesis

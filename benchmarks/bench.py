@@ -27,10 +27,10 @@ from ddcli import denoiser as engine
 from ddcli.ahead import Ahead
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from ddcli.checkpoint import PRECISION_NAMES, pick_device, pick_precision
 from ddcli.config import Config, build_config
 from ddcli.data import Batch
 from ddcli.denoiser import Batched, NetworkDenoiser, find_head
+from ddcli.device import PRECISION_NAMES, can_compile, pick_device, pick_precision
 from ddcli.generate import generate
 from ddcli.objective import make_objective
 from ddcli.process import Absorbing, Vocabulary
@@ -39,7 +39,6 @@ from ddcli.sampler import Ancestral
 from ddcli.schedule import Linear, make_times
 from ddcli.start import PEAK
 from ddcli.step import Noised, State, Task
-from ddcli.training import can_compile
 
 BUSY = 0.5  # of a core at most may be in use by others
 

@@ -38,11 +38,11 @@ def between_markers(text: str) -> str:
     return text.partition(BEGIN)[2].partition(END)[0]
 
 
-def written(text: str, found: str) -> str:
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def written(text: str, found: str, first: str = BEGIN, last: str = END) -> str:
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"there is no place for the table: {BEGIN.strip()} ... {END}")
+        raise SystemExit(f"there is no place for the table: {first.strip()} ... {last}")
     return before + begin + found + end + after
 
 

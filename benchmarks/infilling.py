@@ -3,9 +3,12 @@
 Of gaps at random places: the bound on their bits per character given both sides, only what stands before, and
 only what stands after (the other side hidden); how often the likeliest filling is the very text that stood
 there, with the length given and with the length left to the model (1 to twice as much); and how often the
-model finds that length. With --code, how many of its functions still parse with a gap filled, and with the
-same gap left empty. Each with its standard error: of bits, clustered by gap; of shares, binomial (with two
-hits and two misses more, since none or all of a few is not certain).
+model finds that length. The same, under noise that only masks, with the length of CAL (arXiv:2602.00476):
+where the masks of the gap are surest at first sight, over how sure they are at that length in gaps of other
+lengths (the mean of as many gaps, in place of a curve through it; all lengths are tried). With --code, how
+many of its functions still parse with a gap filled by draws, by the likeliest tokens, and left empty. Each
+with its standard error: of bits, clustered by gap; of shares, binomial (with two hits and two misses more,
+since none or all of a few is not certain).
 
 python benchmarks/infilling.py runs/shakespeare --data held-out.txt --gaps 2 4 8 --count 100 --seed 0
 """
@@ -17,13 +20,14 @@ import random
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import ddcli
 from ddcli.evaluation import ratio
-from ddcli.infilling import between
+from ddcli.infilling import Document, between, encode
 from ddcli.likelihood import nelbo
 from ddcli.process import Absorbing
 from ddcli.randomness import Streams, derive_seed
@@ -82,31 +86,70 @@ def nats(model: TextModel, ids: np.ndarray, gap: slice, hidden: Sequence[str], s
     return found.strict.sum().item() / DRAWS
 
 
+def document_of(model: TextModel, ids: np.ndarray, gap: slice, most: int) -> tuple[Document, bytes]:
+    """A canvas with a gap of 1 to `most` tokens, and what stood there."""
+    parts = (ids[: gap.start], ids[gap], ids[gap.stop :])
+    before, truth, after = (model.tokenizer.decode_bytes(part) for part in parts)
+    return between(before, after, range(1, most + 1)), truth
+
+
+def sureness(model: TextModel, document: Document, most: int) -> np.ndarray:
+    """Phi of CAL, (most,): of a gap of each length, all masks, the mean of their largest probability."""
+    tokenizer = model.tokenizer
+    edges = (model.opening(None), tokenizer.eos_id) if model.record_lengths else None
+    encoded, found = encode(document, tokenizer, model.length, edges), []
+    for n in range(1, most + 1):
+        layout = encoded.layout([n])
+        (window,) = layout.windows
+        x = torch.tensor(layout.ids[window.span], device=model.device)[None]
+        gap = torch.tensor(~window.frozen, device=model.device)[None]
+        with torch.no_grad():
+            found.append(model.denoiser(x, gap.double(), gap).max(-1).values.exp().mean().item())
+    return np.array(found)
+
+
+def usual_sureness(model: TextModel, text: str, most: int, count: int, seed: int) -> np.ndarray:
+    """B of CAL, (most,): the mean sureness at each length of gaps that have another one."""
+    found = list[np.ndarray]()
+    for n in range(1, most + 1):
+        for ids, start in drawn(model, text, n, math.ceil(count / most), derive_seed(seed, "usual", n)):
+            document, _ = document_of(model, ids, slice(start, start + n), most)
+            found.append(sureness(model, document, most))
+            found[-1][n - 1] = np.nan
+    return np.nanmean(found, 0)
+
+
+def surest(model: TextModel) -> dict[str, Any]:
+    """The settings of the likeliest filling."""
+    return {"temperature": 0.0, "sampler": "confidence" if isinstance(model.process, Absorbing) else None}
+
+
 def measured(model: TextModel, text: str, tokens: int, count: int, seed: int) -> str:
     """A row of the table."""
-    likeliest = {
-        "temperature": 0.0,
-        "sampler": "confidence" if isinstance(model.process, Absorbing) else None,
-    }
+    masks, most = isinstance(model.process, Absorbing), 2 * tokens
+    usual = usual_sureness(model, text, most, count, seed) if masks else None
     bits = {side: np.zeros(count) for side in SIDES}
     characters = np.zeros(count)
-    given = chosen = right = 0
+    exact, right = np.zeros(3, int), np.zeros(2, int)  # length given, chosen, by CAL; chosen, by CAL
     for number, (ids, start) in enumerate(drawn(model, text, tokens, count, seed)):
         gap = slice(start, start + tokens)
-        before, truth, after = (
-            model.tokenizer.decode_bytes(x) for x in (ids[:start], ids[gap], ids[gap.stop :])
-        )
+        document, truth = document_of(model, ids, gap, most)
         characters[number] = len(truth.decode(errors="replace"))
         for side, hidden in SIDES.items():
             bits[side][number] = nats(model, ids, gap, hidden, derive_seed(seed, number)) / math.log(2)
-        (way,) = model.infill(between(before, after, range(tokens, tokens + 1)), seed=seed, **likeliest)
-        given += way.gaps[0].content == truth
-        (way,) = model.infill(between(before, after, range(1, 2 * tokens + 1)), seed=seed, **likeliest)
-        chosen += way.gaps[0].content == truth
-        right += len(way.gaps[0].content) == len(truth)
+        lengths = [range(tokens, tokens + 1), range(1, most + 1)]
+        if usual is not None:
+            n = 1 + int((sureness(model, document, most) / usual).argmax())
+            lengths.append(range(n, n + 1))
+        for i, able in enumerate(lengths):
+            (way,) = model.infill(between(*document.pieces, able), seed=seed, **surest(model))
+            exact[i] += way.gaps[0].content == truth
+            if i:
+                right[i - 1] += len(way.gaps[0].content) == len(truth)
     each_char = (ratio(bits[side], characters) for side in SIDES)
     figures = (f"{mean:.3f} ± {stderr:.3f}" for mean, stderr in each_char)
-    return row(tokens, *figures, *(share(hits, count) for hits in (given, chosen, right)))
+    shares = [share(int(hits), count) for hits in (exact[0], exact[1], right[0], exact[2], right[1])]
+    return row(tokens, *figures, *(shares if masks else [*shares[:3], "", ""]))
 
 
 def functions(files: Sequence[Path]) -> Iterator[str]:
@@ -138,15 +181,18 @@ def parsed(model: TextModel, files: Sequence[Path], tokens: int, count: int, see
     fitting = [ids for _, ids in texts if 3 * tokens <= len(ids) <= model.length - 2]
     if not fitting:
         raise SystemExit(f"--code has no function of {3 * tokens} to {model.length - 2} tokens")
-    filled = empty = 0
+    by_chance = surely = empty = 0
     for _ in range(count):
         ids = rng.choice(fitting)
         start = rng.randint(tokens, len(ids) - tokens)
         before, after = (model.tokenizer.decode_bytes(x) for x in (ids[:start], ids[start + tokens :]))
-        (way,) = model.infill(between(before, after, range(tokens, tokens + 1)), seed=rng.getrandbits(31))
-        filled += parses(way.text)
+        document, seed = between(before, after, range(tokens, tokens + 1)), rng.getrandbits(31)
+        (way,) = model.infill(document, seed=seed)
+        by_chance += parses(way.text)
+        (way,) = model.infill(document, seed=seed, **surest(model))
+        surely += parses(way.text)
         empty += parses((before + after).decode(errors="replace"))
-    return row(tokens, share(filled, count), share(empty, count))
+    return row(tokens, share(by_chance, count), share(surely, count), share(empty, count))
 
 
 def share(hits: int, count: int) -> str:
@@ -170,22 +216,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--data", type=Path, required=True, help="a text file the model has not seen")
+    parser.add_argument("--data", type=Path, help="a text file the model has not seen")
     parser.add_argument("--code", type=Path, help="a folder of Python files the model has not seen")
     parser.add_argument("--gaps", type=int, nargs="+", default=[2, 4, 8], help="lengths, tokens")
     parser.add_argument("--count", type=int, default=100, help="gaps of each length")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    if not (asked.data or asked.code):
+        parser.error("give --data, --code or both")
     model = ddcli.load(asked.run)
-    text = asked.data.read_text(encoding="utf-8")
     head = ("gap, tokens", "bits/char, both sides", "before only", "after only")
-    shares = ("exact, length given", "exact, length chosen", "length right")
+    shares = (
+        "exact, length given",
+        "exact, length chosen",
+        "length right",
+        "exact, CAL",
+        "CAL's length right",
+    )
     rest = (asked.count, asked.seed)
-    table((*head, *shares), (measured(model, text, tokens, *rest) for tokens in asked.gaps))
+    if asked.data:
+        text = asked.data.read_text(encoding="utf-8")
+        table((*head, *shares), (measured(model, text, tokens, *rest) for tokens in asked.gaps))
     if asked.code:
         print()
         files = sorted(asked.code.rglob("*.py"))
-        head = ("gap, tokens", "functions that parse, filled", "left empty")
+        head = ("gap, tokens", "functions that parse, filled by draws", "by the likeliest", "left empty")
         table(head, (parsed(model, files, tokens, *rest) for tokens in asked.gaps))
 
 

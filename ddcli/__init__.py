@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .sampling import Sample
     from .textmodel import TextModel
     from .training import train
+    from .viz.runpage import write_report
 
 if "transformers" in sys.modules:  # then its Auto classes are to know our network
     importlib.import_module(".backbones.transformer", __name__)
@@ -52,6 +53,7 @@ _HOMES = {
     "noise_viz": "api",
     "sample": "api",
     "train": "training",
+    "write_report": "viz.runpage",
 }
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "noise_viz",
     "sample",
     "train",
+    "write_report",
 ]
 
 

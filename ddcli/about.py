@@ -20,6 +20,14 @@ class Excerpt(Section):
     model_config = ConfigDict(extra="ignore")
 
 
+class Beside(Excerpt):
+    """What the adapters of a run were trained beside."""
+
+    model: str  # a folder or hub name
+    sha256: str  # of its weights
+    lora: str
+
+
 class About(Excerpt):
     """The `diffusion` section of config.json, as far as a model is made from it."""
 
@@ -32,6 +40,7 @@ class About(Excerpt):
     length: int = Field(ge=2, le=MOST_TOKENS)
     end_of_text: bool
     record_lengths: Counts
+    beside: Beside | None = None  # of a run of adapters
     labels: dict[str, Counts] = Field(default_factory=dict)  # which runs of older versions do not have
 
     @model_validator(mode="after")

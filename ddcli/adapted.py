@@ -3,30 +3,26 @@
 Plain transformers opens such a folder by its class, and so does this; the section says the rest.
 """
 
-from typing import Any
-
-import torch
-
 from .about import About, Excerpt, excerpt
 from .errors import DdcliError
-from .foreign import Pretrained, Source, open_start
+from .foreign import Pretrained, Source
 
 
 class _Described(Excerpt):
     diffusion: About
 
 
-def open_adapted(
-    source: Source, device: torch.device, *, filled: bool = True
-) -> tuple[Pretrained, dict[str, Any]]:
-    """What the model of a run is made of, and its `diffusion` section.
-
-    filled: as for a `Starter`. Raises DdcliError where the parts do not fit together.
-    """
+def about_adapted(source: Source) -> About:
+    """The `diffusion` section of such a run. Raises DdcliError where it is damaged."""
     path = source.folder / "config.json"
     about = excerpt(_Described, source.described(), path).diffusion
     about.check(path)
-    parts = open_start(source, device, ends=not about.record_lengths, filled=filled)
+    return about
+
+
+def check_adapted(parts: Pretrained, about: About, source: Source) -> None:
+    """DdcliError where what a run is made of does not fit together."""
+    path = source.folder / "config.json"
     if about.process != parts.process:
         raise DdcliError(f"{path} is damaged: a {parts.architecture} serves {parts.process} noise alone")
     if about.length > parts.most:
@@ -35,4 +31,3 @@ def open_adapted(
         )
     if strangers := about.labels.keys() - parts.tokenizer.label_ids:
         raise DdcliError(f"{source.name}: the tokenizer has no token for the label {min(strangers)!r}")
-    return parts, about.model_dump()

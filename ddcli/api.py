@@ -32,7 +32,7 @@ def load(
     >>> model = ddcli.load("answerdotai/ModernBERT-base")
     >>> model = ddcli.load("kuleshov-group/mdlm-owt")
     """
-    from .checkpoint import load_model  # imports transformers, which pictures without a model do not need
+    from .saved import load_model  # imports transformers, which pictures without a model do not need
 
     return load_model(run, device=device, precision=precision, allow_pickle=allow_pickle)
 

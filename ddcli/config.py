@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from .errors import DdcliError, shorten, unknown
 from .files import read_small
+from .lora import Lora
 
 # sizes people ask for by name; any of the three numbers can still be set on its own
 SIZES: dict[str, dict[str, int]] = {
@@ -102,6 +103,12 @@ class Model(Section):
     clock: Literal["auto", "none", "given", "time"] = "auto"  # what is told of each position; given: whether
     self_condition: bool = False  # the network reads what it last believed
     predicts: str = "auto"  # leave-one-out, posterior or score; auto is what the objective teaches
+    lora: str | None = None  # r=16[,alpha=32][,dropout=0.05][,targets=q_proj+v_proj], beside a model.start
+
+    @field_validator("lora")
+    @classmethod
+    def _whole(cls, text: str | None) -> str | None:
+        return None if text is None else str(Lora.parse(text))
 
 
 class Train(Section):
@@ -111,6 +118,7 @@ class Train(Section):
     accumulate: int = Field(1, ge=1)  # micro-batches per update
     lr: float | None = Field(None, gt=0)  # peak, after warm-up; 2e-3, and less where there is a model.start
     warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
+    anneal: int = Field(0, ge=0)  # steps over which the causal mask of a decoder is opened
     decay: float = Field(0.5, ge=0, le=1)  # share of the run over which lr falls linearly to 0
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
@@ -157,6 +165,7 @@ class Samples(Section):
 
 class Metrics(Section):
     every: int = Field(20, ge=1)  # steps between lines of metrics.jsonl
+    track: str | None = None  # tensorboard, trackio or wandb, which are told them as well
 
 
 class Config(Section):
@@ -294,7 +303,14 @@ def read_settings(
     flags = {k: v for k, v in (flags or {}).items() if v is not None}
     for key in given.keys() & flags.keys():
         raise DdcliError(f"{key} is given by a flag and by --set; give it once")
-    base = {} if recipe is None else read_toml(find_recipe(recipe))
+    base: dict[str, Any] = {}
+    if recipe is not None:
+        try:
+            base = read_toml(find_recipe(recipe))
+        except DdcliError as error:
+            if Path(recipe).suffix == ".toml" or not Path(recipe).is_file():
+                raise
+            raise DdcliError(f"{error}; to train on it, give --data {recipe}") from None
     return base, {**flags, **given}, str(recipe or "the defaults")
 
 

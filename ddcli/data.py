@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from .errors import DdcliError
-from .sources import Document, present, utf8
+from .sources import Document, present, some_of, utf8
 from .tokenizer import Tokenizer
 
 
@@ -177,13 +177,15 @@ class StreamBlocks:
     """Blocks of documents too many to hold, round and round.
 
     The shards are dealt out to lanes, read apart from each other, and each row of a batch has its lane; so
-    processes that share a batch need not read the same shards. The first `held_out` documents are set aside
-    in `valid_documents`, and left out wherever they turn up again. Batches are pure functions of (seed,
-    step): a later step is reached by reading up to it, or from a `place` near it.
+    processes that share a batch need not read the same shards. The first `held_out` documents, or fewer that
+    hold `enough` characters, are set aside in `valid_documents`, and left out wherever they turn up again.
+    Batches are pure functions of (seed, step): a later step is reached by reading up to it, or from a `place`
+    near it.
     """
 
     window = 4096  # blocks that are shuffled, over all lanes
     even = 8
+    enough = 500_000  # characters: of long texts, a hundred would be most of what there is
 
     def __init__(
         self, documents: Shards, tokenizer: Tokenizer, length: int, held_out: int = 100, lanes: int = 1
@@ -195,7 +197,7 @@ class StreamBlocks:
         """
         self.documents, self.tokenizer, self.length, self.most_lanes = documents, tokenizer, length, lanes
         rows = chain.from_iterable(documents.shard(i, 0) for i in range(documents.shards))
-        self.valid_documents = list(islice(present(rows), held_out))
+        self.valid_documents = list(some_of(present(rows), held_out, self.enough))
         self._held_out = {_digest(document) for document in self.valid_documents}
         self.go_to([])
 
@@ -262,6 +264,7 @@ class Lane:
     """The blocks of a share of a stream's shards: read in a new order each round, shuffled within windows."""
 
     at_once = 256  # documents: enough to keep all cores encoding
+    enough = 4_000_000  # characters, likewise
     _blocks: np.ndarray | None  # of the window in hand
 
     def __init__(self, stream: StreamBlocks, number: int, of: int, place: Place = Place()):
@@ -315,6 +318,7 @@ class Lane:
         turn, row = place.turn, place.row
         own = np.arange(self.stream.documents.shards)[self.number :: self.of]
         some: list[Document] = []
+        size = 0
         begins, end = place, np.array([self.tokenizer.eos_id], np.int32)
         empty = -1 if row else 0  # shards in a row without a document; of the first some may have been read
         while empty < len(own):
@@ -327,10 +331,11 @@ class Lane:
                     continue
                 empty = 0
                 some.append(document)
-                if len(some) == self.at_once:
+                size += len(document)
+                if len(some) == self.at_once or size >= self.enough:
                     encoded = self.tokenizer.encode_documents(some)
                     yield begins, np.concatenate([part for ids in encoded for part in (ids, end)])
-                    some, begins = [], Place(turn=turn, row=row)
+                    some, size, begins = [], 0, Place(turn=turn, row=row)
             turn, row = turn + 1, 0
         those = f"the {len(self.stream.valid_documents)} documents held out for validation"
         if self.of > 1:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,23 @@ from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
 from .errors import DdcliError
 from .process import Vocabulary
-from .sources import Corpus, Document, read_corpus, sha256_of, split_corpus, stream_documents
+from .sources import (
+    TOLD,
+    Corpus,
+    Document,
+    present,
+    read_corpus,
+    sha256_of,
+    some_of,
+    split_corpus,
+    stream_documents,
+)
 from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 
 DEFAULT_LENGTH = 256
+SAMPLE = 10_000, 100_000_000  # documents of a stream that a tokenizer is made from, and characters
 SOURCE_TOKENIZERS = {"python-stdlib": "bpe:2048"}  # few symbols, but code is worth reading in larger pieces
 LONGEST_RECORD = 1024  # tokens; of records that set no --length
-TOLD = 5  # bad rows, by file and line; of more there is a count
 MOST_LABELS = 1000  # different ones; of more, each would be too rare to learn
 
 Log = Callable[[str], None]
@@ -191,17 +200,21 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         )
     if settings.valid is not None:
         raise DdcliError("streamed data is validated on its own first documents; leave --valid-data out")
-    if Path(settings.source).exists():
-        raise DdcliError(f"{settings.source} is read whole; leave --streaming out")
+    path = Path(settings.source)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DdcliError(f"{settings.source} can be read but once, which is no stream; leave --streaming out")
     documents = stream_documents(
         settings.source,
         text_column=settings.text_column,
         split=settings.split,
+        as_bytes=(tokenizer.unit if tokenizer else settings.tokenizer) == "byte",
         skip_bad=settings.bad_rows == "skip",
         log=log,
     )
     length = settings.length or DEFAULT_LENGTH
-    first: list[Document] = [text for text in islice(documents.all(), 10_000) if text]
+    first = list(some_of(present(documents.all()), *SAMPLE))
+    if not first:
+        raise DdcliError(f"{settings.source} holds no text; give a source that does")
     spec = settings.tokenizer
     if tokenizer is None:
         spec = spec or _chosen_tokenizer(settings, first, log)
@@ -214,7 +227,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         length,
         stream,
         valid,
-        fingerprint=sha256_of(stream.valid_documents),
+        fingerprint=sha256_of([*stream.valid_documents, *documents.files]),
         record_lengths={},
         labels={},
         has_end_of_text=tokenizer.eos_id not in tokenizer.special_ids,

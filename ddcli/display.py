@@ -1,24 +1,23 @@
-"""What people see on stderr while a command works: progress of a training, a canvas as it denoises."""
+"""What people see of a training while it runs: curves and figures in place, or lines for a log."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from .errors import printable
-from .generate import Frame
 from .plan import Silent
-from .textmodel import TextModel
+from .plots import bars, curve
 
-MASK = "░"
-
-
-# -- training ---------------------------------------------------------------------------------------------
+TALLEST = 10  # lines of a chart
+NARROWEST, GAP = 15, 2  # columns of a chart, and between two
+FEWEST = 3  # lines a chart needs; with less room there are figures alone
+FRAMES = 4  # a second
 
 
 def figures(line: Mapping[str, Any]) -> str:
@@ -27,143 +26,186 @@ def figures(line: Mapping[str, Any]) -> str:
     if "loss" in line:
         shown.append(f"loss {line['loss']:.3f}")
     if "bound_bits_per_char" in line:
-        stderr = line["bound_stderr"]
-        error = f" ± {stderr:.3f}" if math.isfinite(stderr) else ""  # one cluster tells nothing of the spread
         shown.append(
             f"bound {line['bound_bits_per_char']:.3f} bits/char "
-            f"({line['bound_nats_per_token']:.3f}{error} nats/token, "
+            f"({line['bound_nats_per_token']:.3f}{_error(line)} nats/token, "
             f"perplexity {line['bound_perplexity']:.1f})"
         )
+    if "gradient_norm" in line:
+        shown.append(f"gradient {line['gradient_norm']:.2f}")
     if "tokens_per_second" in line:
         shown.append(f"{line['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(shown)
 
 
-class PlainLines(Silent):
-    """One line at a time, for logs: every bound, and a loss when none was printed for a while."""
-
-    def __init__(self, console: Console, seconds: float = 15.0) -> None:
-        self._console, self._seconds, self._printed = console, seconds, 0.0
-
-    def say(self, line: str) -> None:
-        self._console.print(printable(line, keep="\n"), markup=False, highlight=False, soft_wrap=True)
-
-    def begin(self, step: int, steps: int) -> None:
-        self._steps = steps
-
-    def metrics(self, line: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        if "bound_bits_per_char" in line or now - self._printed > self._seconds:
-            self._printed = now
-            self.say(f"step {line['step']:,}/{self._steps:,}: {figures(line)}")
+def _error(line: Mapping[str, Any]) -> str:
+    stderr = line["bound_stderr"]
+    return f" ± {stderr:.3f}" if math.isfinite(stderr) else ""  # one cluster tells nothing of the spread
 
 
-class TrainingDisplay(Silent):
-    """A bar with loss, bound, speed and time left; bounds and samples scroll by above it."""
+def _one_line(text: str) -> str:
+    return printable(text.replace("\n", "↵"))
+
+
+class _Clock:
+    """How long a training still takes, at the pace it had so far."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        self.first, self.steps, self.began = step, steps, time.monotonic()
+
+    def left(self, step: int) -> str:
+        if step <= self.first:
+            return "time left unknown"
+        spent = time.monotonic() - self.began
+        if step == self.steps:
+            return f"in {_clock_face(spent)}"
+        return f"{_clock_face(spent / (step - self.first) * (self.steps - step))} left"
+
+
+def _clock_face(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class _Lines(Silent):
+    """A reporter with a console to say things on."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            expand=True,
-        )
 
     def say(self, line: str) -> None:
         self._console.print(printable(line, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
+
+class PlainLines(_Lines):
+    """One line at a time, for logs: every bound with what it is made of over time, samples, and a loss when
+    none was printed for a while."""
+
+    def __init__(self, console: Console, seconds: float = 15.0) -> None:
+        super().__init__(console)
+        self._seconds, self._printed = seconds, 0.0
+
     def begin(self, step: int, steps: int) -> None:
-        self._task = self._progress.add_task("", total=steps, completed=step, figures="")
-        self._bound = ""
-        self._progress.start()
+        self._clock = _Clock(step, steps)
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        now, step, steps = time.monotonic(), line["step"], self._clock.steps
+        if "bound_bits_per_char" not in line and now - self._printed <= self._seconds:
+            return
+        self._printed = now
+        self.say(f"step {step:,}/{steps:,}: {figures(line)}, {self._clock.left(step)}")
+        if shares := line.get("bound_by_time"):
+            self.say(f"  nats/token by time t, 0 to 1: {' '.join(f'{share:.2f}' for share in shares)}")
+
+    def samples(self, step: int, texts: list[str]) -> None:
+        self.say(f"  sample: {_one_line(texts[0])[:200]}")
+
+
+class TrainingDisplay(_Lines):
+    """Progress, curves of loss and bound, bars of the loss over time, and samples, in place at the bottom of
+    a terminal, as much as it has room for. Bounds scroll by above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._live: Live | None = None  # before the first step there is nothing to show
+        self._losses: list[float] = []
+        self._bounds: list[float] = []
+        self._shares: list[float] = []
+        self._texts: list[str] = []
+        self._bound = self._pace = ""
+
+    def begin(self, step: int, steps: int) -> None:
+        self._clock, self._step = _Clock(step, steps), step
+        self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=FRAMES)
+        self._live.start()
 
     def progress(self, step: int) -> None:
-        self._progress.update(self._task, completed=step)
+        self._step = step
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         if "bound_bits_per_char" in line:
-            self._bound = f"bound {line['bound_bits_per_char']:.3f} bits/char"
-            self.say(f"step {line['step']:,}: {figures(line)}")
+            self._bounds.append(line["bound_bits_per_char"])
+            self._shares = [share if math.isfinite(share) else 0.0 for share in line.get("bound_by_time", [])]
+            self._bound = f"bound {self._bounds[-1]:.3f} bits/char"
+            told = {
+                key: value for key, value in line.items() if key.startswith("bound")
+            }  # the rest is in place
+            self.say(f"step {line['step']:,}: {figures(told)}")
         if "loss" in line:
-            parts = [f"loss {line['loss']:.3f}", self._bound, f"{line['tokens_per_second']:,.0f} tok/s"]
-            self._progress.update(self._task, figures="  ".join(part for part in parts if part))
+            if math.isfinite(line["loss"]):
+                self._losses.append(line["loss"])
+            self._pace = f"gradient {line['gradient_norm']:.2f}  {line['tokens_per_second']:,.0f} tokens/s"
 
     def samples(self, step: int, texts: list[str]) -> None:
-        width = max(20, self._console.width - 2)
-        first = printable(texts[0].replace("\n", "↵"))
-        self._console.print(Text(f"  {first[: 2 * width]}", style="dim", overflow="fold"))
+        self._texts = [_one_line(text) for text in texts]
 
     def end(self) -> None:
-        self._progress.stop()
-
-
-# -- sampling ---------------------------------------------------------------------------------------------
-
-
-class LiveCanvas:
-    """The canvas in place on a terminal: settled text plain, what may still change dim, masks light.
-
-    Where stderr is no terminal, a line now and then says how far it is.
-    """
-
-    def __init__(self, console: Console, model: TextModel, frames_per_second: float = 12.0) -> None:
-        self._console, self._model = console, model
-        self._pause = 1 / frames_per_second
-        self._shown = self._began = time.monotonic()
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> "LiveCanvas":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
+        if self._live:
             self._live.stop()
 
-    def __call__(self, frame: Frame) -> None:
-        now = time.monotonic()
-        if frame.step < frame.steps and now - self._shown < self._pause:
-            return
-        if self._console.is_terminal:
-            self._shown = now
-            self._live.update(self.render(frame), refresh=True)
-        elif frame.step == frame.steps or now - self._shown > 5:
-            self._shown = now
-            self._console.print(self._status(frame), highlight=False)
+    # -- the picture -----------------------------------------------------------------------------------
 
-    def _status(self, frame: Frame) -> Text:
-        masks = int((frame.x == self._model.tokenizer.mask_id).sum())
-        rate = frame.x.numel() * frame.step / frame.steps / max(1e-9, time.monotonic() - self._began)
-        calls = f"NFE {frame.nfe.float().mean():.0f}"
-        parts = (f"step {frame.step}/{frame.steps}", calls, f"{masks} masks left", f"{rate:,.0f} tokens/s")
-        return Text(", ".join(parts), style="bold")
+    def render(self) -> Group:
+        """As many lines, and as wide, as the terminal shows at once: it moves when they do not fit."""
+        width, height = self._console.width - 1, self._console.height - 2
+        lines = [self._bar(width), Text(f"{self._bound}  {self._pace}".strip()[:width], style="bold")]
+        charts = self._charts(width)
+        rows = min(TALLEST, height - len(lines) - 1 - min(2, len(self._texts)))
+        if charts and rows >= FEWEST:
+            lines += _beside(charts, width, rows)
+        room = min(height - len(lines), 2 * len(self._texts))
+        if self._texts and room > 0:
+            lines += _wrapped(self._texts, width, room)
+        return Group(*lines)
 
-    def render(self, frame: Frame) -> Text:
-        """As many sequences as the terminal has room for, each in as many lines."""
-        room = max(3, self._console.height - 2)
-        shown = min(len(frame.x), max(1, room // 6))
-        lines = room // shown - (shown > 1)
-        text = Text(overflow="fold")
-        for row, clock, changed in zip(frame.x[:shown], frame.clock, frame.opened, strict=False):
-            text.append_text(self._canvas(row.tolist(), clock.tolist(), changed.tolist(), lines))
-            text.append("\n")
-        return text.append_text(self._status(frame))
+    def _bar(self, width: int) -> Text:
+        steps = self._clock.steps
+        before, after = f"{self._step:,}/{steps:,} ", f" {self._clock.left(self._step)}"
+        room = max(0, width - len(before) - len(after))
+        done = room * self._step // steps
+        bar = (("━" * done, "bar.complete"), ("━" * (room - done), "bar.back"))
+        return Text.assemble(before, *bar, after)[:width]
 
-    def _canvas(self, ids: list[int], clocks: list[float], changed: list[bool], lines: int) -> Text:
-        tokenizer = self._model.tokenizer
-        text = Text(overflow="fold")
-        pieces = tokenizer.pieces(ids)
-        settles = not self._model.process.needs_clock  # what is visible stays
-        for token, piece, clock, new in zip(ids, pieces, clocks, changed, strict=True):
-            if token == tokenizer.mask_id:
-                text.append(MASK, style="bright_black")
-            elif token not in tokenizer.special_ids:
-                tentative = clock > 0 and not settles
-                text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")
-        wrapped = text.wrap(self._console, max(10, self._console.width))
-        return Text("\n").join(wrapped[:lines])
+    def _charts(self, width: int) -> "list[_Chart]":
+        """Those that something is known of, as many as find room."""
+        found = [
+            _Chart("loss", self._losses, "cyan", curve, span=True),
+            _Chart("bound", self._bounds, "green", curve, span=True),
+            _Chart("loss by t, 0 to 1", self._shares, "yellow", bars, span=False),
+        ]
+        known = [chart for chart in found if len(chart.values) > 1]
+        return known[: max(1, (width + GAP) // (NARROWEST + GAP))]
+
+
+class _Chart:
+    """A title above a curve or bars."""
+
+    def __init__(self, name: str, values: Sequence[float], style: str, draw: Any, *, span: bool) -> None:
+        self.values, self.style, self._draw = list(values), style, draw
+        self.title = f"{name} {self.values[0]:.2f} → {self.values[-1]:.3f}" if span and values else name
+
+    def lines(self, width: int, rows: int) -> list[Text]:
+        title = Text(self.title[:width], style="dim")
+        return [title, *(Text(line, style=self.style) for line in self._draw(self.values, width, rows))]
+
+
+def _beside(charts: Sequence[_Chart], width: int, rows: int) -> list[Text]:
+    """Charts beside each other, in `rows` lines and one for their titles."""
+    each = (width + GAP) // len(charts) - GAP
+    columns = [chart.lines(each, rows) for chart in charts]
+    for column in columns[:-1]:
+        for line in column:
+            line.pad_right(each + GAP - cell_len(line.plain))
+    return [Text.assemble(*parts) for parts in zip(*columns, strict=True)]
+
+
+def _wrapped(texts: Sequence[str], width: int, room: int) -> list[Text]:
+    """Texts in `room` lines: each in as many as all the others have, a dash before it."""
+    shown = texts[:room]
+    each = room // len(shown)
+    lines = []
+    for text in shown:
+        parts = chop_cells(text, width - 2)[:each]
+        lines += [Text(("- " if not i else "  ") + part, style="dim") for i, part in enumerate(parts)]
+    return lines

@@ -1,28 +1,26 @@
 """What a machine, a run or a recipe is fit for: what is fine, what is slow and why, what is wrong."""
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from .checkpoint import best_checkpoint, checkpoints, load_model, pick_device, pick_precision, verified
+from .checkpoint import best_checkpoint, checkpoints, verified
 from .config import find_recipe, load_config
+from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted
 from .files import read_small
+from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
+from .saved import load_model
 from .tokenizer import Tokenizer
-from .training import can_compile
 
 Kind = Literal["fine", "slow", "wrong"]
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "safetensors")
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -54,23 +52,15 @@ def examine(subject: str | Path | None = None, data: str | None = None) -> list[
 # -- the machine ------------------------------------------------------------------------------------------
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed: run from its source)"
-
-
 def _machine() -> Iterator[Finding]:
-    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    yield Finding("versions", f"ddcli {_version('ddcli')}, Python {platform.python_version()}, {packages}")
+    yield Finding("versions", versions("ddcli", *PACKAGES))
     device = pick_device("auto")
-    yield Finding("processor", f"{_processor()}, {counted(_cores(), 'core')}")
+    yield Finding("processor", f"{processor()}, {counted(cores(), 'core')}")
     threads = torch.get_num_threads()
-    if threads < _cores() and device.type == "cpu":
+    if threads < cores() and device.type == "cpu":
         yield Finding(
             "processor",
-            f"torch computes on {threads} of {_cores()} cores",
+            f"torch computes on {threads} of {cores()} cores",
             "slow",
             "unset OMP_NUM_THREADS, or give --threads",
         )
@@ -94,34 +84,9 @@ def _machine() -> Iterator[Finding]:
         yield Finding(
             "compiler", "no C++ compiler: training is not compiled", "slow", "install g++, or set CXX"
         )
-    total, free = _memory()
+    total, free = memory()
     yield Finding("memory", f"{total / GB:.1f} GB" + (f", {free / GB:.1f} GB free" if free else ""))
     yield Finding("disk", f"{shutil.disk_usage('.').free / GB:.0f} GB free here")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes in all, and free; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (x.partition(":") for x in lines)}
-        return fields["MemTotal"], fields["MemAvailable"]
-    except (OSError, KeyError, ValueError):
-        sizes = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
-        known = hasattr(os, "sysconf") and all(size in os.sysconf_names for size in sizes)
-        return (os.sysconf(sizes[0]) * os.sysconf(sizes[1]) if known else 0), 0
 
 
 # -- a run ------------------------------------------------------------------------------------------------
@@ -209,7 +174,7 @@ def _recipe(path: Path, data: str | None) -> Iterator[Finding]:
     )
     yield Finding("data", plan.data.description)
     yield _tokenizer(plan.data.tokenizer)
-    _, free = _memory()
+    _, free = memory()
     needs = f"about {plan.memory / GB:.1f} GB of memory to train"
     if plan.device.type == "cpu" and free and plan.memory > free:
         mend = "lower --length, take a smaller --size, or raise train.accumulate"

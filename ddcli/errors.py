@@ -1,6 +1,7 @@
 """Errors for people: what is wrong, where, and what to do, in one line each."""
 
 import difflib
+import importlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -18,6 +19,11 @@ class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was w
     """The run itself broke down (numbers that are not finite, a full disk). Exit code 1."""
 
     exit_code = 1
+
+
+def panicked(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up, which Python is told as no Exception."""
+    return type(error).__name__ == "PanicException"
 
 
 # what changes the order in which a line is shown
@@ -59,6 +65,17 @@ def no_parameter(what: str, parameter: str) -> None:
     """Raises DdcliError where something that takes nothing after its name was given something."""
     if parameter:
         raise DdcliError(f"{what} takes nothing after its name, but was given {parameter!r}")
+
+
+def needed(package: str, what: str, extra: str) -> Any:
+    """A package that only some have a use for. Raises DdcliError where it is missing, or broken."""
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # a broken one raises whatever it runs into
+        reason = str(error).partition("\n")[0]
+        raise DdcliError(
+            f"{what} needs the package {package} ({reason}); install it: pip install 'ddcli[{extra}]'"
+        ) from None
 
 
 T = TypeVar("T")

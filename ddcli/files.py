@@ -6,6 +6,7 @@ Reading what may have come from anybody: nothing that never ends, and nothing th
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -13,6 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .errors import DdcliError
 
 MANIFEST = "manifest.json"
 LARGEST = 256 * 2**20  # bytes of a file of settings; the largest vocabularies take 40 million
@@ -74,6 +78,20 @@ def read_small(path: Path, most: int = LARGEST) -> bytes:
     return content
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder. Raises DdcliError, naming the file, where there is none."""
+    try:
+        content = json.loads(read_small(path))
+    except FileNotFoundError:
+        raise DdcliError(f"{path.parent} is no run folder: {path.name} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DdcliError(f"{path} cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise DdcliError(f"{path} is damaged: a JSON object was expected")
+    return content
+
+
 def links_out(folder: Path) -> Path | None:
     """Something in a folder, or in a folder in it, that leads out of it; None where all stays inside."""
     top = Path(os.path.realpath(folder))
@@ -97,6 +115,15 @@ def clear_partial(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as beside:
         beside.write_bytes(text.encode())
+
+
+def finite(content: Any) -> Any:
+    """The same for JSON, which has no NaN: None for what is no number."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _umask() -> int:

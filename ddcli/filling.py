@@ -11,7 +11,7 @@ from torch import Tensor
 from .denoiser import Batched, Denoiser
 from .errors import DdcliError
 from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, line_and_column, parse
-from .lengths import LIKELY, Posterior, Question, ask, likeliest, posterior
+from .lengths import Posterior, Question, ask, likeliest, posterior
 from .likelihood import nelbo
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Autoregressive
@@ -187,7 +187,7 @@ def explain(
                 choices[gap], calls = question.lengths, question.calls
                 least, most = least + calls[0], most + calls[1]
                 if chosen.temperature == 0:
-                    most += sum(question.lengths[-LIKELY:])  # each is filled, a token a call
+                    least, most = least + question.lengths[0], most + sum(question.lengths)
         ends = [[lengths[i] for lengths in choices] for i in (0, -1)]
         costs = [_calls(model, text.layout(lengths), chosen) for lengths in ends]
         least, most = least + min(low for low, _ in costs), most + max(high for _, high in costs)

@@ -20,12 +20,7 @@ from .model import Model
 from .process import Process, at, pure_noise
 from .randomness import LOG_ZERO, Streams, categorical
 
-PATIENCE = 4  # tokens of evidence before a length may be given up
-BEHIND = (
-    20.0  # nats less than the best, e^-20 = 2e-9 of its probability: no later token is likely to mend that
-)
-LIKELY = 4  # lengths that are filled to find the likeliest filling,
-NEARLY = 7.0  # nats less than the best at most: a thousandth of its probability
+GIVEN_UP = 0.02  # of the probability: what may be lost by giving up lengths before all evidence is in
 REACH = 16  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
 
 
@@ -41,11 +36,6 @@ class Posterior:
         """A length and its log p, for u in [0, 1). Temperature as for tokens, but not 0."""
         chosen = int(categorical(self.log_p / temperature, u))
         return self.lengths[chosen], float(self.log_p[chosen])
-
-    def likely(self) -> Tensor:
-        """Which of the lengths may have the likeliest filling, (at most LIKELY,), the likeliest first."""
-        best, which = self.log_p.topk(min(LIKELY, len(self.log_p)))
-        return which[best > best[0] - NEARLY]
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,7 @@ class Question:
     def calls(self) -> tuple[int, int]:
         """Network evaluations, at least and at most."""
         lengths, evidence = int((self.log_prior > LOG_ZERO).sum()), self.order.shape[1]
-        return (lengths * min(evidence, PATIENCE), lengths * evidence) if lengths > 1 else (0, 0)
+        return (lengths * min(evidence, 1), lengths * evidence) if lengths > 1 else (0, 0)
 
 
 def ask(
@@ -87,7 +77,7 @@ def ask(
 
 
 def posterior(model: Model, denoiser: Denoiser, asked: Question, seed: int) -> Posterior:
-    """The answer. Lengths that fell BEHIND on the way have no share in it."""
+    """The answer. Lengths that were GIVEN_UP on the way have no share in it."""
     x0, where = torch.tensor(asked.ids, device=model.device), torch.tensor(asked.order, device=model.device)
     shown = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)
     unseen = x0 == model.tokenizer.mask_id
@@ -101,57 +91,49 @@ def likeliest(model: Model, denoiser: Denoiser, asked: Question, answer: Posteri
     """The answer cut to the length of the likeliest filling, with the evaluations it took to find that.
 
     Which need not be the likeliest length, if of that there are many fillings, each of little probability.
-    Each likely length is filled greedily, and ln p(n) + ln p(filling | n) decides.
+    Fillings are written greedily, and ln p(n) + ln p(filling | n) decides.
     """
-    which = answer.likely()
-    best, calls = which[0], 0
-    if len(which) > 1:
-        x0 = torch.tensor(asked.ids, device=model.device)[which]
-        shown = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)[which]
-        place = torch.arange(x0.shape[1], device=model.device) - asked.start
-        sizes = torch.tensor([answer.lengths[i] for i in which.tolist()], device=model.device)
-        gap = (place >= 0) & (place < sizes[:, None])
-        unseen = (x0 == model.tokenizer.mask_id) & ~gap
-        rng = Streams([seed] * len(which))
-        log_p, calls = greedily(model.process, denoiser, x0, gap, unseen, rng, shown)
-        best = which[(answer.log_p[which] + log_p.cpu()).argmax()]
-    return Posterior([answer.lengths[int(best)]], answer.log_p[best][None], answer.nfe + calls)
+    x0 = torch.tensor(asked.ids, device=model.device)
+    valid = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)
+    place = torch.arange(x0.shape[1], device=model.device) - asked.start
+    gap = (place >= 0) & (place < torch.tensor(asked.lengths, device=model.device)[:, None])
+    unseen = (x0 == model.tokenizer.mask_id) & ~gap
+    rng = Streams([seed] * len(x0))
+    found, _, calls = best_filling(model.process, denoiser, x0, gap, unseen, rng, answer.log_p, valid)
+    return Posterior([answer.lengths[found]], answer.log_p[found][None], answer.nfe + calls)
 
 
 @torch.no_grad()
-def greedily(
+def best_filling(
     process: Process,
     denoiser: Denoiser,
     x0: Tensor,
     gap: Tensor,
     unseen: Tensor,
     rng: Streams,
+    log_p: Tensor,
     valid: Tensor | None = None,
-) -> tuple[Tensor, int]:
-    """ln p of what is written into a `gap` (B, L) bool token by token, nats, (B,) float64, and the calls.
+) -> tuple[int, float, int]:
+    """The row whose `gap` (B, L) bool has the likeliest filling, log_p (B,) of the row added; that sum, nats;
+    and the evaluations it took.
 
-    The surest position first, by its likeliest token. Given all others but the `unseen`, as in
-    `log_likelihood`, which this is of the text that comes out.
+    A filling is written token by token, the surest position first, by its likeliest token, given all others
+    but the `unseen`: its ln p is the `log_likelihood` of what comes out. Each token lowers the sum, so it is
+    always the row of the highest one that goes on, and the first to come to its end is the best.
     """
-    x0, closed = x0.clone(), gap.clone()
+    x0, closed, total, calls = x0.clone(), gap.clone(), log_p.clone(), 0
     noise = pure_noise(process, x0, (gap | unseen).double(), rng)
-    total, calls = torch.zeros(len(x0), dtype=torch.float64, device=x0.device), 0
-    while bool(closed.any()):
-        running = closed.any(-1)
-        unknown = (closed | unseen)[running]
-        shown = None if valid is None else valid[running]
-        seen = torch.where(unknown, noise[running], x0[running])
-        log_p0 = denoiser(seen, unknown.double(), closed[running], shown).double()
-        sure, token = log_p0.max(-1)
-        sureness = torch.full(closed.shape, -torch.inf, dtype=torch.float64, device=x0.device)
-        sureness = sureness.masked_scatter(closed, sure)
-        drawn = x0.masked_scatter(closed, token)
-        log_p, now = sureness[running].max(-1)
-        total[running] += log_p
-        rows = running.nonzero()[:, 0]
-        x0[rows, now], closed[rows, now] = drawn[rows, now], False
-        calls += len(rows)
-    return total, calls
+    while bool(closed[row := int(total.argmax())].any()):
+        now = slice(row, row + 1)
+        unknown, shown = closed[now] | unseen[now], None if valid is None else valid[now]
+        seen = torch.where(unknown, noise[now], x0[now])
+        sure, token = denoiser(seen, unknown.double(), closed[now], shown).double().max(-1)
+        first = int(sure.argmax())
+        place = closed[row].nonzero()[first]
+        x0[row, place], closed[row, place] = token[first], False
+        total[row] += sure[first].cpu()
+        calls += 1
+    return row, total[row].item(), calls
 
 
 @torch.no_grad()
@@ -169,7 +151,7 @@ def log_likelihood(
 
     Given all others but the `unseen` (B, L) bool, which stay at clock 1. By the chain rule, one evaluation a
     token, and how many those were in all: the value itself for an exact belief, of any process, and no bound.
-    With a `prior` (B,), which is added, rows that fall BEHIND are given up, at LOG_ZERO.
+    With a `prior` (B,), which is added, rows that are unlikely are given up on the way, at LOG_ZERO.
     """
     unknown = unseen.scatter(1, order, True)
     noise = pure_noise(process, x0, unknown.double(), rng)
@@ -177,8 +159,9 @@ def log_likelihood(
     total = total if prior is None else total + prior
     running, calls = total > LOG_ZERO, 0
     for number, now in enumerate(order.T):
-        if prior is not None and number >= PATIENCE:
-            running &= total > total[running].max() - BEHIND
+        if prior is not None and number:
+            total = total.masked_fill(_unlikely(total, GIVEN_UP / order.shape[1]), LOG_ZERO)
+            running = total > LOG_ZERO
         if prior is not None and int(running.sum()) == 1:
             break
         rows = torch.zeros_like(unknown).scatter(1, now[:, None], True)
@@ -188,7 +171,17 @@ def log_likelihood(
         total[running] += at(log_p0.double(), x0[rows][running])
         calls += int(running.sum())
         unknown = unknown & ~rows
-    return total.masked_fill(~running, LOG_ZERO), calls
+    return total, calls
+
+
+def _unlikely(log_p: Tensor, share: float) -> Tensor:
+    """The least likely of some rows, log_p (B,) up to a constant: as many as have at most a `share` together.
+
+    The probability of a length is a martingale: more evidence changes it, but not in the mean. So what giving
+    up a length costs in the end is, in the mean, its probability now.
+    """
+    law, order = log_p.softmax(-1).sort()
+    return torch.zeros_like(law, dtype=torch.bool).scatter(-1, order, law.cumsum(-1) <= share)
 
 
 def _text(model: Model, encoded: Encoded, gap: int, chosen: Sequence[int], candidates: range) -> Question:

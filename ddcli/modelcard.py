@@ -10,7 +10,7 @@ from .dataset import TrainingData
 from .errors import printable
 from .evaluation import Bound
 from .hub import is_name
-from .weights import count
+from .weights import count, weights_of
 
 
 def _error(found: Bound) -> str:
@@ -33,6 +33,7 @@ def model_card(
 ) -> str:
     """Markdown with the front matter that model hubs read."""
     unit = data.tokenizer.unit
+    adapted = sum(weight.numel() for weight in weights_of(network).values()) if network.given else 0
     lines = [
         "---",
         f"library_name: {network.loader.partition('.')[0]}",
@@ -45,13 +46,18 @@ def model_card(
         "",
         f"- Noise: {_code(config.process.name)}, {_code(config.process.schedule)} schedule; "
         f"objective {_code(config.objective.name)}",
-        f"- Network: {count(network):,} parameters, {data.length} {unit}s at a time, "
+        f"- Network: {count(network) - adapted:,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
         f"- Data: {_code(config.data.source)} (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
     ]
     if config.model.start is not None:
         lines.append(f"- Started from {_code(config.model.start)}")
+    if network.given:
+        lora = _code(str(config.model.lora))
+        lines.append(
+            f"- Trained by adapters of {adapted:,} numbers ({lora}): merged here, and apart in `adapter/`"
+        )
     if data.labels:
         shown = ", ".join(_code(name) for name in list(data.labels)[:12])
         lines.append(f"- {len(data.labels):,} labels (`ddcli sample . --label NAME`): {shown}")

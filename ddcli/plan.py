@@ -11,19 +11,23 @@ from typing import Any
 import torch
 
 from .about import NOISE
+from .annealing import Annealing
 from .backbones.network import Network
-from .checkpoint import PRECISION_NAMES, pick_device, pick_precision
+from .checkpoint import checkpoints, refuse_older_noise
 from .config import FREE_TO_CHANGE, Config, build_config, flatten
-from .dataset import TrainingData, read_training_data
+from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import Head, check_taught, default_head, find_head
+from .device import PRECISION_NAMES, pick_device, pick_precision
 from .errors import DdcliError
 from .objective import Objective, check_objective, default_objective, make_objective
 from .process import Autoregressive, Process, Tables, check_names, make_process
+from .saved import load_tables
 from .schedule import make_times
-from .start import find_start
+from .start import find_start, settle
 from .step import Task
 from .tokenizer import Tokenizer
 from .weights import count
+from .world import World
 
 CHOSEN_TIMES = "clipped"  # with no ends given
 
@@ -57,6 +61,10 @@ class Plan:
         return count(self.network)
 
     @property
+    def trained(self) -> int:
+        return sum(weight.numel() for weight in self.network.parameters() if weight.requires_grad)
+
+    @property
     def task(self) -> Task:
         train = self.config.train
         return Task(
@@ -69,6 +77,7 @@ class Plan:
             drop_label=train.drop_label if self.data.labels else 0.0,
             bos_id=self.data.tokenizer.bos_id,
             blocks=self.blocks,
+            annealing=Annealing(train.anneal, train.seed),
             seed=train.seed,
         )
 
@@ -85,8 +94,8 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes that a step of training takes, estimated: weights, gradients, two moments and the average in
-        float32, and activations.
+        """Bytes that a step of training takes, estimated: weights; gradients, two moments and the average of
+        those that are trained, all in float32; and activations.
 
         Of a layer, some 20 widths a token and the attention's scores are kept for the way back; or its input
         alone, where the rest is computed again (`train.recompute`). Of the head, logits and their gradient at
@@ -103,7 +112,11 @@ class Plan:
         kept = shape.layers * shape.width + layer if train.recompute else shape.layers * layer
         activations = copies * tokens * kept * size
         logits = 8 if self.process.needs_clock else 2
-        return 5 * 4 * self.parameters + activations + tokens * self.data.tokenizer.vocab_size * 4 * logits
+        return (
+            4 * (self.parameters + 4 * self.trained)
+            + activations
+            + tokens * self.data.tokenizer.vocab_size * 4 * logits
+        )
 
 
 def make_plan(
@@ -158,6 +171,53 @@ def make_plan(
     if config.train.recompute:
         network.recompute()
     return Plan(config, data, process, objective, head, network, device, dtype)
+
+
+def plan_of(config: Config, run: Path, saved: Config | None, reporter: Silent) -> Plan:
+    """What a run needs; for one that was saved, of the settings it was begun with."""
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    if saved is not None:
+        refuse_pipes(saved.data, run / "config.toml")
+    if saved is None or not checkpoints(run):  # nothing has been learnt yet that other settings would spoil
+        return make_plan(config, None, reporter)
+    refuse_older_noise(run, saved)
+    if config.data.tokenizer is None:
+        config = settle(config, data__tokenizer=saved.data.tokenizer)
+    same_noise = saved.process == config.process
+    tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
+    plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)
+    refuse_changes(saved, resolved(plan, config.train.steps), run)
+    return plan
+
+
+def check_agreed(plan: Plan, saved: Config | None, world: World) -> None:
+    """Raises DdcliError where the processes do not see the same things, or cannot share a batch out."""
+    train = plan.config.train
+    if train.batch_size < train.accumulate * world.size:
+        each = f" in each of {world.size} processes" if world.size > 1 else ""
+        raise DdcliError(
+            f"--batch-size ({train.batch_size}) is too small to be read in train.accumulate "
+            f"({train.accumulate}) parts{each}; raise it, or lower train.accumulate"
+        )
+    if world.size == 1:
+        return
+    if train.shard and train.times == CHOSEN_TIMES:
+        raise DdcliError(
+            "clipped times are not chosen while processes share weights (train.shard); give their ends, such "
+            "as clipped:0.3:0.8"
+        )
+    if torch.device(train.device if train.device != "auto" else "cpu").index is not None:
+        raise DdcliError(f"all processes would compute on {train.device}; give --device cuda, for one each")
+    tokenizer = plan.data.tokenizer.hf.backend_tokenizer.to_str()
+    seen = {
+        "read different data; give all of them the same files": (plan.data.fingerprint, tokenizer),
+        "see different run folders; give all of them the same one": saved and saved.to_toml(),
+        "have different settings; start all of them alike": plan.config.to_toml(),
+    }
+    for problem, own in seen.items():
+        if len(set(world.gather(own))) > 1:
+            raise DdcliError(f"the processes {problem}")
 
 
 def _named(counts: Mapping[int, int]) -> dict[str, int]:
@@ -234,3 +294,13 @@ def resolved(plan: Plan, steps: int) -> Config:
         found["data.tokenizer"] = spec
     found["train.precision"] = PRECISION_NAMES[plan.dtype]
     return build_config(flat, found, "the run")
+
+
+def too_large(plan: Plan, world: World) -> str:
+    """What to do where memory does not suffice for a plan."""
+    train = plan.config.train
+    at_once = -(-train.batch_size // (train.accumulate * world.size))
+    mend = "lower --length, or take a smaller --size"
+    if at_once > 1:  # alone, a process would have lowered it by itself
+        mend = f"set train.accumulate to {2 * train.accumulate} and --resume, {mend}"
+    return f"out of memory: {at_once} x {plan.data.length} tokens at once do not fit; {mend}"

@@ -1,16 +1,14 @@
 """All that is measured of a model, with what it takes to measure it again."""
 
 import importlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from .checkpoint import load_model, save_defaults
 from .errors import DdcliError, counted
 from .evaluation import Bound, Estimates, measure
-from .files import sha256
+from .files import finite, sha256
 from .frontier import (
     Point,
     as_defaults,
@@ -38,7 +36,9 @@ from .model import Asked, Model, SamplerSettings
 from .plan import Silent
 from .process import Absorbing
 from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
+from .saved import load_model, save_defaults
 from .textmodel import TextModel
+from .world import ALONE, World
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
 SAMPLES = 64  # for a scorer, likewise
@@ -93,7 +93,7 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """Everything, as JSON takes it: None for what is no number."""
-        return _finite(
+        return finite(
             {
                 "model": _identity(self.model),
                 "versions": {
@@ -165,6 +165,7 @@ def evaluate(
     save: bool = False,
     within: float | None = None,
     reporter: Silent | None = None,
+    world: World = ALONE,
     **settings: Unpack[Asked],
 ) -> Evaluation:
     """How good a model is: the bound on -ln p of a text, and what else is asked for.
@@ -178,66 +179,75 @@ def evaluate(
     folder. sweep: settings such as "steps=8,16 sampler=ancestral,confidence", each of them measured; save:
     make the best of them the run folder's own, and keep the budgets quality, balanced and fast there; within:
     of those that take so many seconds a sample on this machine, drawn alone. reporter: who is told how it
-    goes. settings: in place of the model's own, for what is sampled or replayed.
+    goes. world: processes that are called alike, and share the bound. settings: in place of the model's own,
+    for what is sampled or replayed.
 
     Raises DdcliError for what cannot be read, or cannot be known of such a model.
 
     >>> ddcli.evaluate("runs/x").bound.bits_per_char
     """
     say = (reporter or Silent()).say
-    judge, source, drawn = (
-        {"--generative": generative},
-        {"--data": data},
-        {"--order": order, "--sweep": sweep},
-    )
-    _check_said(
-        (f"--{name.replace('_', '-')}", value, drawn if name == "temperature" else drawn | judge)
-        for name, value in settings.items()
-    )
-    _check_said(
-        [
-            ("--tokens-per-call", tokens_per_call, {"--order": order}),
-            ("--generative-gguf", gguf, judge),
-            ("--samples", samples, judge),
-            ("--temperatures", temperatures, judge),
-            ("--length", length, judge | {"--sweep": sweep}),
-            ("--within", within, {"--save": save or None}),
-            ("--text-column", text_column, source),
-            ("--label-column", label_column, source),
-            ("--split", split, source),
-        ]
-    )
-    model = model if isinstance(model, TextModel) else load_model(model)
-    chosen = model.choose(**settings)
-    count = SAMPLES if samples is None else samples
-    points = read_sweep(sweep, model, chosen, length=length) if sweep is not None else []
-    if save and model.origin:
-        raise DdcliError(
-            f"--save keeps budgets in a run folder, and {model.origin.name} is none; leave it out"
+    with world.together():
+        judge, source, drawn = (
+            {"--generative": generative},
+            {"--data": data},
+            {"--order": order, "--sweep": sweep},
         )
-    if save and (not points or model.folder is None):
-        raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
-    if save and not any(has_quality(model, point) for point in points):
-        raise DdcliError(
-            "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets by; "
-            "sweep sampler=ancestral, without top-k, top-p or guidance"
+        _check_said(
+            (f"--{name.replace('_', '-')}", value, drawn if name == "temperature" else drawn | judge)
+            for name, value in settings.items()
         )
-    if order is not None:
-        in_order = chosen.but(sampler=order)
-        tokens_per_call = _pace(
-            model, in_order, tokens_per_call, steps_given=settings.get("steps") is not None
+        _check_said(
+            [
+                ("--tokens-per-call", tokens_per_call, {"--order": order}),
+                ("--generative-gguf", gguf, judge),
+                ("--samples", samples, judge),
+                ("--temperatures", temperatures, judge),
+                ("--length", length, judge | {"--sweep": sweep}),
+                ("--within", within, {"--save": save or None}),
+                ("--text-column", text_column, source),
+                ("--label-column", label_column, source),
+                ("--split", split, source),
+            ]
         )
-    usual = TEMPERATURES if sweep is None else [chosen.temperature]  # a sweep is a frontier already
-    at = [chosen.but(temperature=t) for t in sorted(set(temperatures or usual))]
-    for each in at if generative is not None else []:
-        check_drawing(model, each, length)
-    scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
-    columns = {"text_column": text_column, "label_column": label_column, "split": split}
-    text = (
-        validation_text(model, say)
-        if data is None
-        else text_from(model, data, **{name: value for name, value in columns.items() if value is not None})
-    )
+        if world.size > 1 and any(what is not None for what in (order, generative, sweep)):
+            raise DdcliError(
+                "several processes share the bound alone; ask for --order, --generative and --sweep "
+                "without torchrun"
+            )
+        model = model if isinstance(model, TextModel) else load_model(model)
+        chosen = model.choose(**settings)
+        count = SAMPLES if samples is None else samples
+        points = read_sweep(sweep, model, chosen, length=length) if sweep is not None else []
+        if save and model.origin:
+            raise DdcliError(
+                f"--save keeps budgets in a run folder, and {model.origin.name} is none; leave it out"
+            )
+        if save and (not points or model.folder is None):
+            raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
+        if save and not any(has_quality(model, point) for point in points):
+            raise DdcliError(
+                "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets "
+                "by; sweep sampler=ancestral, without top-k, top-p or guidance"
+            )
+        if order is not None:
+            in_order = chosen.but(sampler=order)
+            tokens_per_call = _pace(
+                model, in_order, tokens_per_call, steps_given=settings.get("steps") is not None
+            )
+        usual = TEMPERATURES if sweep is None else [chosen.temperature]  # a sweep is a frontier already
+        at = [chosen.but(temperature=t) for t in sorted(set(temperatures or usual))]
+        for each in at if generative is not None else []:
+            check_drawing(model, each, length)
+        scorer = None if generative is None else load_scorer(generative, gguf=gguf, device=model.device)
+        columns = {"text_column": text_column, "label_column": label_column, "split": split}
+        text = (
+            validation_text(model, say)
+            if data is None
+            else text_from(
+                model, data, **{name: value for name, value in columns.items() if value is not None}
+            )
+        )
     blocks = text.blocks
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     drawing: dict[str, Any] = {"length": length, "seed": seed}
@@ -246,7 +256,7 @@ def evaluate(
     costs = [cost_of(model, point, **drawing) for point in points]
     if save:
         check_within(model, points, costs, within)
-    estimates = measure(model, blocks, draws=draws, sequences=limit, **options)
+    estimates = measure(model, blocks, draws=draws, sequences=limit, world=world, **options)
     few = min(limit or REPLAYED, len(blocks))
     ordered = judged = None
     if order is not None:
@@ -278,7 +288,8 @@ def evaluate(
         frontier.append(point_at(model, blocks, point, cost, sequences=few, draws=draws, **more))
     kept = budgets(frontier, within) if save else {}
     if save and model.folder is not None:
-        save_defaults(model.folder, kept[BEST].settings, as_defaults(kept))
+        swept = [finite(point.record()) for point in frontier]
+        save_defaults(model.folder, kept[BEST].settings, as_defaults(kept), swept)
     asked = {
         "limit": limit,
         "replayed_blocks": few,
@@ -387,12 +398,3 @@ def _generative(found: Generative) -> dict[str, Any]:
 
 def _point(point: Point) -> dict[str, Any]:
     return {**point.record(), "generative": point.generative and _text_figures(point.generative)}
-
-
-def _finite(content: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

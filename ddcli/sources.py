@@ -15,7 +15,7 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,6 +46,7 @@ STDLIB = """
 """
 
 
+TOLD = 5  # bad rows, by file and line; of more there is a count
 LONGEST_ROW = 50_000_000  # characters of a row of a table: more is no document, but a file gone wrong
 
 
@@ -114,18 +115,10 @@ def read_corpus(
     """
     reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
     path = Path(source)
-    found: Iterable[Row]
-    if source == STDLIB_SOURCE:
-        found = chain.from_iterable(_read_text(file, reading) for file in _stdlib_files())
-    elif path.is_dir():
-        found = chain.from_iterable(_read_member(file, reading) for file in _files_below(path))
-    elif path.exists():
-        found = _read_file(path, reading)
-    elif glob.has_magic(source):
-        found = chain.from_iterable(_read_file(Path(p), reading) for p in _files_matching(source))
+    if (local := _local(source)) is not None:
+        rows = [row for file in local.files for row in local.read(file, reading)]
     else:
-        found = _rows_of(_hub_rows(source, split, streaming=False), reading, source)
-    rows = list(found)
+        rows = list(_rows_of(_hub_rows(source, split, streaming=False), reading, source))
     documents = list(present(row.text for row in rows))
     if not documents:
         raise DdcliError(f"{source} holds no text; give a source that does")
@@ -159,17 +152,13 @@ def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document]
 
 @dataclass(frozen=True)
 class StreamedDocuments:
-    """The text column of a dataset, shard by shard."""
+    """Documents too many to hold, shard by shard."""
 
-    rows: Any  # an IterableDataset
-    reading: Reading
-    source: str
+    shards: int
+    rows: Callable[[int, int], Iterable[Row]]  # of a shard, from a row on
     log: Callable[[str], None]  # who is told of bad rows that are left out
-
-    @property
-    def shards(self) -> int:
-        """How many parts there are."""
-        return self.rows.num_shards
+    files: tuple[str, ...] = ()  # what shards that are files are known by
+    problems: set[str] = field(default_factory=set)  # of bad rows that were left out so far
 
     def all(self) -> Iterator[Document | None]:
         """The documents of all parts, once."""
@@ -177,12 +166,19 @@ class StreamedDocuments:
 
     def shard(self, number: int, start: int) -> Iterator[Document | None]:
         """The documents of a part from row `start` on; None for a row without one."""
-        rows = self.rows.shard(self.shards, number, contiguous=True) if self.shards > 1 else self.rows
-        where = f"{self.source} shard {number}" if self.shards > 1 else self.source
-        for row in _rows_of(rows.skip(start), self.reading, where, start + 1):
-            if row.problem:
-                self.log(f"left out: {row.problem}")
+        for row in self.rows(number, start):
+            if row.problem and row.problem not in self.problems:
+                self.problems.add(row.problem)
+                self._tell(row.problem)
             yield row.text
+
+    def _tell(self, problem: str) -> None:
+        """The first few, and then how many they are by now, ever more seldom."""
+        count = len(self.problems)
+        if count <= TOLD:
+            self.log(f"left out: {problem}")
+        elif set(str(count)[1:]) == {"0"}:
+            self.log(f"{count:,} bad rows left out so far")
 
 
 def stream_documents(
@@ -190,12 +186,49 @@ def stream_documents(
     *,
     text_column: str = "text",
     split: str = "train",
+    as_bytes: bool = False,
     skip_bad: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> StreamedDocuments:
-    """A dataset of the Hugging Face hub (`name` or `name:config`), streamed row by row."""
-    reading = Reading(text_column, skip_bad=skip_bad)
-    return StreamedDocuments(_hub_rows(source, split, streaming=True), reading, source, log)
+    """The source that `read_corpus` reads, as it comes: files, each a shard, or a dataset of the hub."""
+    reading = Reading(text_column, as_bytes=as_bytes, skip_bad=skip_bad)
+    if (local := _local(source)) is not None:
+        known = tuple(f"{file.name} {file.stat().st_size}" for file in local.files)
+
+        def of_file(number: int, start: int) -> Iterable[Row]:
+            return islice(local.read(local.files[number], reading), start, None)
+
+        return StreamedDocuments(len(local.files), of_file, log, known)
+    rows: Any = _hub_rows(source, split, streaming=True)  # an IterableDataset
+    shards = rows.num_shards
+
+    def of_dataset(number: int, start: int) -> Iterable[Row]:
+        part = rows.shard(shards, number, contiguous=True) if shards > 1 else rows
+        where = f"{source} shard {number}" if shards > 1 else source
+        return _rows_of(part.skip(start), reading, where, start + 1)
+
+    return StreamedDocuments(shards, of_dataset, log)
+
+
+class _Files(NamedTuple):
+    """A source on this machine."""
+
+    files: list[Path]
+    read: Reader
+
+
+def _local(source: str) -> _Files | None:
+    """None where it can but be the name of a dataset."""
+    path = Path(source)
+    if source == STDLIB_SOURCE:
+        return _Files(list(_stdlib_files()), _read_text)
+    if path.is_dir():
+        return _Files(_files_below(path), _read_member)
+    if path.exists():
+        return _Files([path], _read_file)
+    if glob.has_magic(source):
+        return _Files([Path(file) for file in _files_matching(source)], _read_file)
+    return None
 
 
 def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
@@ -256,7 +289,7 @@ def _text_row(data: bytes, reading: Reading, where: str) -> Row:
 
 def _read_jsonl(path: Path, reading: Reading) -> Iterable[Row]:
     # Not splitlines, which would also cut at the line separators that JSON strings may hold.
-    for number, line in enumerate(_without_mark(_unpack(path)).split(b"\n"), 1):
+    for number, line in enumerate(io.BytesIO(_without_mark(_unpack(path))), 1):
         if line.strip():
             yield reading.row(_json_row, line, f"{path} line {number}")
 
@@ -422,6 +455,16 @@ def _files_matching(pattern: str) -> list[str]:
 
 def present(documents: Iterable[Document | None]) -> Iterator[Document]:
     return (document for document in documents if document)
+
+
+def some_of(documents: Iterable[Document], most: int, enough: int) -> Iterator[Document]:
+    """The first documents: `most` of them, or fewer that hold `enough` characters."""
+    size = 0
+    for document in islice(documents, most):
+        yield document
+        size += len(document)
+        if size >= enough:
+            return
 
 
 def sha256_of(documents: Iterable[Document]) -> str:

@@ -12,19 +12,33 @@ from typing import Any, Protocol
 
 import torch
 
+from .about import Beside
+from .adapted import about_adapted
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from .checkpoint import load_tables, load_weights, located, network_config_of, tokenizer_of
 from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
-from .errors import DdcliError
-from .foreign import Pretrained, Source, open_start
+from .errors import DdcliError, needed
+from .foreign import DECODERS, Source, architecture, open_start
+from .lora import Lora
 from .process import Autoregressive, Process, Tables, default_schedule
+from .saved import (
+    load_tables,
+    located,
+    network_config_of,
+    open_beside,
+    open_filled,
+    sum_of,
+    tokenizer_of,
+)
+from .tensors import load_weights
 from .tokenizer import Tokenizer
 
 PEAK = 2e-3  # learning rate, of a network that knows nothing yet
 GENTLE = 5e-4  # of one of ours that goes on
 CAREFUL = 1e-4  # of large ones, whose makers mostly trained them with less
+ADDED = 1e-3  # of adapters beside them
+NOISE = "absorbing"  # all that a network which fills masks knows of
 SHAPE = ("model.size", "model.width", "model.layers", "model.heads")
 
 
@@ -60,10 +74,22 @@ def find_start(config: Config, device: torch.device, begun: Path | None = None) 
     Raises DdcliError where there is no such model, or it cannot be trained.
     """
     if config.model.start is None:
+        _refuse_theirs(config, "a network that knows nothing yet")
         return Afresh()
     source, weights = located(begun or config.model.start)
     is_own = source.described().get("model_type") == DiffusionTransformerConfig.model_type
-    return (FromRun if is_own else FromOthers)(config, source, None if begun else weights, device)
+    if is_own:
+        return FromRun(config, source, None if begun else weights)
+    return FromOthers(config, source, weights, device, goes_on=begun is not None)
+
+
+def _refuse_theirs(config: Config, what: str) -> None:
+    """DdcliError for settings that only models of others have a use for."""
+    asked = {"--lora": config.model.lora, "train.anneal": config.train.anneal}
+    if key := next((key for key, value in asked.items() if value), None):
+        raise DdcliError(
+            f"{key} does not go with {what}: start --from a model of transformers, or leave it out"
+        )
 
 
 def settle(config: Config, **found: Any) -> Config:
@@ -158,18 +184,31 @@ def _block_shape(block: int | None, length: int, process: Process) -> dict[str, 
 class FromOthers:
     """A network of transformers, with its own tokenizer; or a run that was started from one."""
 
-    def __init__(self, config: Config, source: Source, weights: Path | None, device: torch.device) -> None:
-        """weights: None where those of a checkpoint will take their place."""
-        from_model = weights is not None and weights.parent == source.folder
-        self.name = source.name
-        self.parts: Pretrained = open_start(source, device, ends=not config.data.lines, filled=from_model)
+    def __init__(
+        self, config: Config, source: Source, weights: Path, device: torch.device, *, goes_on: bool
+    ) -> None:
+        """source, weights: as `located` has them. goes_on: weights of a checkpoint will take their place."""
+        self.name, self.kind = source.name, architecture(source.described())
+        self.is_causal = source.described().get("model_type") in DECODERS
+        self._refuse(config)  # better than after gigabytes were read
+        self.lora = None if config.model.lora is None else Lora.parse(config.model.lora)
+        if self.lora:
+            needed("peft", "--lora", "lora")
+        ends = not config.data.lines
+        self.beside = about_adapted(source).beside if goes_on and self.lora else None
+        if self.beside:
+            self.parts = open_beside(self.beside, device, ends=ends)
+        elif goes_on:
+            self.parts = open_start(source, device, ends=ends, filled=False)
+        else:
+            self.parts = open_filled(source, weights, device, ends=ends)
+        if self.lora and not self.beside:
+            self.beside = Beside(model=self.name, sha256=sum_of(source, weights), lora=str(self.lora))
         if not self.parts.heeds_padding:
             raise DdcliError(
-                f"{self.name} is a {self.parts.architecture}, which reads padding as text, so texts of other "
+                f"{self.name} is a {self.kind}, which reads padding as text, so texts of other "
                 "lengths would change what it learns; start from another model"
             )
-        if weights is not None and not from_model:
-            load_weights(self.parts.network, weights)
 
     tables = None
 
@@ -177,10 +216,11 @@ class FromOthers:
     def tokenizer(self) -> Tokenizer:
         return self.parts.tokenizer
 
-    def settled(self, config: Config) -> Config:
+    def _refuse(self, config: Config) -> None:
+        """DdcliError for settings that are the model's own affair."""
         usual = flatten(Config().model_dump())
         asked = flatten(config.model_dump())
-        kind = self.parts.architecture
+        kind = self.kind
         reasons = {
             **dict.fromkeys(SHAPE, f"the network is {self.name}'s"),
             "data.tokenizer": f"{self.name} has its own",
@@ -188,24 +228,29 @@ class FromOthers:
             "model.clock": f"a {kind} is told no time",
             "model.self_condition": f"a {kind} is told no guess",
         }
+        if not self.is_causal:
+            reasons["train.anneal"] = f"a {kind} is not causal"
         fine = {"model.clock": ("auto", "none")}
         for key, reason in reasons.items():
             if asked[key] not in fine.get(key, (usual[key],)):
                 raise DdcliError(f"{key} does not go with --from: {reason}; leave it out")
-        if config.process.name != self.parts.process:
+        if config.process.name != NOISE:
             raise DdcliError(
                 f"--process {config.process.name} does not go with --from: a {kind} fills masks, which is "
-                f"{self.parts.process} noise; leave it out"
+                f"{NOISE} noise; leave it out"
             )
         if config.model.predicts == "score" or config.objective.name == "score-entropy":
             key = "model.predicts=score" if config.model.predicts == "score" else "--objective score-entropy"
             raise DdcliError(f"{key} does not go with --from: a {kind} predicts tokens; leave it out")
+
+    def settled(self, config: Config) -> Config:
         most, length = self.parts.most, config.data.length
         if (length or 0) > most:
             raise DdcliError(f"--length {length}: {self.name} reads {most:,} tokens at once; lower it")
         if length is None and not config.data.lines:
             config = settle(config, data__length=min(DEFAULT_LENGTH, most))
-        return settle(_settled(config, CAREFUL, compiled=False), model__clock="none")
+        peak = ADDED if self.lora else CAREFUL
+        return settle(_settled(config, peak, compiled=False), model__clock="none")
 
     def network(
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
@@ -216,8 +261,16 @@ class FromOthers:
                 "at once; give --length to leave longer ones out"
             )
         network = self.parts.network
+        if config.train.anneal and not network.can_anneal(data.length):
+            raise DdcliError(
+                f"train.anneal does not go with --from: the attention of a {self.kind} has masks of its own; "
+                "leave it out"
+            )
+        if self.lora:
+            network.adapt(self.lora, config.train.seed)
         network.freeze_unused()
-        network.config.diffusion = dict(about)
+        beside = {"beside": self.beside.model_dump()} if self.beside else {}
+        network.config.diffusion = {**about, **beside}
         return network
 
 
@@ -227,8 +280,9 @@ class FromOthers:
 class FromRun:
     """A network of ours that was trained before: its weights, its noise and its tokenizer."""
 
-    def __init__(self, config: Config, source: Source, weights: Path | None, device: torch.device) -> None:
+    def __init__(self, config: Config, source: Source, weights: Path | None) -> None:
         """weights: None where those of a checkpoint will take their place."""
+        _refuse_theirs(config, f"{source.name}, a network of ddcli's own")
         if source.is_remote and weights is not None:
             source.weights()
         self.name, self.weights = source.name, weights

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .annealing import Annealing
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer
 from .config import Config
@@ -40,6 +41,7 @@ class Task:
     drop_label: float  # share of records, where they have labels, whose label is not told
     bos_id: int  # what opens a record without a label
     blocks: int  # of a sequence: each has a clock of its own, and is told the clean ones before it
+    annealing: Annealing
     seed: int
 
     def noised(self, batch: Batch, step: int, device: torch.device) -> "Noised":
@@ -61,7 +63,9 @@ class Task:
         xt = self.process.noise(x0, clock, rng)
         count, padded = int(running.sum()), not bool(valid.all())
         x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
-        return Noised(x0, xt, clock, running, valid, padded, count, self._guesses(step))
+        ahead = self.annealing.ahead(step, x0.shape[1])
+        ahead = None if ahead is None else ahead.to(device)
+        return Noised(x0, xt, clock, running, valid, padded, count, self._guesses(step), ahead)
 
     def _guesses(self, step: int) -> bool:
         """Whether the network is told a guess in this step."""
@@ -79,6 +83,8 @@ class Task:
         rows = self.process.unknown(noised.xt, noised.clock) & noised.running
         valid = noised.valid if noised.padded else None
         told = {"clean": noised.x0} if self.blocks > 1 else {}
+        if noised.ahead is not None:
+            told["ahead"] = noised.ahead
         if self.self_conditioned:
             told["guess"] = self._guess(denoiser, noised, rows, valid)
         x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
@@ -151,6 +157,7 @@ class Noised:
     padded: bool
     count: int  # running positions
     guessed: bool = False
+    ahead: Tensor | None = None  # (L, L) bool: where a decoder looks ahead, if not everywhere
 
     def split(self, parts: int) -> Iterator["Noised"]:
         chunks = (x.tensor_split(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
@@ -256,7 +263,9 @@ class State:
         """
         total = 0.0
         for i, part in enumerate(noised.split(parts)):
-            with nullcontext() if i + 1 == parts else without_exchange(self.loss):
+            seed = derive_seed(task.seed, "dropout", self.step, self.world.rank, i)
+            apart = nullcontext() if i + 1 == parts else without_exchange(self.loss)
+            with apart, self.network.dropping(seed):
                 loss = self.loss(task, part) / count
                 summed = loss * self.world.size  # as gradients are averaged over processes
                 summed.backward()

@@ -7,8 +7,10 @@ Our own vocabularies hold the data symbols first, then `<eos>`, `<unk>` (charact
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from .errors import DdcliError
+from .errors import DdcliError, panicked
 from .files import LARGEST
 from .hub import is_name
 
@@ -29,6 +31,7 @@ FEW_SYMBOLS = 300  # fewer distinct characters than this, and one id a character
 BPE_SAMPLE = 10_000_000  # characters a byte-pair vocabulary is learnt from
 PIECE = 32_768  # characters a long document is cut into, for encoding on all cores
 LABEL = re.compile(r"<label:(.+)>", re.S)  # the token that opens a record of that label
+PROBE = "To be, or not:\n\t42 naïve Ωs"  # what a tokenizer's own rules are tried on
 BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of their tokens
 
 Ids = Sequence[int] | np.ndarray
@@ -360,6 +363,7 @@ def _build_bpe(size: str, documents: Documents, log: Log) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=int(size) - len(special), initial_alphabet=sorted(_byte_alphabet()), show_progress=False
     )
+    log(f"tokenizer bpe:{size}: learning its entries from the text")
     backend.train_from_iterator(_spread(list(_texts(documents)), BPE_SAMPLE), trainer)
     tokenizer = _ours(Tokenizer, backend, special)
     if tokenizer.vocab_size < int(size):
@@ -451,9 +455,10 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
             _ask_hub(source)
     try:
         # not to be left out: asked nothing, transformers asks stdin whether to run the code of a stranger
-        hf = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        with unheard() if local else nullcontext():
+            hf = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except BaseException as error:  # broken files raise whatever the parser of their class raises
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as Rust's does
+        if not (isinstance(error, Exception) or panicked(error)):
             raise
         reason = str(error).strip().partition("\n")[0]
         if "trust_remote_code" in str(error):
@@ -463,10 +468,36 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
         raise DdcliError(f"{name} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
     if len(hf) <= len(hf.added_tokens_decoder):  # what a model without tokenizer files is given
         raise DdcliError(f"the tokenizer of {name} has no vocabulary; is tokenizer.json missing?")
+    try:
+        with unheard():
+            hf.backend_tokenizer.decode(hf.backend_tokenizer.encode(PROBE).ids)
+    except BaseException as error:  # of text that it has no token for, it may say so
+        if panicked(error):
+            raise DdcliError(f"the tokenizer of {name} is damaged: its own rules fail: {error}") from None
+        if not isinstance(error, Exception):
+            raise
     # of this machine, not of the saved tokenizer
     for load_option in ("is_local", "local_files_only", "trust_remote_code"):
         hf.init_kwargs.pop(load_option, None)
     return hf
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Nothing that a library writes to stderr by itself is seen, as Rust does before it raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _ask_hub(name: str) -> None:

@@ -7,11 +7,8 @@ the step alone, never of what the process did before, so a resumed run is the ru
 import json
 import math
 import os
-import shutil
-import signal
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from .ahead import Ahead
+from .annealing import Annealing
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer
 from .checkpoint import (
@@ -35,59 +33,37 @@ from .checkpoint import (
     find_run,
     held,
     intact_checkpoint,
-    load_tables,
     read_checkpoint,
-    refuse_older_noise,
+    remains,
     save_checkpoint,
-    save_model,
 )
 from .config import Config
 from .data import Batch
-from .dataset import refuse_pipes
 from .denoiser import Batched, NetworkDenoiser
+from .device import PRECISION_NAMES, can_compile, deterministic, out_of_memory, works_apart
 from .errors import DdcliError, RunFailed
-from .evaluation import Bound, bound
-from .files import read_small, write_text
+from .evaluation import Bound, estimates
+from .files import finite, write_text
+from .machine import described, versions
 from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Pace, peak_memory
-from .plan import CHOSEN_TIMES, Plan, Silent, make_plan, refuse_changes, resolved
+from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, plan_of, resolved, too_large
+from .runlog import ABOUT, METRICS, metrics_of
 from .sampler import default_sampler
+from .saved import save_model
 from .schedule import CLIPS
-from .start import settle
 from .step import Noised, State, Task, gradient_noise, learning_rate
+from .stopping import Brake, Stopped, go_on, stop_signals
 from .textmodel import TextModel
-from .tokenizer import Tokenizer
-from .world import ALONE, World, lost_another
+from .tracking import Tracked
+from .viz.runpage import write_report
+from .watch import PATIENCE, Watch, Window
+from .world import ALONE, Lost, World
 
 GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
 LONG_ENOUGH = 30.0  # seconds
-PATIENCE = 10  # steps in a row whose loss or gradient may be no number
-RECENT = 100  # steps that a loss is compared with
-SPIKE = 6.0  # standard deviations above their mean
-OUT_OF_TIME = 75  # exit code: "try again later", as mail systems have it
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
-]
-
-
-class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
-    """Training was asked to stop; it left a checkpoint if it had begun.
-
-    Exit code 128 + the signal, or 75 where its time was up.
-    """
-
-    def __init__(self, run: Path, step: int, exit_code: int) -> None:
-        super().__init__(
-            f"stopped at step {step}; {_go_on(run)}"
-            if step
-            else "stopped before the first step; nothing is written"
-        )
-        self.exit_code = exit_code
-
-
-# -- the run ----------------------------------------------------------------------------------------------
 
 
 def train(
@@ -112,19 +88,21 @@ def train(
     """
     world, run = World.here(), Path(run)
     reporter = reporter if reporter and world.leads else Silent()
+    if config.metrics.track and world.leads:
+        reporter = Tracked(reporter, config.metrics.track, run)
     started = time.monotonic()
     brake = Brake(math.inf if stop_after is None else started + 60 * stop_after)
     try:
         with world.joined():
             with world.together():
                 saved = find_run(run, resume=resume)
-                plan = _plan(config, run, saved, reporter)
+                plan = plan_of(config, run, saved, reporter)
             with world.together():
-                _agree(plan, saved, world)
+                check_agreed(plan, saved, world)
             if resume and saved is None:
                 reporter.say(f"{run} holds no run yet: starting afresh")
             at_once = world.size == 1
-            with deterministic(plan.device), stop_signals(reporter, brake, at_once), ExitStack() as stack:
+            with deterministic(plan.device), stop_signals(reporter.say, brake, at_once), ExitStack() as stack:
                 with world.together():
                     if world.leads:
                         stack.enter_context(_alone(run, saved, resume))
@@ -134,61 +112,12 @@ def train(
                     raise world.signed(error) from error.__cause__
                 except (MemoryError, RuntimeError) as error:
                     if out_of_memory(error):
-                        raise world.signed(RunFailed(_too_large(plan, world))) from error
+                        raise world.signed(RunFailed(too_large(plan, world))) from error
                     raise
-    except RuntimeError as error:
-        if world.size > 1 and lost_another(error):
-            raise RunFailed(f"{world} has lost another one; {_go_on(run)}") from error
-        raise
+    except Lost as error:
+        raise RunFailed(f"{error}; {go_on(run)}") from error
     finally:
         reporter.end()
-
-
-def _plan(config: Config, run: Path, saved: Config | None, reporter: Silent) -> Plan:
-    """What a run needs; for one that was saved, of the settings it was begun with."""
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    if saved is not None:
-        refuse_pipes(saved.data, run / "config.toml")
-    if saved is None or not checkpoints(run):  # nothing has been learnt yet that other settings would spoil
-        return make_plan(config, None, reporter)
-    refuse_older_noise(run, saved)
-    if config.data.tokenizer is None:
-        config = settle(config, data__tokenizer=saved.data.tokenizer)
-    same_noise = saved.process == config.process
-    tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
-    plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)
-    refuse_changes(saved, resolved(plan, config.train.steps), run)
-    return plan
-
-
-def _agree(plan: Plan, saved: Config | None, world: World) -> None:
-    """Raises DdcliError where the processes do not see the same things, or cannot share a batch out."""
-    train = plan.config.train
-    if train.batch_size < train.accumulate * world.size:
-        each = f" in each of {world.size} processes" if world.size > 1 else ""
-        raise DdcliError(
-            f"--batch-size ({train.batch_size}) is too small to be read in train.accumulate "
-            f"({train.accumulate}) parts{each}; raise it, or lower train.accumulate"
-        )
-    if world.size == 1:
-        return
-    if train.shard and train.times == CHOSEN_TIMES:
-        raise DdcliError(
-            "clipped times are not chosen while processes share weights (train.shard); give their ends, such "
-            "as clipped:0.3:0.8"
-        )
-    if torch.device(train.device if train.device != "auto" else "cpu").index is not None:
-        raise DdcliError(f"all processes would compute on {train.device}; give --device cuda, for one each")
-    tokenizer = plan.data.tokenizer.hf.backend_tokenizer.to_str()
-    seen = {
-        "read different data; give all of them the same files": (plan.data.fingerprint, tokenizer),
-        "see different run folders; give all of them the same one": saved and saved.to_toml(),
-        "have different settings; start all of them alike": plan.config.to_toml(),
-    }
-    for problem, own in seen.items():
-        if len(set(world.gather(own))) > 1:
-            raise DdcliError(f"the processes {problem}")
 
 
 @contextmanager
@@ -201,92 +130,6 @@ def _alone(run: Path, saved: Config | None, resume: bool) -> Iterator[None]:
             yield
     except (OSError, SafetensorError) as error:
         raise failed_write(run, error) from error
-
-
-def _go_on(run: Path) -> str:
-    return f"go on with: ddcli train --resume -o {run}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine itself, had no more memory to give."""
-    told = ("can't allocate memory", "not enough memory")  # the allocator of the CPU
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in told)
-
-
-def _too_large(plan: Plan, world: World) -> str:
-    train = plan.config.train
-    at_once = -(-train.batch_size // (train.accumulate * world.size))
-    mend = "lower --length, or take a smaller --size"
-    if at_once > 1:  # alone, a process would have lowered it by itself
-        mend = f"set train.accumulate to {2 * train.accumulate} and --resume, {mend}"
-    return f"out of memory: {at_once} x {plan.data.length} tokens at once do not fit; {mend}"
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Compiled code on a CPU is reproducible from process to process only so; no speed is lost."""
-    memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(device.type == "cpu")
-    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        memory.fill_uninitialized_memory = before[1]
-
-
-@dataclass
-class Brake:
-    """Whether a run is to stop: after a signal, or when its time is up."""
-
-    at: float = math.inf  # by time.monotonic()
-    received: list[int] = field(default_factory=list)  # signals
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while the run is to go on."""
-        if self.received:
-            return 128 + self.received[0]
-        return OUT_OF_TIME if time.monotonic() >= self.at else None
-
-
-@contextmanager
-def stop_signals(reporter: Silent, brake: Brake, at_once: bool = True) -> Iterator[None]:
-    """The first of the `SIGNALS` pulls the brake; a second one acts at once, as it always does.
-
-    Unless it is not to: a launcher hands on what its processes were sent already.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def receive(number: int, _frame: Any) -> None:
-        brake.received.append(number)
-        if len(brake.received) == 1:
-            reporter.say("stopping after this step" + "; once more stops at once" * at_once)
-        if at_once:
-            signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def works_apart(device: torch.device) -> bool:
-    """Whether a device computes while the processor goes on."""
-    return device.type == "cuda"
-
-
-def can_compile() -> bool:
-    """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
-    command = os.environ.get("CXX", "").split() or ["g++"]
-    return shutil.which(command[-1]) is not None
 
 
 @dataclass
@@ -303,9 +146,8 @@ class _Run:
     bounds: list[Bound] = field(default_factory=list)
     clip: int | None = None  # which of `CLIPS`, once one is chosen
     gradients: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0] for _ in CLIPS])
-    window: "_Window" = field(default_factory=lambda: _Window())
-    recent: list[float] = field(default_factory=list)  # losses, that a spike is known by
-    lost: list[int] = field(default_factory=list)  # steps in a row, the last ones, that came to no number
+    window: Window = field(default_factory=Window)
+    watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -332,8 +174,8 @@ class _Run:
             self.state.restore(found[0], first)
             self.started -= found[1]["seconds"]  # so that `seconds` counts on
             self.bounds = [Bound(**saved) for saved in found[1]["bounds"]]
-            self.window = _Window(**found[1]["window"])
-            self.recent, self.lost = found[1]["recent"], found[1]["lost"]
+            self.window = Window(**found[1]["window"])
+            self.watch = Watch(found[1]["recent"], found[1]["lost"])
             self.plan.data.train.go_to(found[1]["place"])
             self.place = self.plan.data.train.place()
             self.gradients = found[1]["gradients"]
@@ -345,10 +187,11 @@ class _Run:
 
         if self.world.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
+            known = [line for line in metrics_of(self.folder) if line["step"] <= first] if first else []
             write_text(self.folder / "config.toml", self.config.to_toml())
+            write_text(self.folder / ABOUT, json.dumps(self._about(), indent=2) + "\n")
             self.plan.data.tokenizer.save(self.folder)
-            metrics = self.folder / "metrics.jsonl"
-            write_text(metrics, _lines_up_to(metrics, first))
+            write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in known))
 
         config, steps = self.config, self.config.train.steps
         self.reporter.begin(first, steps)
@@ -366,7 +209,7 @@ class _Run:
             if last or validates or step % config.metrics.every == 0:
                 rate = config.train.peak * learning_rate(step - 1, config)
                 line = {"step": step, "lr": rate, **self.window.means()}
-                self.window = _Window()
+                self.window = Window()
                 if validates:
                     line |= self._validate(config.validation.final_draws if last else config.validation.draws)
                 self._write(line)
@@ -376,7 +219,7 @@ class _Run:
                 self._choose_times(step)
             stop = None if last else self._told_to_stop()
             if last or stop or step % config.checkpoint.every == 0:
-                self._save(step, measured=bool(validates))
+                self._save(step, measured=bool(validates), ends=bool(last or stop))
             if stop:
                 raise self.world.once(Stopped(self.folder, step, stop))
         if self.world.leads:
@@ -465,27 +308,17 @@ class _Run:
 
     def _watch(self, step: int, loss: float, norm: float) -> None:
         """Say what looks wrong with a step. Raises RunFailed after `PATIENCE` in a row that are no number."""
-        train = self.config.train
-        if math.isfinite(loss) and math.isfinite(norm):
-            if len(self.recent) == RECENT:
-                mean, deviation = statistics.fmean(self.recent), statistics.pstdev(self.recent)
-                if loss > mean + SPIKE * deviation:
-                    usual = f"{mean:.3f} ± {deviation:.3f} in the {RECENT} steps before"
-                    self.reporter.say(f"step {step:,}: a loss of {loss:.3f}, against {usual}")
-            self.recent, self.lost = [*self.recent, loss][-RECENT:], []
+        if told := self.watch.spike(step, loss, norm):
+            self.reporter.say(told)
+        if not self.watch.lost:
             return
-        self.lost.append(step)
+        train = self.config.train
         which = self.plan.data.train.where(step, train.batch_size, train.seed)
         what = f"the loss is {loss:g} and the norm of its gradient {norm:g} at step {step:,} ({which})"
-        if len(self.lost) < PATIENCE:
+        if len(self.watch.lost) < PATIENCE:
             self.reporter.say(f"{what}: the step is left out")
             return
-        good = checkpoints(self.folder)
-        kept = (
-            f"the checkpoint of step {good[-1][0]:,} is untouched"
-            if good
-            else "no checkpoint was written yet"
-        )
+        kept = remains(self.folder)
         raise self.world.once(
             RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
         )
@@ -548,7 +381,7 @@ class _Run:
         self.ahead.drop()  # it reads the same data
         batches = [self._batch(step + i) for i in range(GRADIENTS)]
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
-            task = replace(self.task, times=clip)
+            task = replace(self.task, times=clip, annealing=Annealing(0, train.seed))  # as it will be used
             found = gradient_noise(
                 task, self.denoiser, batches, self.plan.device, train.accumulate, self.world
             )
@@ -563,10 +396,10 @@ class _Run:
         self.clip = number
         self.task = replace(self.task, times=CLIPS[number])
 
-    def _validate(self, draws: int) -> dict[str, float]:
+    def _validate(self, draws: int) -> dict[str, Any]:
         validation = self.config.validation
         with self.state.averaged() as network:
-            found = bound(
+            measured = estimates(
                 self._asked(network),
                 self.plan.process,
                 self.plan.data.valid,
@@ -577,6 +410,7 @@ class _Run:
                 parts=self.plan.blocks,
                 world=self.world,
             )
+        found, shares = measured.bound(), [share.nats for share in measured.by_time()]
         self.bounds.append(found)
         return {
             "bound_nats_per_token": found.nats_per_token,
@@ -584,6 +418,7 @@ class _Run:
             "bound_stderr": found.stderr,
             "bound_perplexity": found.perplexity,
             "literature_nats_per_token": found.literature_nats_per_token,
+            **({"bound_by_time": shares} if shares else {}),
         }
 
     def _asked(self, network: Network) -> Batched:
@@ -622,21 +457,44 @@ class _Run:
         if not self.world.leads:
             return
         line["seconds"] = round(time.monotonic() - self.started, 3)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            known = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no NaN
-            file.write(json.dumps(known) + "\n")
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(line)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that counts on it is
         self.reporter.metrics(line)
 
-    def _save(self, step: int, *, measured: bool) -> None:
+    def _about(self) -> dict[str, Any]:
+        """What is trained, and where, for the report."""
+        plan = self.plan
+        return {
+            "parameters": plan.parameters,
+            "data": plan.data.description,
+            "unit": plan.data.tokenizer.unit,
+            "machine": described(plan.device),
+            "processes": self.world.size,
+            "precision": PRECISION_NAMES[plan.dtype],
+            "versions": versions("ddcli", "torch"),
+        }
+
+    def _report(self) -> None:
+        """The run as a page. Whatever hinders that, what was trained is there."""
+        try:
+            write_report(self.folder)
+        except Exception as error:
+            self.reporter.say(f"no report is written: {error}; try later: ddcli report {self.folder}")
+
+    def _save(self, step: int, *, measured: bool, ends: bool) -> None:
         """The model people use, then the checkpoint: where there is one, all that goes with it is there too.
 
         Amid steps that come to no number there is none, but at the end: it would take a good one's place.
         """
-        if self.lost and step < self.config.train.steps:
+        if self.watch.lost and step < self.config.train.steps:
             return
         groups, place = self.state.tensors(), earliest(self.world.gather(self.place))
         if self.world.leads:
             self._write_all(step, groups, place, measured=measured)
+            if ends:
+                self._report()
         self.world.gather(None)  # a launcher may end all of them once one has left
 
     def _write_all(
@@ -660,8 +518,7 @@ class _Run:
             "clip": self.clip,
             "place": place,
             "gradients": self.gradients,
-            "recent": self.recent,
-            "lost": self.lost,
+            **asdict(self.watch),
             "bounds": [asdict(found) for found in self.bounds[-1:]],
             "bound": self.bounds[-1].nats_per_token if measured else None,
         }
@@ -683,7 +540,7 @@ def estimate(plan: Plan, reporter: Silent) -> tuple[float, float | None]:
             pace = _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
         except (MemoryError, RuntimeError) as error:
             if out_of_memory(error):
-                raise RunFailed(_too_large(plan, ALONE)) from error
+                raise RunFailed(too_large(plan, ALONE)) from error
             raise
     train = plan.config.train
     steps = train.steps * pace.each(plan.config)
@@ -704,44 +561,3 @@ def _seconds(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
-
-
-@dataclass
-class _Window:
-    """What happened since the last line of metrics."""
-
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
-
-    skipped: int = 0  # steps that came to no number
-
-    def add(self, loss: float, norm: float, tokens: int, seconds: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            self.losses.append(loss)
-            self.norms.append(norm)
-        else:
-            self.skipped += 1
-        self.tokens += tokens
-        self.seconds += seconds
-
-    def means(self) -> dict[str, float]:
-        """Of its steps that were taken; tokens per second of training time alone."""
-        means = {
-            "loss": sum(self.losses) / len(self.losses) if self.losses else math.nan,
-            "gradient_norm": sum(self.norms) / len(self.norms) if self.norms else math.nan,
-            "tokens_per_second": round(self.tokens / self.seconds, 1),
-        }
-        return means | ({"skipped_steps": self.skipped} if self.skipped else {})
-
-
-def _lines_up_to(metrics: Path, step: int) -> str:
-    """The lines of metrics.jsonl that a checkpoint at `step` knows of."""
-    if not step or not metrics.exists():
-        return ""
-    try:
-        *lines, _ = read_small(metrics).decode().split("\n")  # a last line without an end was cut short
-        return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DdcliError(f"{metrics} is damaged: not each line is JSON with a step; move it away") from None

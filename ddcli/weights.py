@@ -13,12 +13,14 @@ N = TypeVar("N", bound=nn.Module)
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """Parameters, and the buffers of numbers that are saved, by name; of tied ones, by the first of theirs.
 
-    So nothing is averaged or written twice, which safetensors would refuse.
+    So nothing is averaged or written twice, which safetensors would refuse. Of a network with adapters these
+    alone: the weights beside them (`Network.given`) stay what they were.
     """
+    given: frozenset[str] = getattr(network, "given", frozenset())
     saved = network.state_dict().keys()
     buffers = {name: value for name, value in network.named_buffers() if name in saved}
     found = dict(network.named_parameters()) | {k: v for k, v in buffers.items() if v.is_floating_point()}
-    return {name: weight.detach() for name, weight in found.items()}
+    return {name: weight.detach() for name, weight in found.items() if name not in given}
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ torch's: every process holds all weights (DDP), or a share of them (FSDP2).
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import DdcliError
+from .errors import DdcliError, RunFailed
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class Followed(DdcliError):  # noqa: N818 - another process says what was wrong
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
         self.exit_code = exit_code
+
+
+class Lost(RunFailed):
+    """Another process is gone, without a word."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,26 @@ class World:
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Together with the others, from here to the end of the block."""
-        if self.size == 1 or dist.is_initialized():
-            yield
+    def joined(self) -> Iterator[Self]:
+        """Together with the others, from here to the end of the block. Raises Lost where one of them ends."""
+        if self.size == 1:
+            yield self
             return
-        if torch.cuda.is_available():
-            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        begun = dist.is_initialized()  # by whoever calls
+        if not begun:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         try:
-            yield
+            yield self
         except BaseException as error:
-            if not lost_another(error):  # else it would wait for the one that is gone
+            if lost_another(error):  # the group would wait for the one that is gone
+                raise Lost(f"{self} has lost another one") from error
+            if not begun:
                 dist.destroy_process_group()
             raise
-        dist.destroy_process_group()
+        if not begun:
+            dist.destroy_process_group()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -111,6 +120,16 @@ class World:
         told: list[Any] = [None] * self.size
         dist.all_gather_object(told, thing)
         return told
+
+    def collected(self, things: Iterable[T]) -> Iterator[T]:
+        """What all of them make, by rank, once all of it is there; of one alone, as it comes."""
+        if self.size == 1:
+            yield from things
+            return
+        with self.together():
+            own = list(things)
+        for part in self.gather(own):
+            yield from part
 
     def all(self, *numbers: float) -> np.ndarray:
         """Some numbers of each process, (size, n) float64."""

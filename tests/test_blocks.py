@@ -12,20 +12,20 @@ from worlds import ExactBlocks, make, world
 
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from ddcli.checkpoint import load_model
 from ddcli.cli import main
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
 from ddcli.process import Uniform, Vocabulary
+from ddcli.saved import load_model
 from ddcli.schedule import Linear
 
 F64 = torch.float64
 V, L, BLOCK = 11, 24, 6
 
 
-@pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid"])
-@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize("name", ["absorbing", "uniform", pytest.param("hybrid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("block", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_bound_of_blocks_of_an_exact_belief_is_the_entropy_whatever_their_length(name, block):
     process, (strings, log_p) = make(name), world(4)
     n = 20_000

@@ -18,15 +18,14 @@ from ddcli.checkpoint import (
     find_run,
     held,
     intact_checkpoint,
-    load_model,
-    pick_device,
-    pick_precision,
     read_checkpoint,
     save_checkpoint,
     verified,
 )
 from ddcli.denoiser import Batched, OneByOne
+from ddcli.device import pick_device, pick_precision
 from ddcli.errors import DdcliError
+from ddcli.saved import load_model
 
 CPU = torch.device("cpu")
 
@@ -356,6 +355,9 @@ def test_inference_on_a_cpu_is_float32_unless_asked_otherwise():
 @pytest.mark.parametrize("resume", [False, True])
 def test_no_folder_or_an_empty_one_holds_no_run_yet(tmp_path, resume):
     assert find_run(tmp_path / "absent", resume=resume) is None
+    assert find_run(tmp_path, resume=resume) is None
+    for left in (".lock", ".config.toml.a1b2c3.partial"):  # by a run that was killed as it began
+        (tmp_path / left).touch()
     assert find_run(tmp_path, resume=resume) is None
 
 

@@ -29,7 +29,7 @@ from ddcli.model import Asked, SamplerSettings
 from ddcli.sampling import OfMany, OfOne, explain, frames, samples
 from ddcli.textmodel import TextModel
 
-COMMANDS = ("train", "sample", "infill", "eval", "noise-viz")
+COMMANDS = ("train", "sample", "infill", "eval", "noise-viz", "report")
 ASK_NOTHING = ("recipes", "doctor")
 DASHES = b"-" * 40 + b"\n"
 
@@ -100,7 +100,8 @@ def test_every_option_of_every_command_has_help(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_python_twin(command):
-    twin = getattr(ddcli, {"eval": "evaluate"}.get(command, command.replace("-", "_")))
+    names = {"eval": "evaluate", "report": "write_report"}
+    twin = getattr(ddcli, names.get(command, command.replace("-", "_")))
     assert inspect.isfunction(twin)
     assert ">>>" in twin.__doc__
 
@@ -187,7 +188,9 @@ def test_training_answers_nothing_and_says_how_it_goes(run, text_file, tmp_path)
     assert (code, out) == (0, b"")
     assert "step 20/20: loss " in err
     assert "bits/char" in err
-    assert err.endswith(f"{target} is trained; try: ddcli sample {target}\n")
+    assert err.endswith(
+        f"{target} is trained, and {target}/report.html tells of it; try: ddcli sample {target}\n"
+    )
     assert metrics(target)[-1]["step"] == 20
 
 
@@ -212,7 +215,7 @@ def test_on_a_terminal_training_shows_a_bar_and_samples(run, text_file, tmp_path
     assert "\x1b[" in err
     assert "20/20" in err
     assert "step 20: " in err
-    assert "tok/s" in err
+    assert "tokens/s" in err
 
 
 FLAGS = {
@@ -293,7 +296,8 @@ TRAINING_ERRORS = {
     "a file": (["--data", "good.txt", "-o", "good.txt"], "good.txt is a file"),
     "below a file": (["--data", "good.txt", "-o", "good.txt/run"], "good.txt is a file"),
     "unknown recipe": (["tiny-stories", "-o", "run"], "unknown recipe 'tiny-stories'"),
-    "a recipe that is none": (["good.txt", "-o", "run"], "good.txt is no valid TOML"),
+    "a name without end": (["9" * 400, "-o", "run"], "9… is too long for the name of a file"),
+    "a recipe that is none": (["good.txt", "-o", "run"], "to train on it, give --data good.txt"),
     "unknown process": (["--data", "good.txt", "-o", "run", "--process", "noise"], "unknown process 'noise'"),
     "unknown schedule": (["--data", "good.txt", "-o", "run", "--schedule", "x"], "unknown schedule 'x'"),
     "bad power": (["--data", "good.txt", "-o", "run", "--schedule", "polynomial:x"], "does not take 'x'"),

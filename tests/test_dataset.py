@@ -1,11 +1,16 @@
 """Laws of what a run trains and validates on."""
 
+import json
+
 import datasets
+import numpy as np
 import pytest
 
 from ddcli.config import Data
+from ddcli.data import StreamBlocks
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
+from ddcli.sources import read_corpus
 
 
 def read(**settings):
@@ -35,13 +40,46 @@ def test_a_stream_trains_on_what_it_does_not_validate_on(dataset):
     assert data.description.startswith("a stream of blocks of 16 characters")
 
 
+def test_files_are_the_shards_of_a_stream(tmp_path):
+    """Read as they are when they are read whole, bad rows and all; known again by names and sizes."""
+    for i in range(4):
+        rows = [{"text": f"shard {i} row {j}\u2028é"} for j in range(130)]
+        (tmp_path / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no JSON\n")
+    source, told = str(tmp_path / "*.jsonl"), []
+    settings = Data(source=source, streaming=True, tokenizer="char", length=128, bad_rows="skip")
+    data = read_training_data(settings, None, told.append)
+    documents = read_corpus(source, skip_bad=True).documents
+    assert data.train.valid_documents == documents[:100]
+    blocks = data.train.batch(0, 64, 0).tokens
+    whole = (np.split(block, np.flatnonzero(block == data.tokenizer.eos_id))[1:-1] for block in blocks)
+    found = {data.tokenizer.decode(part[1:]) for parts in whole for part in parts}
+    assert len(found) > 100
+    assert found <= set(documents[100:])
+    assert [line.partition(" is not")[0] for line in told] == [
+        f"left out: {tmp_path}/{i}.jsonl line 131" for i in range(4)
+    ]
+    (tmp_path / "4.jsonl").write_text(json.dumps({"text": "more"}))
+    assert read_training_data(settings, None, told.append).fingerprint != data.fingerprint
+
+
+def test_of_long_texts_a_stream_holds_out_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(StreamBlocks, "enough", 1000)
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}, " * 90)
+    data = read(source=str(tmp_path / "*.txt"), streaming=True, tokenizer="char", length=16)
+    assert [text[:6] for text in data.train.valid_documents] == ["text 0", "text 1"]
+    assert "text 5" in data.tokenizer.decode(data.train.batch(0, 64, 0).tokens.ravel())
+
+
 def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("some text\n" * 50)
     with pytest.raises(DdcliError, match="leave --valid-data out"):
         read(source="some/rows", streaming=True, valid=str(file))
     with pytest.raises(DdcliError, match="leave --streaming out"):
-        read(source=str(file), streaming=True)
+        read(source="/dev/null", streaming=True)
+    with pytest.raises(DdcliError, match="no more than the 1 documents held out for validation"):
+        read(source=str(file), streaming=True, length=16).train.batch(0, 4, 0)
     with pytest.raises(DdcliError, match="cannot be streamed"):
         read(source="some/rows", streaming=True, lines=True)
     with pytest.raises(DdcliError, match="cannot be streamed"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -20,13 +22,13 @@ def told(findings, about):
 
 def test_a_machine_is_described():
     found = ddcli.examine()
-    assert f"torch {torch.__version__}" in told(found, "versions")[0].found
+    assert f"torch {version('torch')}" in told(found, "versions")[0].found
     assert {"processor", "device", "precision", "compiler", "memory", "disk"} <= {x.about for x in found}
     assert not any(finding.kind == "wrong" for finding in found)
 
 
 def test_what_is_slow_is_told_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(doctor, "_cores", lambda: 64)
+    monkeypatch.setattr(doctor, "cores", lambda: 64)
     monkeypatch.setattr(doctor, "can_compile", lambda: False)
     monkeypatch.setattr(doctor, "pick_precision", lambda *_, **__: torch.float32)
     slow = {x.about: x for x in ddcli.examine() if x.kind == "slow"}
@@ -36,7 +38,7 @@ def test_what_is_slow_is_told_with_what_to_do(monkeypatch):
 
 
 def test_a_fast_machine_has_nothing_slow(monkeypatch):
-    monkeypatch.setattr(doctor, "_cores", torch.get_num_threads)
+    monkeypatch.setattr(doctor, "cores", torch.get_num_threads)
     monkeypatch.setattr(doctor, "can_compile", lambda: True)
     monkeypatch.setattr(doctor, "pick_precision", lambda *_, **__: torch.bfloat16)
     assert {x.kind for x in ddcli.examine()} == {"fine"}
@@ -116,7 +118,7 @@ def test_a_recipe_is_tried_but_for_the_training(recipe):
 
 
 def test_a_recipe_that_does_not_fit_is_wrong(recipe, monkeypatch):
-    monkeypatch.setattr(doctor, "_memory", lambda: (10**9, 10**6))
+    monkeypatch.setattr(doctor, "memory", lambda: (10**9, 10**6))
     memory = told(ddcli.examine(recipe), "memory")[1]
     assert memory.kind == "wrong"
     assert "more than the 0.0 GB that are free" in memory.found
@@ -160,9 +162,15 @@ def test_recipes_are_listed(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == recipe_names()
-    assert "Tiny Shakespeare, by characters." in lines[recipe_names().index("tinyshakespeare")]
+    shown = "Tiny Shakespeare, by characters (2 CPU cores, 15 minutes)"
+    assert lines[recipe_names().index("tinyshakespeare")].endswith(shown)
     assert cli.main(["recipes", "--json"]) == 0
-    assert [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()] == recipe_names()
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [known["name"] for known in listed] == recipe_names()
+    for known in listed:  # each header says it all, figures or that there are none
+        assert known.keys() == {"name", "about", "hardware", "minutes", "expected"}
+        assert re.match(r"(about )?\d|not measured yet", known["minutes"])
+        assert re.match(r"\d\.\d+ |not measured yet", known["expected"])
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -8,10 +8,10 @@ import torch
 from tiny import edit_json, metrics, train_tiny
 from worlds import RING
 
-from ddcli.checkpoint import load_model
 from ddcli.config import load_config
 from ddcli.errors import DdcliError
 from ddcli.model import Canvas
+from ddcli.saved import load_model
 from ddcli.training import train
 
 LETTERS = "abc\n"

@@ -21,10 +21,11 @@ from typer.main import get_command
 
 import ddcli
 from ddcli import api, cli
-from ddcli.checkpoint import load_model, pick_device, pick_precision
 from ddcli.config import flatten_fields
+from ddcli.device import pick_device, pick_precision
 from ddcli.errors import DdcliError, printable
 from ddcli.sampler import SAMPLERS
+from ddcli.saved import load_model
 
 WHOLE = bool(os.environ.get("DDCLI_FUZZ"))
 
@@ -311,14 +312,17 @@ def quick_model(absorbing_run):
 
 @given(command_lines())
 @fuzzed(2000, 100)
-def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, text_file, given):
+def test_any_command_line_is_followed_or_refused(
+    absorbing_run, quick_model, text_file, tmp_path_factory, given
+):
     name, line = given
     whole = {
-        "train": ["--data", text_file, "--length", "16", "--size", "tiny", "--dry-run"],
-        "sample": [absorbing_run],
-        "infill": [absorbing_run, "-"],
-        "eval": [absorbing_run, "--limit", "1", "--draws", "1"],
+        "train": ["--data", text_file, "--length", "16", "--size", "tiny", "--dry-run", "-q"],
+        "sample": [absorbing_run, "-q"],
+        "infill": [absorbing_run, "-", "-q"],
+        "eval": [absorbing_run, "--limit", "1", "--draws", "1", "-q"],
         "noise-viz": ["--text", "the cat"],
+        "report": [absorbing_run],
         "doctor": [absorbing_run],
         "recipes": ["names"],
     }[name]
@@ -328,6 +332,7 @@ def test_any_command_line_is_followed_or_refused(absorbing_run, quick_model, tex
         return quick_model
 
     with pytest.MonkeyPatch.context() as patch, untried():
+        patch.chdir(tmp_path_factory.getbasetemp())  # where traces of any name are written
         patch.setattr(api, "load", load)
         assert_answered(command(name, *whole, *line, stdin=b"the [MASK:2] cat"))
 

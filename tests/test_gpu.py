@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import Heard, metrics, stop_at, tiny_config, train_tiny
 
-from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
 from ddcli.sampler import SAMPLERS, make_sampler
+from ddcli.saved import load_model
 from ddcli.training import train
 
 # what libraries deprecate in each other is not what is asked here

@@ -9,12 +9,12 @@ from scipy.stats import chisquare
 from tiny import train_tiny
 from worlds import ExactDenoiser, make, world
 
-from ddcli.checkpoint import load_model
 from ddcli.errors import DdcliError
 from ddcli.generate import generate
 from ddcli.guidance import guided, without_prompt
 from ddcli.process import posterior
 from ddcli.sampler import Ancestral, Step
+from ddcli.saved import load_model
 from ddcli.schedule import time_grid
 from ddcli.step import hidden_prefixes
 

@@ -204,6 +204,7 @@ def test_no_code_of_a_tokenizer_folder_is_run(run, tmp_path, text_file):
     custom_code(run, mark)
     edit_json(run / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil"})
     arguments = ["train", "--data", text_file, "--tokenizer", run, "--size", "tiny", "--dry-run", "-q"]
+    arguments += ["--set", "train.compile=false", "--batch-size", 2]
     command(*arguments, stdin=b"y\n" * 9)
     assert not mark.exists()
 
@@ -317,7 +318,7 @@ LIMITED = """
 import resource, sys
 import torch
 from ddcli import cli
-from ddcli.checkpoint import load_model
+from ddcli.saved import load_model
 load_model(sys.argv[1]).sample(1, steps=1)  # what it takes in any case
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -425,6 +426,20 @@ def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(run):
     (run / "tokenizer_config.json").write_bytes(said)
     edit_backend(run, lambda backend: backend["model"]["vocab"].update(a=10**9))
     assert "it has 23 entries, and larger ids" in refusal("sample", run)
+
+
+@pytest.mark.parametrize(
+    ("part", "rule"),
+    [
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
+        ("decoder", {"type": "Strip", "content": "a", "start": 100, "stop": 100}),
+    ],
+)
+def test_a_tokenizer_whose_rules_break_the_library_is_refused_in_one_line(run, capfd, part, rule):
+    """What is written in Rust says so on the stderr of the system, and raises no Exception."""
+    edit_backend(run, lambda backend: backend.update({part: rule}))
+    assert "the tokenizer of" in refusal("sample", run)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("role", ["mask", "pad", "eos", "bos"])

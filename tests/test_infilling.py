@@ -487,7 +487,8 @@ lines_of_text = st.lists(st.text("ab é漢\t\r\0", max_size=6), min_size=1, max_
 @given(lines_of_text, st.data(), st.binary(max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_spans_are_lines_and_columns_and_the_rest_is_untouched(text, data, fill):
-    ends = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=6)))
+    able = [at for at in range(len(text) + 1) if text[max(0, at - 1) : at + 1] != "\r\n"]
+    ends = sorted(data.draw(st.lists(st.sampled_from(able), min_size=2, max_size=6)))
     places = list(zip(ends[::2], ends[1::2], strict=False))
 
     def where(at):
@@ -519,6 +520,7 @@ def test_columns_of_a_span_count_a_byte_that_is_no_text_as_one_character():
         (["0:1-1:1"], "no line 0; the text has lines 1 to 2"),
         (["1:1-3:1"], "no line 3"),
         (["1:1-1:9"], "line 1 has columns 1 to 5, not 9"),
+        (["1:1-1:6"], "line 1 has columns 1 to 5, not 6"),
         (["1:0-1:2"], "not 0"),
         (["1:3-1:2"], "ends before it starts"),
         (["1:1-1:4", "1:3-1:5"], "meet at 1:3"),
@@ -527,7 +529,7 @@ def test_columns_of_a_span_count_a_byte_that_is_no_text_as_one_character():
 )
 def test_what_is_no_span_is_refused(spans, problem):
     with pytest.raises(DdcliError, match=problem):
-        cut_spans(b"abcd\nef", spans)
+        cut_spans(b"abcd\r\nef", spans)
 
 
 @pytest.mark.parametrize(("source", "last"), [(b"", 1), (b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"a\n\n", 2)])
@@ -541,13 +543,12 @@ def test_a_text_has_as_many_lines_as_an_editor_says(source, last):
 def test_what_a_pattern_matches_is_replaced_and_nothing_else(source, pattern, fill):
     text = source.decode(errors="surrogateescape")
     group = re.compile(pattern).groups
-    found = [m[group] for m in re.finditer(pattern, text, re.M) if m[group]]
+    spans = [m.span(group) for m in re.finditer(pattern, text, re.M)]
+    ends = [[at - (text[max(0, at - 1) : at + 1] == "\r\n") for at in span] for span in spans]
+    found = [text[start:end] for start, end in ends if start < end]
     assume(found)
     document = cut_matches(source, pattern)
     assert document.assemble([gap.replaces for gap in document.gaps]) == source
-    text = source.decode(errors="surrogateescape")
-    group = re.compile(pattern).groups
-    found = [m[group] for m in re.finditer(pattern, text, re.M) if m[group]]
     assert [gap.replaces.decode(errors="surrogateescape") for gap in document.gaps] == found
     assert all(source[g.offset : g.offset + len(g.replaces)] == g.replaces for g in document.gaps)
 
@@ -585,6 +586,14 @@ def test_a_match_of_no_text_inserts_where_a_length_is_given(pattern, filled):
     if pattern != "b*":
         with pytest.raises(DdcliError, match="matches only places where nothing stands; give --gap"):
             cut_matches(b"a bb\n", pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "filled"), [(" *#.*$", b"a\r\nb#"), ("$", b"a#\r\nb  # c#"), (r"a\s", b"#\r\nb  # c")]
+)
+def test_a_gap_does_not_part_a_line_end(pattern, filled):
+    document = cut_matches(b"a\r\nb  # c", pattern, exactly(3))
+    assert document.assemble([b"#"] * len(document.gaps)) == filled
 
 
 def test_a_gap_is_as_long_as_what_it_replaces_if_nothing_else_is_said():

@@ -16,7 +16,6 @@ from tiny import Heard, copy_of, edit_json, tiny_config, train_tiny, untried
 from worlds import make
 
 from ddcli import generative
-from ddcli.checkpoint import load_model
 from ddcli.cli import main
 from ddcli.config import Data
 from ddcli.data import pack_records
@@ -30,6 +29,7 @@ from ddcli.heldout import text_from
 from ddcli.model import SamplerSettings
 from ddcli.plan import Silent, make_plan
 from ddcli.sampler import Ancestral
+from ddcli.saved import load_model
 from ddcli.schedule import time_grid
 from ddcli.sources import read_corpus
 from ddcli.tokenizer import Tokenizer, make_tokenizer

@@ -245,7 +245,9 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("spec", EXACT)
+@pytest.mark.parametrize(
+    "spec", [pytest.param(x, marks=[pytest.mark.slow] * (steps > 128)) for x, steps in EXACT.items()]
+)
 def test_samplers_that_claim_to_be_exact_draw_from_the_joint(spec):
     strings, log_p = world(3)
     n = 2_500

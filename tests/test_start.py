@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 from tiny import (
+    OURS,
     SETTINGS,
     Heard,
     assert_same_run,
@@ -17,6 +18,7 @@ from tiny import (
     copy_of,
     edit_json,
     metrics,
+    start_config,
     stop_at,
     timeless,
     train_tiny,
@@ -33,26 +35,9 @@ from ddcli.step import make_optimizer
 from ddcli.training import train
 from ddcli.weights import weights_of
 
-OURS = ("data.tokenizer", "model.size", "model.width", "model.layers", "model.heads")
-BORROWED = {key: value for key, value in SETTINGS.items() if key not in OURS}
-BORROWED |= {
-    "train.ema": 0.5,
-    "train.steps": 12,
-    "checkpoint.every": 6,
-    "validation.every": 6,
-    "train.batch_size": 4,
-}
-
 
 def slow(*kinds):
     return [pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
-
-
-def start_config(start, source, **changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_config(
-        None, flags={**BORROWED, "model.start": str(start), "data.source": str(source), **changed}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -574,9 +559,68 @@ def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
     assert "\n" not in str(refused.value)
 
 
+def test_a_decoder_whose_mask_is_its_end_is_refused(folders, text_file, tmp_path):
+    own = copy_of(folders("gpt2"), tmp_path)
+    edit_json(own / "tokenizer_config.json", mask_token="<|endoftext|>")
+    with pytest.raises(DdcliError, match=r"one token, <\|endoftext\|>, for masks and for the end"):
+        make_plan(start_config(own, text_file), None, Silent())
+
+
 def test_a_decoder_that_was_not_trained_to_fills_no_masks(folders):
     with pytest.raises(DdcliError, match=r"a causal decoder: .* \(`ddcli train --from`\)"):
         ddcli.load(folders("llama"))
+
+
+@pytest.mark.parametrize("kind", ["llama", *slow("gpt2", "qwen3", "gemma")])
+def test_a_causal_mask_is_opened_step_by_step(kind, folders, text_file):
+    """From what the decoder was to one that sees all, as plain transformers computes with such a mask."""
+    plan = make_plan(start_config(folders(kind), text_file, train__anneal=10), None, Silent())
+    batch = plan.data.train.batch(0, 2, 0)
+    begun, half, done = (plan.task.noised(batch, step, plan.device) for step in (0, 4, 9))
+    assert done.ahead is None
+    above = torch.ones(32, 32).triu(1).bool()
+    assert begun.ahead[above].double().mean().item() == pytest.approx(0.1, abs=0.05)
+    assert half.ahead[above].double().mean().item() == pytest.approx(0.5, abs=0.08)
+    assert torch.equal(half.ahead, plan.task.noised(batch, 4, plan.device).ahead)
+    whole, opening = looking_ahead(folders(kind)), plan.data.tokenizer.ends[0]
+    asked = torch.cat([torch.tensor([opening, opening]), half.xt], 1)
+    ahead = torch.cat([half.ahead[:1], half.ahead])  # what opens a text sees what its first token does
+    ahead = torch.cat([ahead[:, :1], ahead], 1)
+    seen = torch.ones(33, 33).tril().bool() | ahead
+    mask = torch.zeros(33, 33).masked_fill(~seen, -3e38)[None, None].expand(2, -1, -1, -1)
+    with torch.no_grad():
+        wanted = whole(input_ids=asked, attention_mask=mask).logits[:, :-1, :330]
+        found = plan.network.head(plan.network.trunk(half.xt, ahead=half.ahead)[0])[:, :330]
+        causal = plan.network.trunk(half.xt, ahead=torch.zeros_like(half.ahead))
+        start = hf.AutoModelForCausalLM.from_pretrained(folders(kind)).eval().base_model
+        plain = start(input_ids=asked % 330)[0][:, :-1]
+    torch.testing.assert_close(found, wanted[0], atol=1e-5, rtol=1e-5)
+    first = int((asked[0] == 330).nonzero()[0])
+    torch.testing.assert_close(causal[0, :first], plain[0, :first], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_opening_mask_goes_on_exactly(folders, text_file, tmp_path):
+    config = start_config(folders("llama"), text_file, train__anneal=9)
+    train(config, tmp_path / "whole")
+    stop_at(4, tmp_path / "parts", config)
+    train(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_only_what_is_causal_is_opened(folders, text_file, own_run, monkeypatch):
+    for start, said in (
+        (folders("bert"), "a BertForMaskedLM is not causal"),
+        (own_run, "start --from a model of transformers"),
+    ):
+        with pytest.raises(DdcliError, match=f"train.anneal does not go with .*{said}"):
+            make_plan(start_config(start, text_file, train__anneal=10), None, Silent())
+    network = make_plan(start_config(folders("llama"), text_file, train__anneal=10), None, Silent()).network
+    monkeypatch.setattr(network.config, "sliding_window", 16, raising=False)
+    assert network.can_anneal(32)
+    monkeypatch.setattr(network.config, "layer_types", ["full_attention", "sliding_attention"], raising=False)
+    assert network.can_anneal(16)
+    assert not network.can_anneal(32)
 
 
 # -- run folders that somebody changed --------------------------------------------------------------------

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -29,11 +30,15 @@ from torture import assert_whole, kill_while_training
 
 import ddcli
 from ddcli import cli, training
+from ddcli import plan as plans
 from ddcli.checkpoint import best_checkpoint, checkpoints, held, save_checkpoint, verified
 from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
+from ddcli.evaluation import Estimates
 from ddcli.step import State, Task
-from ddcli.training import PATIENCE, RECENT, Brake, Stopped, train
+from ddcli.stopping import Brake, Stopped
+from ddcli.training import train
+from ddcli.watch import PATIENCE, RECENT
 
 # -- killed -----------------------------------------------------------------------------------------------
 
@@ -216,7 +221,7 @@ def test_after_too_many_in_a_row_a_run_fails_and_spares_the_checkpoints(text_fil
 
 
 def test_a_learning_rate_that_is_far_too_high_fails_in_words(text_file, tmp_path):
-    with pytest.raises(RunFailed, match=r"no checkpoint was written yet; lower train\.lr"):
+    with pytest.raises(RunFailed, match=r"there is no checkpoint of it; lower train\.lr"):
         train_tiny(
             tmp_path / "run",
             text_file,
@@ -281,13 +286,9 @@ def test_a_run_is_read_from_a_checkpoint_too(absorbing_run, tmp_path, capsys):
 
 def test_a_run_that_got_worse_says_which_checkpoint_was_better(text_file, tmp_path, monkeypatch):
     bounds = iter([5.0, 1.0, 2.0, 3.0])
-    measured = training.bound
+    measured = Estimates.bound
     monkeypatch.setattr(
-        training,
-        "bound",
-        lambda *args, **options: measured(*args, **options).__class__(
-            **{**vars(measured(*args, **options)), "nats_per_token": next(bounds), "stderr": 0.1}
-        ),
+        Estimates, "bound", lambda found: replace(measured(found), nats_per_token=next(bounds), stderr=0.1)
     )
     heard = train_tiny(tmp_path / "run", text_file, train__steps=30)
     (_, best), *_ = checkpoints(tmp_path / "run")
@@ -402,7 +403,7 @@ def test_a_folder_that_goes_away_is_a_failed_run_in_words(text_file, tmp_path):
             if step == 3:
                 run.rename(tmp_path / "elsewhere")
 
-    with pytest.raises(RunFailed, match=f"{run} cannot be written: No such file or directory"):
+    with pytest.raises(RunFailed, match=f"{run} cannot be written: there is no such folder any more"):
         train(tiny_config(text_file), run, reporter=Remover())
     assert not run.exists()
 
@@ -436,14 +437,14 @@ def test_a_lock_that_a_killed_process_left_is_no_obstacle(text_file, tmp_path):
 
 
 def test_a_run_that_another_process_finished_meanwhile_is_not_written_over(text_file, tmp_path, monkeypatch):
-    run, planned = tmp_path / "run", training.make_plan
+    run, planned = tmp_path / "run", plans.make_plan
 
     def plan(*arguments):
-        monkeypatch.setattr(training, "make_plan", planned)
+        monkeypatch.setattr(plans, "make_plan", planned)
         train_tiny(run, text_file)
         return planned(*arguments)
 
-    monkeypatch.setattr(training, "make_plan", plan)
+    monkeypatch.setattr(plans, "make_plan", plan)
     with pytest.raises(DdcliError, match="already holds a run"):
         train_tiny(run, text_file, train__seed=1)
     assert "seed = 0" in (run / "config.toml").read_text()

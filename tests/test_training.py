@@ -40,6 +40,7 @@ from ddcli import training
 from ddcli.checkpoint import checkpoints
 from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
+from ddcli.device import can_compile
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
@@ -47,7 +48,8 @@ from ddcli.plan import Silent, dry_run, make_plan
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, EvenTimes
 from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate, make_optimizer
-from ddcli.training import Stopped, can_compile, train
+from ddcli.stopping import Stopped
+from ddcli.training import train
 
 CPU = torch.device("cpu")
 
@@ -191,6 +193,8 @@ def test_a_run_folder_holds_everything(absorbing_run):
         "generation_config.json",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
+        "run.json",
         "samples",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -212,14 +216,14 @@ def test_a_run_folder_holds_everything(absorbing_run):
 def test_nothing_in_a_run_folder_is_a_pickle(absorbing_run):
     for name, content in files(absorbing_run).items():
         assert name.endswith(".safetensors") or content.decode().isprintable() or b"\n" in content, name
-        assert name.endswith((".safetensors", ".json", ".jsonl", ".toml", ".md", ".txt")), name
+        assert name.endswith((".safetensors", ".json", ".jsonl", ".toml", ".md", ".txt", ".html")), name
 
 
 def test_metrics_say_what_happened_and_when(absorbing_run):
     lines = metrics(absorbing_run)
     always, trained = {"step", "seconds"}, {"loss", "tokens_per_second", "lr", "gradient_norm"}
     bounds = {"bound_nats_per_token", "bound_bits_per_char", "bound_stderr", "bound_perplexity"}
-    bounds |= {"literature_nats_per_token"}
+    bounds |= {"literature_nats_per_token", "bound_by_time"}
     assert [line["step"] for line in lines] == [0, *range(5, 101, 5)]
     for line in lines:
         expected = set(always)
@@ -1023,7 +1027,7 @@ def test_a_dry_run_keeps_the_minutes_asked_for(text_file):
 @pytest.mark.parametrize("compiler", [None, "/usr/bin/c++"])
 def test_where_there_is_no_compiler_training_is_eager(text_file, tmp_path, monkeypatch, compiler):
     compiled = []
-    monkeypatch.setattr(training.shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(shutil, "which", lambda name: compiler)
     monkeypatch.setattr(NetworkDenoiser, "compile", lambda self, log: compiled.append(self))
     assert can_compile() == bool(compiler)
     train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
@@ -1034,7 +1038,7 @@ def test_where_there_is_no_compiler_training_is_eager(text_file, tmp_path, monke
 def test_the_compiler_is_the_one_the_environment_names_or_else_the_usual_one(monkeypatch, named):
     asked = []
     monkeypatch.setenv("CXX", named)
-    monkeypatch.setattr(training.shutil, "which", lambda name: asked.append(name))
+    monkeypatch.setattr(shutil, "which", lambda name: asked.append(name))
     assert not can_compile()
     assert asked == ["g++"]
 
@@ -1046,7 +1050,7 @@ def test_where_compiling_fails_training_is_eager_and_says_so(text_file, tmp_path
 
         return forward
 
-    monkeypatch.setattr(training.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(torch, "compile", broken)
     heard = train_tiny(tmp_path / "run", text_file, train__compile=True)
     assert heard.lines == ["not compiled, which is slower: cc1plus: not found"]

@@ -13,7 +13,19 @@ import pytest
 import torch
 from processes import Failure, together
 from safetensors.torch import load_file
-from tiny import SETTINGS, Heard, assignments, copy_of, metrics, stop_at, tiny_config, train_tiny, words
+from tiny import (
+    SETTINGS,
+    Heard,
+    Outcome,
+    assignments,
+    command,
+    copy_of,
+    metrics,
+    stop_at,
+    tiny_config,
+    train_tiny,
+    words,
+)
 
 from ddcli import plan, training
 from ddcli.checkpoint import checkpoints
@@ -103,6 +115,37 @@ def test_batches_are_shared_out_and_read_in_parts_in_any_way(alone, text_file, t
     """16 sequences on 3 processes, in 5 parts each: the sum over them is divided by the count of all."""
     train_by(size, tmp_path / "run", text_file, train__accumulate=parts, **{"samples__every": 0})
     assert_near_tensors(tmp_path / "run", alone)
+
+
+def test_processes_share_out_what_is_measured_and_drawn(absorbing_run):
+    measured = ["eval", absorbing_run, "--limit", "5", "--draws", "1", "--batch-size", "2", "--json"]
+    alone, (first, second) = command(*measured), together(2, command, *measured)
+    assert (first.code, second) == (0, Outcome(0, b"", ""))
+    found, same = (
+        json.loads(outcome.out, parse_float=lambda digits: f"{float(digits):.9g}")  # sums in another order
+        for outcome in (first, alone)
+    )
+    assert found == same
+    drawn = ["sample", absorbing_run, "-n", "3", "--seed", "7", "--steps", "4", "--json"]
+    alone, (first, *others) = command(*drawn), together(4, command, *drawn)  # one of which has none to draw
+    assert (first.out, others) == (alone.out, [Outcome(0, b"", "")] * 3)
+    assert "seed 7" in first.err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["infill", "RUN", "-"], "ddcli infill is of one process"),
+        (["eval", "RUN", "--sweep", "steps=2"], "several processes share the bound alone"),
+        (["sample", "RUN", "-o", "nowhere/x.txt"], "there is no folder nowhere"),
+    ],
+)
+def test_what_is_of_one_process_is_refused_by_one_of_several(absorbing_run, line, told):
+    line = [str(absorbing_run) if part == "RUN" else part for part in line]
+    first, second = together(2, command, *line)
+    assert told in first.err
+    assert (first.code, first.out, first.err.count("\n")) == (2, b"", 1)
+    assert second == Outcome(2, b"", "")
 
 
 WAYS = {
@@ -247,6 +290,25 @@ def test_a_stream_goes_on_in_any_number_of_processes(monkeypatch, step):
         shares = [stream.batch(step + i, 12, 1, World(rank, 2).share(12)).tokens for i in range(6)]
         found.append(shares)
     assert [[*a.tolist(), *b.tolist()] for a, b in zip(*found, strict=True)] == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_a_run_on_streamed_files_goes_on_in_any_number_of_processes(tmp_path, shard):
+    """In parts of batches, from a step amid a window, by one process, then three, then two."""
+    for i in range(6):
+        texts = words(800, seed=i).splitlines()
+        (tmp_path / f"{i}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source = str(tmp_path / "*.jsonl")
+    stream = {"data__streaming": True, "train__batch_size": 12, "train__accumulate": 2, "train__shard": shard}
+    train_tiny(tmp_path / "whole", source, **stream)
+    run, config = tmp_path / "run", tiny_config(source, **stream)
+    stop_at(3, run, config)
+    stopped = together(3, trained, config, run, True, StopAt(9))
+    assert {failure.exit_code for failure in stopped} == {143}
+    assert checkpoints(run)[-1][0] == 9
+    train_by(2, run, source, resume=True, **stream)
+    assert_near(run, tmp_path / "whole")
 
 
 def test_a_lane_without_a_document_is_refused_by_its_shards():
@@ -400,12 +462,14 @@ def spoilt(config, run):
     return trained(config, run)
 
 
+@pytest.mark.slow
 def test_a_step_that_comes_to_no_number_in_one_process_is_left_out_by_all(text_file, tmp_path):
     first, _ = together(2, spoilt, tiny_config(text_file, metrics__every=1), tmp_path / "run")
     assert "the loss is nan" in first.text
     assert [line.get("skipped_steps", 0) for line in metrics(tmp_path / "run")][:6] == [0, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_minutes_are_as_many_steps_in_every_process(text_file, tmp_path):
     changes = {"train__minutes": 0.05, "train__steps": None, "samples__every": 10, "samples__count": 1}
     first, _ = train_by(2, tmp_path / "run", text_file, **changes)
@@ -413,6 +477,7 @@ def test_minutes_are_as_many_steps_in_every_process(text_file, tmp_path):
     assert checkpoints(tmp_path / "run")[-1][0] == len(first.steps)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_finished_for_all(alone, text_file):
     first, second = train_by(2, alone, text_file, resume=True, samples__every=10, samples__count=3)
     assert "is finished at step 20" in first.text

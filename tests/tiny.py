@@ -17,7 +17,8 @@ from ddcli import cli
 from ddcli.checkpoint import checkpoints
 from ddcli.config import Config, load_config
 from ddcli.plan import Silent
-from ddcli.training import Stopped, train
+from ddcli.stopping import Stopped
+from ddcli.training import train
 
 LENGTH = 32
 TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
@@ -40,6 +41,15 @@ SETTINGS: dict[str, Any] = {
     "samples.every": 0,
     "samples.steps": 8,
     "metrics.every": 5,
+}
+OURS = ("data.tokenizer", "model.size", "model.width", "model.layers", "model.heads")
+BORROWED = {key: value for key, value in SETTINGS.items() if key not in OURS}
+BORROWED |= {
+    "train.ema": 0.5,
+    "train.steps": 12,
+    "checkpoint.every": 6,
+    "validation.every": 6,
+    "train.batch_size": 4,
 }
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "my", "dog", "run", "far"]
 
@@ -65,6 +75,14 @@ def tiny_config(source: str | Path, **changes: Any) -> Config:
 def assignments(settings: dict[str, Any]) -> list[str]:
     """Settings as the command line takes them."""
     return [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def start_config(start: str | Path, source: str | Path, **changes: Any) -> Config:
+    """For a run that starts from a model."""
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_config(
+        None, flags={**BORROWED, "model.start": str(start), "data.source": str(source), **changed}
+    )
 
 
 class Heard(Silent):

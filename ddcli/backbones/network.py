@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class Network(nn.Module, ABC):
     trunk: Any  # as a `denoiser.Backbone` has it
     head: Any
     loader: str  # the class that reads its folder
+    given: frozenset[str] = frozenset()  # the names of weights beside which adapters are trained
 
     @property
     @abstractmethod
@@ -44,6 +46,10 @@ class Network(nn.Module, ABC):
 
         Raises DdcliError where that cannot be done.
         """
+
+    def dropping(self, seed: int) -> AbstractContextManager[object]:
+        """With dropout where a network has any, which follows from the seed."""
+        return nullcontext()
 
     @abstractmethod
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ taken off again, so that nobody else need know of them.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from ..errors import DdcliError
 from ..files import PARTIAL, whole_file
 from ..hub import quiet
+from ..lora import Lora
 from ..weights import with_weights
+from .adapters import Adapters
 from .ends import Ends
 from .network import Network, Shape
 
@@ -45,6 +47,7 @@ class PretrainedMaskedLM(Network):
 
     shift = 0  # by how many places what is said of a position stands before it
     loader = "transformers.AutoModelForMaskedLM"
+    adapters: Adapters | None = None
 
     def __init__(
         self,
@@ -73,7 +76,8 @@ class PretrainedMaskedLM(Network):
 
         `valid` (B, L) bool: False at padding, which nobody attends to.
         """
-        ids, seen = self._between_ends(input_ids, valid)
+        ids, is_text = self.ends.around(input_ids, valid)
+        seen = self.attention(is_text, **told)
         if self.in_halves:
             found = self.network.base_model(input_ids=ids, attention_mask=seen)[0]
         else:
@@ -114,13 +118,17 @@ class PretrainedMaskedLM(Network):
             kind = type(self.network).__name__
             raise DdcliError(f"a {kind} has no layers to compute again; leave train.recompute out")
         for layer in self.layers:
-            forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-            layer.forward = forward
+            layer.forward = partial(
+                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=self.adapters is not None
+            )
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         own = {name.removeprefix("network."): weight for name, weight in weights.items()}
+        whole = self.adapters.merged(own) if self.adapters else with_weights(self.network, own)
+        if self.adapters:
+            self.adapters.save(folder, self.config.diffusion["beside"]["model"], own)
         with TemporaryDirectory(prefix=".model.", suffix=PARTIAL, dir=folder) as beside, quiet():
-            with_weights(self.network, own).save_pretrained(beside, max_shard_size=f"{ONE_FILE}GB")
+            whole.save_pretrained(beside, max_shard_size=f"{ONE_FILE}GB")
             for name in ("config.json", "model.safetensors"):
                 with whole_file(folder / name) as path:
                     os.replace(Path(beside, name), path)
@@ -128,16 +136,33 @@ class PretrainedMaskedLM(Network):
     def freeze_unused(self) -> None:
         """Keep weights as they are that no logits depend on, and that would never have a gradient."""
         for name, weight in self.named_parameters():
-            weight.requires_grad_(name in self._reached.used)
+            weight.requires_grad_(weight.requires_grad and name in self._reached.used)
+
+    def adapt(self, lora: Lora, seed: int) -> None:
+        """Train adapters in place of the weights. Raises DdcliError as `Adapters`."""
+        before = {id(weight) for weight in (*self.parameters(), *self.buffers())}
+        self.adapters = Adapters(self.network, lora, seed)
+        named = (*self.named_parameters(), *self.named_buffers())
+        self.given = frozenset(name for name, weight in named if id(weight) in before)
+
+    def merge(self) -> None:
+        """Add adapters to the weights, as which they then are."""
+        assert self.adapters is not None
+        self.network, self.adapters, self.given = self.adapters.merge(), None, frozenset()
+
+    def dropping(self, seed: int) -> AbstractContextManager[object]:
+        return self.adapters.dropping(seed) if self.adapters else nullcontext()
 
     # -- how it is asked -------------------------------------------------------------------------------
 
     @cached_property
     def _reached(self) -> "Reached":
-        by_name = dict(self.named_parameters())
+        by_name = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
         ids = torch.tensor([self.probe], device=self.network.device)
 
         def found_by(logits: Tensor) -> list[str]:
+            if not logits.requires_grad:
+                return []
             slopes = torch.autograd.grad(logits.square().sum(), list(by_name.values()), allow_unused=True)
             return [name for name, slope in zip(by_name, slopes, strict=True) if slope is not None]
 
@@ -147,10 +172,13 @@ class PretrainedMaskedLM(Network):
             by_head = found_by(self.head(hidden.detach())) if self.in_halves else []
         return Reached(by_head, frozenset(used))
 
-    def _between_ends(self, input_ids: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Ids and attention mask, (B, L + ends) int64: each sequence with what opens and closes a text."""
-        ids, seen = self.ends.around(input_ids, valid)
-        return ids, seen.long()
+    def attention(self, is_text: Tensor, **told: Tensor) -> Tensor:
+        """The attention mask, as the network takes it, where `is_text` (B, L + ends) bool is no padding."""
+        return is_text.long()
+
+    def can_anneal(self, length: int) -> bool:
+        """Whether texts of `length` can be looked at by a mask that is opened step by step."""
+        return False
 
     @torch.no_grad()
     def heeds_padding(self, probe: Sequence[int]) -> bool:
@@ -175,7 +203,8 @@ class PretrainedMaskedLM(Network):
     @torch.no_grad()
     def _comes_apart(self, probe: Sequence[int]) -> bool:
         """Whether the halves, one after the other, on every second row, give what the whole model gives."""
-        ids, seen = self._between_ends(torch.tensor([list(probe)], device=self.network.device), None)
+        ids, is_text = self.ends.around(torch.tensor([list(probe)], device=self.network.device), None)
+        seen = self.attention(is_text)
         self.in_halves = True
         try:
             whole = self.network(input_ids=ids, attention_mask=seen).logits[0, ::2, : self.vocab_size]

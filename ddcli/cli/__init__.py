@@ -14,12 +14,13 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import DdcliError, printable
+from ..errors import DdcliError, panicked, printable, shorten
 from .doctor import doctor
 from .evaluate import evaluate
 from .infill import infill
 from .noise_viz import noise_viz
 from .recipes import recipes
+from .report import report
 from .sample import sample
 from .train import train
 
@@ -38,14 +39,28 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+EXIT_CODES = """\
+Exit codes: 0; 2 for what you can mend, in one line; 1 for a run that failed, and for a doctor that finds
+something wrong; 128 + the signal for a training that was stopped, 75 for one whose time was up."""
+
+
+@app.callback(epilog=EXIT_CODES)
 def ddcli(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
 ) -> None:
     """Train, sample, infill, measure and look at text diffusion models."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # as `torchrun` tells them
+    if several and context.invoked_subcommand not in SHARED:
+        if int(os.environ.get("RANK", "0")):
+            raise typer.Exit(DdcliError.exit_code)  # the first of them says it for all
+        raise DdcliError(
+            f"ddcli {context.invoked_subcommand} is of one process, and several were started; call it "
+            "without torchrun, or unset WORLD_SIZE"
+        )
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -54,9 +69,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "infill": infill,
     "eval": evaluate,
     "noise-viz": noise_viz,
+    "report": report,
     "recipes": recipes,
     "doctor": doctor,
 }
+SHARED = {"train", "sample", "eval"}  # what several processes do together, each a part of it
 ASK_NOTHING = {"recipes", "doctor"}  # commands that have something to say without being told anything
 for name, command in COMMANDS.items():
     app.command(name, no_args_is_help=name not in ASK_NOTHING)(command)
@@ -93,9 +110,18 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("ddcli: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        if debug or not (isinstance(error, Exception) or panicked(error)):
             raise
-        reason = printable(str(error).strip().partition("\n")[0])
-        print(f"ddcli: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
-        return 1
+        message, code = _unforeseen(error)
+        print(f"ddcli: {message}", file=sys.stderr)
+        return code
+
+
+def _unforeseen(error: BaseException) -> tuple[str, int]:
+    """What is said of an error that no command knows of, and the exit code."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whatever it was to be the name of
+        return f"{shorten(str(error.filename), 60)} is too long for the name of a file", 2
+    reason = printable(str(error).strip().partition("\n")[0])
+    code = 2 if panicked(error) else 1  # of a tokenizer's rules, which are the user's own
+    return f"{type(error).__name__}: {reason} (--debug shows where)", code

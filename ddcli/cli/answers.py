@@ -70,7 +70,7 @@ def watched(
         answers = _traced(answers, trace, model, command, sampling)
     if not live:
         return answers(None)
-    from ..display import LiveCanvas
+    from ..live import LiveCanvas
 
     with LiveCanvas(console(), model) as canvas:
         return list(answers(canvas))

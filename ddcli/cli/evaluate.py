@@ -132,16 +132,20 @@ def evaluate(
     from ..api import load
     from ..plan import Silent
     from ..viz.tradeoff import check_picture, draw_frontier
+    from ..world import World
 
-    if output is not None:
-        if sweep is None:
-            raise DdcliError("-o draws a sweep; give --sweep")
-        check_picture(output)
+    world = context.with_resource(World.here().joined())
+    with world.together():
+        if output is not None:
+            if sweep is None:
+                raise DdcliError("-o draws a sweep; give --sweep")
+            check_picture(output)
+        loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     reporter = Silent()
-    if not quiet:
+    if world.leads and not quiet:
         reporter.say = tell  # type: ignore[method-assign]
     found = report.evaluate(
-        load(model, device=device, precision=precision, allow_pickle=allow_pickle),
+        loaded,
         data,
         text_column=text_column,
         label_column=label_column,
@@ -161,8 +165,11 @@ def evaluate(
         save=save,
         within=within,
         reporter=reporter,
+        world=world,
         **settings_of(context),
     )
+    if not world.leads:
+        return
     if output is not None:
         draw_frontier(found.frontier, output)
     told = found.record() if as_json else None

@@ -37,7 +37,9 @@ class Gaps:
         if file is not None and self.around:
             raise DdcliError("--prefix and --suffix stand in the place of FILE; leave it, or them, out")
         if file is None and not self.around:
-            raise DdcliError("Missing argument 'FILE|-'; give one, or --prefix and --suffix")
+            raise DdcliError(
+                "Missing argument 'FILE|-': the text comes after the model; or give --prefix and --suffix"
+            )
         self.lengths(self.gap)
 
     def lengths(self, gap: str | None) -> "Lengths | None":

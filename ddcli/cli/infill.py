@@ -147,6 +147,8 @@ def infill(
     text = b"" if file is None else read(file)
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
+    check_output(output)
+    check_folder(trace)
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
@@ -155,8 +157,6 @@ def infill(
     if explain and document:
         tell(explanation(loaded, document, label=label, **settings_of(context)))
     seed = fresh_seed() if seed is None else seed
-    check_output(output)
-    check_folder(trace)
     began = time.perf_counter()
     ways: list[Infilling] = []
 

@@ -96,6 +96,8 @@ def _text(file: str | None, text: str | None) -> str:
             text = read(file).decode()
         except UnicodeDecodeError as error:
             raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
+        except DdcliError as error:
+            raise DdcliError(f"{error}; a text itself is given by --text") from None
     check_utf8("--text", text)
     return text
 

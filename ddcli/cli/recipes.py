@@ -1,6 +1,7 @@
 """`ddcli recipes`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ def recipes(
 ) -> None:
     """List the recipes that ship with ddcli, show one, or copy it.
 
+    Each says the command, the hardware and minutes it takes, and what to expect, where that was measured.
+
     ddcli recipes tinyshakespeare -o mine.toml
     """
     from ..config import find_recipe, recipe_names
@@ -31,9 +34,10 @@ def recipes(
         for known in recipe_names():
             about = _about(find_recipe(known))
             if as_json:
-                print(json.dumps({"name": known, "about": about}, ensure_ascii=False))
+                print(json.dumps({"name": known, **about}, ensure_ascii=False))
             else:
-                print(f"{known:<{width}}  {about}")
+                minutes = f", {about['minutes']} minutes" if about["minutes"][0].isdigit() else ""
+                print(f"{known:<{width}}  {about['about']} ({about['hardware']}{minutes})")
         return
     if name not in recipe_names():
         raise unknown("recipe", name, recipe_names())
@@ -48,6 +52,11 @@ def recipes(
     tell(f"{output} is written; train with: ddcli train {output} -o runs/{output.stem}")
 
 
-def _about(recipe: Path) -> str:
-    """The first line of its header."""
-    return recipe.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+def _about(recipe: Path) -> dict[str, str]:
+    """What its header says: the first line, and what is named behind it."""
+    first, *lines = recipe.read_text(encoding="utf-8").partition("\n[")[0].splitlines()
+    told = re.search(
+        r"# Hardware: (.*)\. Minutes: (.*)\. (?:Bound|Likelihood): (.*)\.$", "\n".join(lines), re.M
+    )
+    named = zip(("hardware", "minutes", "expected"), told.groups() if told else (), strict=False)
+    return {"about": first.lstrip("# ").removesuffix("."), **dict(named)}

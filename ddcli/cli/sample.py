@@ -1,6 +1,7 @@
 """`ddcli sample`."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,16 +83,21 @@ def sample(
     """
     from ..api import load
     from ..model import fresh_seed
+    from ..world import World
 
-    check_utf8("--prompt", prompt)
-    fixed = dict(places := [_fixed(part) for part in fix or ()])
-    if len(fixed) < len(places):
-        raise DdcliError("--fix names a place twice; give each once")
-    loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
-    check_output(output)
-    check_folder(trace)
-    seed = fresh_seed() if seed is None else seed
-    how = loaded.choose(**settings_of(context))
+    world = context.with_resource(World.here().joined())
+    with world.together():
+        check_utf8("--prompt", prompt)
+        fixed = dict(places := [_fixed(part) for part in fix or ()])
+        if len(fixed) < len(places):
+            raise DdcliError("--fix names a place twice; give each once")
+        if world.size > 1 and (live or trace or explain):
+            raise DdcliError("--live, --trace and --explain are of one process; leave them out")
+        check_output(output)
+        check_folder(trace)
+        loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
+        how = loaded.choose(**settings_of(context))
+    seed = world.gather(fresh_seed() if seed is None else seed)[0]
     approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}
     if explain:
         told = loaded.explanation(
@@ -102,8 +108,8 @@ def sample(
     drawn: list[Sample] = []
 
     def answers(on_frame: Any) -> Iterator[Answer]:
-        for one in loaded.samples(
-            n,
+        own = loaded.samples(
+            world.share(n),
             length=length,
             prompt=prompt,
             seed=seed,
@@ -112,14 +118,19 @@ def sample(
             label=label,
             fixed=fixed,
             **settings_of(context),
-        ):
+        )
+        for one in world.collected(own if world.share(n) else ()):
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
             named = {} if one.label is None else {"label": one.label}
             yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate
 
     told = loaded.described(how)
-    deliver(watched(answers, live, trace, loaded, "sample", told), output, as_json, null, line_end=b"\n")
+    shown = watched(answers, live, trace, loaded, "sample", told)
+    if not world.leads:
+        deque(shown, maxlen=0)  # the first process writes them
+        return
+    deliver(shown, output, as_json, null, line_end=b"\n")
     tokens = sum(len(one.tokens) - one.fixed for one in drawn)
     if approximate and not quiet:
         tell(f"approximate: sampled with the {how.cache} cache")

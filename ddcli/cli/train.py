@@ -12,6 +12,7 @@ from .options import Quiet
 # flags and the settings they stand for
 TRAIN_FLAGS = {
     "from_": "model.start",
+    "lora": "model.lora",
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "text_column": "data.text_column",
@@ -36,6 +37,7 @@ TRAIN_FLAGS = {
     "device": "train.device",
     "precision": "train.precision",
     "threads": "train.threads",
+    "track": "metrics.track",
 }
 
 
@@ -51,6 +53,14 @@ def train(
             "--from",
             metavar="NAME_OR_FOLDER",
             help="Start from a masked language model or a decoder (hub name or folder), or from a run.",
+        ),
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="r=16",
+            help="Train adapters beside the model alone: r=16, and behind commas alpha=32, dropout=0.05 or "
+            "targets=q_proj+v_proj.",
         ),
     ] = None,
     data: Annotated[
@@ -111,11 +121,17 @@ def train(
         str | None, typer.Option(help="refuse or skip rows that are no text: not UTF-8, no JSON, a number.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
-    streaming: Annotated[bool | None, typer.Option("--streaming", help="Read a dataset as it comes.")] = None,
+    streaming: Annotated[
+        bool | None,
+        typer.Option("--streaming", help="Read a dataset, or files by folder or glob, as they come."),
+    ] = None,
     lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Tell metrics to tensorboard, trackio or wandb as well.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting.")
     ] = None,
@@ -151,7 +167,8 @@ def train(
         plan = plan_run(config, reporter)
         answer(plan.config.to_toml())
         settings = plan.config.train
-        answer(f"# {plan.parameters:,} parameters, {plan.data.description}")
+        few = f", of which {plan.trained:,} are trained" * (plan.trained < plan.parameters)
+        answer(f"# {plan.parameters:,} parameters{few}, {plan.data.description}")
         if not settings.minutes:
             answer(f"# {settings.steps * settings.batch_size * plan.data.length:,} tokens to train on")
         seconds, memory = estimate(plan, reporter)
@@ -163,7 +180,7 @@ def train(
     assert output is not None
     train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)
     if World.here().leads and not quiet:
-        tell(f"{output} is trained; try: ddcli sample {output}")
+        tell(f"{output} is trained, and {output}/report.html tells of it; try: ddcli sample {output}")
 
 
 def _batch_size(text: str | None) -> int | None:

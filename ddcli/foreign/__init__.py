@@ -17,7 +17,7 @@ from . import decoders
 from .ddit import no_blocks, no_start, opener
 from .families import FAMILIES
 from .masked import masked_lm
-from .pretrained import Pretrained, Starter
+from .pretrained import Pretrained, Starter, architecture
 from .source import Parts, Source
 
 Opener = Callable[[Source, Mapping[str, Any], torch.device], Parts]
@@ -29,6 +29,8 @@ STARTERS: dict[str, Starter] = {
     **{kind: no_start(family) for kind, family in FAMILIES.items()},
     **dict.fromkeys(decoders.KINDS, decoders.decoder),
 }
+
+DECODERS = decoders.KINDS  # by model_type
 
 # sections of a config.json that says no model_type
 LAYOUTS: dict[frozenset[str], str] = {frozenset({"graph", "noise", "model", "tokens"}): "sedd"}
@@ -87,6 +89,7 @@ def _kind(described: Mapping[str, Any]) -> str:
 
 
 __all__ = [
+    "DECODERS",
     "LAYOUTS",
     "OPENERS",
     "STARTERS",
@@ -95,6 +98,7 @@ __all__ = [
     "Pretrained",
     "Source",
     "Starter",
+    "architecture",
     "open_foreign",
     "open_start",
 ]

@@ -13,6 +13,7 @@ from ..hub import WEIGHTS, fetch, first_line, is_name, safe_weights
 from ..spelling import ForeignTokenizer
 
 PICKLE = "pytorch_model.bin"
+ADAPTERS = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,15 @@ class Source:
     folder: Path
     is_remote: bool = False
     allow_pickle: bool = False  # read pytorch_model.bin, where there are no safetensors
+
+    def __post_init__(self) -> None:
+        """DdcliError for adapters: in their place transformers would read the model that they name, wherever
+        that lies."""
+        if (self.folder / ADAPTERS).exists():
+            raise DdcliError(
+                f"{self.name} holds adapters for another model ({ADAPTERS}), not a model; merge them first "
+                "(peft: merge_and_unload, then save_pretrained)"
+            )
 
     @classmethod
     def find(cls, name: str) -> "Source":

@@ -121,8 +121,8 @@ def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> 
     r"""Replace what a regular expression matches by gaps; of one with groups, what the first that took part
     matches, as in `(cat)|a (dog)`, or all where none did.
 
-    `^` and `$` are the ends of lines. A match of no text inserts where `lengths` are given, but not right
-    behind another gap. Raises `DdcliError` for a pattern that is none, or one that makes no gap.
+    `^` and `$` are the ends of lines, also of CR LF. A match of no text inserts where `lengths` are given,
+    but not right behind another gap. Raises `DdcliError` for what is no pattern, or makes no gap.
     """
     try:
         compiled = re.compile(pattern, re.MULTILINE)
@@ -133,7 +133,7 @@ def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> 
     at, offset, empty = 0, 0, False
     for match in compiled.finditer(text):
         took_part = (i for i in range(1, compiled.groups + 1) if match[i] is not None)
-        start, end = match.span(next(took_part, 0))
+        start, end = (_beside_line_end(text, place) for place in match.span(next(took_part, 0)))
         empty |= start == end >= 0
         if start < at or (start == end and (lengths is None or (places and start == at))):
             continue  # there is nothing to replace
@@ -153,6 +153,11 @@ def between(before: bytes, after: bytes, lengths: Lengths | None = None) -> Docu
     return Document(before + after, (before, after), (Gap(lengths or UpTo(MAX_GAP), len(before)),))
 
 
+def _beside_line_end(text: str, place: int) -> int:
+    """The place, or the one before a CR LF that it would part: `.*$` takes what a line shows, and no more."""
+    return place - (text[max(0, place - 1) : place + 1] == "\r\n")
+
+
 def _cut(source: bytes, places: Iterable[tuple[int, int, Lengths | None]]) -> Document:
     pieces, gaps, at = [], [], 0
     for start, end, lengths in places:
@@ -167,8 +172,9 @@ def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: 
     if not 1 <= line <= len(starts):
         last = len(starts) - (len(starts) > 1 and starts[-1] == len(source))  # nobody calls its end a line
         raise DdcliError(f"--span {span}: there is no line {line}; the text has lines 1 to {last}")
-    end = starts[line] - 1 if line < len(starts) else len(source)
-    text = source[starts[line - 1] : end].decode(errors="surrogateescape")
+    shown = source[starts[line - 1] : starts[line] if line < len(starts) else None]
+    shown = re.sub(rb"\r?\n\Z", b"", shown)
+    text = shown.decode(errors="surrogateescape")
     if not 1 <= column <= len(text) + 1:
         raise DdcliError(f"--span {span}: line {line} has columns 1 to {len(text) + 1}, not {column}")
     return starts[line - 1] + len(text[: column - 1].encode(errors="surrogateescape"))

@@ -14,7 +14,6 @@ from ..randomness import inverse_cdf
 from ..schedule import with_slope
 
 F64 = torch.float64
-LATE = 1 - 1e-9  # as late as slopes are taken: that of hybrid noise at 1 is 0 times infinity
 
 
 class Transition(Protocol):
@@ -123,7 +122,7 @@ def signal(process: Process, t: Tensor) -> Signal:
 
 @signal.register(Interpolating)
 def _(process: Interpolating, t: Tensor) -> Signal:
-    return _signal(process.mix(t)[0], process.loss_weight(t.clamp(max=LATE)))
+    return _signal(process.mix(t)[0], process.loss_weight(t))
 
 
 @signal.register(Generator)

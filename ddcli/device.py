@@ -1,0 +1,76 @@
+"""Where to compute, how finely, and what a machine can do."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .errors import DdcliError, unknown
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises DdcliError for a device that is not there or will not do."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):  # mps knows no float64, which clocks and draws need
+            raise RuntimeError("ddcli computes on cpu or cuda")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DdcliError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+PRECISION_NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+def pick_precision(name: str, device: torch.device, *, for_training: bool) -> torch.dtype:
+    """`auto` is bf16 where the machine computes in it; but float32 for inference on a CPU.
+
+    There a sequence is computed on its own, so its text depends, to the last bit, on its seed alone.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and for_training and torch.cpu._is_avx512_bf16_supported()
+        name = "bf16" if fast else "float32"
+    if name not in PRECISIONS:
+        raise unknown("precision", name, ["auto", *PRECISIONS])
+    return PRECISIONS[name]
+
+
+def works_apart(device: torch.device) -> bool:
+    """Whether a device computes while the processor goes on."""
+    return device.type == "cuda"
+
+
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
+    command = os.environ.get("CXX", "").split() or ["g++"]
+    return shutil.which(command[-1]) is not None
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Compiled code on a CPU is reproducible from process to process only so; no speed is lost."""
+    memory: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        memory.fill_uninitialized_memory = before[1]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine itself, had no more memory to give."""
+    told = ("can't allocate memory", "not enough memory")  # the allocator of the CPU
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in told)

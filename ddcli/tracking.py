@@ -1,0 +1,95 @@
+"""Metrics of a run told to a tracker too, by its name, through accelerate; metrics.jsonl is there anyway."""
+
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import flatten, read_toml
+from .errors import DdcliError, needed, unknown
+from .files import write_text
+from .hub import first_line
+from .plan import Silent
+
+PROJECT = "ddcli"
+ID = "tracked.id"  # by which a tracker knows a run again that goes on
+
+
+def _in_the_run(run: Path, first: int) -> dict[str, Any]:
+    """What was told of steps that are taken again is left out of what is shown."""
+    return {"run_name": "tensorboard", "logging_dir": run, "purge_step": first + 1}
+
+
+def _elsewhere(run: Path, first: int) -> dict[str, Any]:
+    if not first or not (run / ID).is_file():
+        write_text(run / ID, uuid.uuid4().hex[:8] + "\n")
+    id = (run / ID).read_text().strip()
+    return {"run_name": PROJECT, "name": f"{run.absolute().name}-{id}", "resume": "allow"}
+
+
+def _by_id(run: Path, first: int) -> dict[str, Any]:
+    found = _elsewhere(run, first)
+    return {**found, "id": found["name"].rpartition("-")[2]}
+
+
+# by name, what accelerate's class is made with for a run that begins, or goes on, behind a step
+TRACKERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "tensorboard": _in_the_run,
+    "trackio": _elsewhere,
+    "wandb": _by_id,
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+class Tracked(Silent):
+    """A reporter, and a tracker that is told the metrics as well."""
+
+    def __init__(self, reporter: Silent, name: str, run: Path) -> None:
+        """Raises DdcliError for a name that is not known, and where a package is missing."""
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        for package in ("accelerate", name):
+            needed(package, f"--track {name}", name)
+        self.reporter, self.name, self.run = reporter, name, run
+        self.tracker: Any = None
+
+    def begin(self, step: int, steps: int) -> None:
+        """Raises DdcliError where the tracker cannot be started."""
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        settings = flatten(read_toml(self.run / "config.toml"))
+        try:
+            PartialState()  # without which its log says nothing but that it is missing
+            tracker = LOGGER_TYPE_TO_CLASS[self.name](**TRACKERS[self.name](self.run, step))
+            tracker.main_process_only = False  # which this one is, whatever accelerate makes of the others
+            tracker.start()
+            if not step:
+                tracker.store_init_configuration(settings)
+        except Exception as error:  # whatever a service and its client make of their troubles
+            raise DdcliError(f"--track {self.name}: it cannot be started: {first_line(error)}") from None
+        self.tracker = tracker
+        self.reporter.begin(step, steps)
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        self.reporter.metrics(line)
+        numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
+        self.tracker.log(numbers, step=line["step"])
+
+    def end(self) -> None:
+        self.reporter.end()
+        if self.tracker:
+            self.tracker.finish()
+
+    def say(self, line: str) -> None:
+        self.reporter.say(line)
+
+    def progress(self, step: int) -> None:
+        self.reporter.progress(step)
+
+    def samples(self, step: int, texts: list[str]) -> None:
+        self.reporter.samples(step, texts)

@@ -1,0 +1,199 @@
+"""What the site has beside the pages in this folder: the README and its like, the reference, sources, MathML.
+
+mkdocs calls the functions named on_...; `make docs` builds the site.
+"""
+
+import html
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+import typer
+from math_core import LatexToMathML
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import ddcli  # noqa: E402
+from ddcli.cli import app  # noqa: E402
+
+# files of the repository that are pages of the site
+ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)((?:#[^)\s]*)?\))")
+
+# what a plug-in is made of, in the order it is met
+PROTOCOLS = {
+    "Noise": ["process.base.Process", "process.interpolating.Interpolating", "process.matrix.Generator"],
+    "Vocabulary": ["process.base.Vocabulary"],
+    "Schedules": ["schedule.Schedule"],
+    "Samplers": ["sampler.base.Sampler", "sampler.base.Step", "sampler.ordered.Ordered"],
+    "Networks": ["backbones.network.Network", "denoiser.Backbone", "denoiser.Denoiser"],
+    "The loop": ["generate.generate"],
+}
+# what the keyword arguments of the methods of a model are
+OPTIONS = ["sampling.samples", "filling.infill", "filling.Fill", "model.SamplerSettings", "evaluation.Bound"]
+
+
+# -- pages --------------------------------------------------------------------------------------------------
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that are not in this folder, and the sources that pages link to."""
+    made = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in ROOT_PAGES.items()}
+    made |= {
+        "reference/cli.md": command_reference(),
+        "reference/python.md": python_reference(),
+        "reference/protocols.md": protocol_reference(),
+    }
+    texts = made | {f.src_uri: f.content_string for f in files.documentation_pages()}
+    for page, text in list(texts.items()):
+        for path in linked(page, text):
+            if path.is_file() and not path.is_relative_to(ROOT / "docs") and path.name not in ROOT_PAGES:
+                made[source_page(path)] = source(path)
+    for page, text in made.items():
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def home(page: str) -> Path:
+    """The folder that links of a page start from."""
+    return ROOT if page in ROOT_PAGES.values() else (ROOT / "docs" / page).parent
+
+
+def linked(page: str, text: str) -> Iterator[Path]:
+    """What a page links to in the repository."""
+    for link in LINK.finditer(text):
+        yield Path(os.path.normpath(home(page) / link[2]))
+
+
+def source_page(path: Path) -> str:
+    return f"source/{path.relative_to(ROOT)}.md"
+
+
+def source(path: Path) -> str:
+    """A page with a file of the repository."""
+    language = {".py": "python", ".toml": "toml"}.get(path.suffix, "text")
+    shown = path.read_text(encoding="utf-8").rstrip()
+    name = path.relative_to(ROOT)
+    return f"---\nsearch:\n  exclude: true\n---\n# {name}\n\n`````{language}\n{shown}\n`````\n"
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Lead links to where the site has what the repository has."""
+    uri = page.file.src_uri
+
+    def moved(link: re.Match[str]) -> str:
+        path = Path(os.path.normpath(home(uri) / link[2]))
+        name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else ""
+        if name in ROOT_PAGES:
+            target = ROOT_PAGES[name]
+        elif name.startswith("docs/"):
+            target = name.removeprefix("docs/")
+        elif path.is_file():
+            target = source_page(path)
+        else:
+            return link[0]
+        return f"{link[1]}{os.path.relpath(target, Path(uri).parent)}{link[3]}"
+
+    return LINK.sub(moved, markdown)
+
+
+# -- formulas -----------------------------------------------------------------------------------------------
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+MATHML = LatexToMathML()
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Formulas as MathML, which browsers draw by themselves. One that cannot be read ends the build."""
+
+    def drawn(formula: re.Match[str]) -> str:
+        display = formula[2] == "["
+        mathml = MATHML.convert_with_local_state(html.unescape(formula[3]).strip(), displaystyle=display)
+        return f'<div class="formula">{mathml}</div>' if display else mathml
+
+    todo = list(page.toc)
+    while todo:  # titles there are plain text
+        entry = todo.pop()
+        entry.title = re.sub(r"\\\((.*?)\\\)", r"\1", entry.title)
+        todo += entry.children
+    return FORMULA.sub(drawn, content)
+
+
+# -- reference ----------------------------------------------------------------------------------------------
+
+
+def command_reference() -> str:
+    """Every command with its arguments and options, as the command line itself knows them."""
+    group = typer.main.get_command(app)
+    context = group.make_context("ddcli", [], resilient_parsing=True)
+    lines = [
+        "# Command line",
+        "",
+        "What `ddcli COMMAND --help` says. Text and JSON go to stdout, the conversation to stderr. Exit "
+        "codes: 0; 2 for what you can mend; 1 for a run that failed; 128 + the signal for one that was "
+        "stopped, 75 for one whose time was up (`--stop-after`).",
+    ]
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        inner = command.make_context(f"ddcli {name}", [], parent=context, resilient_parsing=True)
+        first, *rest = [part.strip() for part in (command.help or "").split("\n\n")]
+        usage = " ".join(command.collect_usage_pieces(inner))
+        lines += ["", f"## ddcli {name}", "", _prose(first), "", "```text", f"ddcli {name} {usage}", "```"]
+        for part in rest:
+            example = re.match(r"(echo .*\| )?ddcli ", part)
+            lines += ["", *(["```sh", part, "```"] if example else [_prose(part)])]
+        lines += ["", "| option | |", "|---|---|"]
+        for parameter in command.get_params(inner):
+            record = parameter.get_help_record(inner)
+            if record is not None:
+                lines.append(f"| `{record[0]}` | {_prose(record[1])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _prose(text: str) -> str:
+    """Plain text as Markdown: what looks like markup is none."""
+    return re.sub(r"([\[\]<>*_|])", r"\\\1", " ".join(text.replace("\b", "").split()))
+
+
+def python_reference() -> str:
+    """What `import ddcli` has, and what its methods take."""
+    homes = ddcli._HOMES
+    lines = [
+        "# Python",
+        "",
+        "Every command has its twin. Names are loaded when they are first used, so that `import ddcli` costs "
+        "nothing. Errors that a user can mend are `DdcliError`.",
+    ]
+    names = [f"{homes[name]}.{name}" for name in sorted(ddcli.__all__, key=str.lower)]
+    lines += [f"\n::: ddcli.{name}" for name in names if not name.endswith("DiffusionTransformer")]
+    lines += ["\n## Options of a model's methods", *map(deeper, OPTIONS)]
+    return "\n".join(lines) + "\n"
+
+
+def deeper(name: str) -> str:
+    """What is known of a name, below a heading."""
+    return f"\n::: ddcli.{name}\n    options:\n      heading_level: 3"
+
+
+def protocol_reference() -> str:
+    """What noise, samplers and networks have to answer."""
+    lines = ["# Protocols", "", "What to write to plug something in: [how to](../how-to/plug-in.md)."]
+    for title, names in PROTOCOLS.items():
+        lines += ["", f"## {title}"]
+        lines += map(deeper, names)
+    return "\n".join(lines) + "\n"
+
+
+class Examples(griffe.Extension):
+    """Lines of docstrings that begin with >>> are code."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring:
+            text = re.sub(r"((?:^>>> .*\n?)+)", r"```python\n\1\n```\n", obj.docstring.value, flags=re.M)
+            obj.docstring.value = text
