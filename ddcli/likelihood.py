@@ -18,6 +18,7 @@ from .schedule import with_slope
 
 EARLIEST = 1e-4  # lost of the text, where the integral over time stops; a reconstruction covers the rest
 RECONSTRUCTION_SHARE = 0.05  # of the draws
+FIRST = 1e-300  # the time right after 0
 PUBLISHED_FROM = 1e-3  # the least time in the bounds that papers report
 BINS = 10  # equal ones, of time and of the share of masked tokens, over which a bound is spread
 
@@ -130,9 +131,9 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     variance. The strict bound ends with the reconstruction -ln p(x_0 | x_t) where 1e-4 is lost (or where the
     published integral begins, if that is earlier), and begins with the prior term.
     """
-    ends = torch.tensor([PUBLISHED_FROM, 1.0], dtype=torch.float64)
-    begun, end = lost(process, ends)
-    low = begun.clamp(max=EARLIEST).sqrt()
+    ends = torch.tensor([FIRST, PUBLISHED_FROM, 1.0], dtype=torch.float64)
+    jump, begun, end = lost(process, ends)  # some schedules begin with a jump, and no time has lost less
+    low = begun.clamp(max=EARLIEST).clamp(min=1.001 * jump).sqrt()
     width = (end.sqrt() - low).clamp(min=0)
     first = asked.u < RECONSTRUCTION_SHARE
     root = low + width * ((asked.u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)

@@ -57,8 +57,7 @@ CELLS = [
     *itertools.product(PER_POSITION, ["linear"]),
     *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
     ("generator", "geometric"),
-    *itertools.product(("stationary", "band", "gaussian"), ("cosine", "polynomial")),
-    ("stationary", "geometric"),
+    *itertools.product(("stationary", "band", "gaussian"), ("cosine", "polynomial", "geometric")),
     *itertools.product(GENERATORS, [INFORMATION]),
     *itertools.product(SPARING, ["linear"]),
 ]
