@@ -133,7 +133,7 @@ def in_continuous_time(process: Process, asked: Question) -> Nats:
     """
     ends = torch.tensor([FIRST, PUBLISHED_FROM, 1.0], dtype=torch.float64)
     jump, begun, end = lost(process, ends)  # some schedules begin with a jump, and no time has lost less
-    low = begun.clamp(max=EARLIEST).clamp(min=1.001 * jump).sqrt()
+    low = begun.clamp(max=EARLIEST).clamp(min=(1 + 1e-6) * jump).sqrt()
     width = (end.sqrt() - low).clamp(min=0)
     first = asked.u < RECONSTRUCTION_SHARE
     root = low + width * ((asked.u - RECONSTRUCTION_SHARE) / (1 - RECONSTRUCTION_SHARE)).clamp(min=0)
