@@ -319,6 +319,7 @@ def test_where_positions_start_visible_ancestral_steps_have_the_bound_of_their_c
         assert (found and found.kind) == kind
 
 
+@pytest.mark.slow
 def test_drawn_orders_have_the_bound_of_a_chain_as_their_mean():
     """Ancestral steps replayed, and the same chain's bound estimated step by step."""
     model, string = model_of(someone), slice(11, 12)

@@ -246,7 +246,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize(
-    "spec", [pytest.param(x, marks=[pytest.mark.slow] * (steps > 128)) for x, steps in EXACT.items()]
+    "spec", [pytest.param(x, marks=[pytest.mark.slow] * (steps > 64)) for x, steps in EXACT.items()]
 )
 def test_samplers_that_claim_to_be_exact_draw_from_the_joint(spec):
     strings, log_p = world(3)

@@ -70,6 +70,13 @@ def assert_near_tensors(run, other):
         assert (tensor - theirs[name]).norm() <= NEAR * theirs[name].norm(), name
 
 
+def number(found):
+    """What JSON has none for, as one that equals itself alone: of a list, each."""
+    if isinstance(found, list):
+        return [number(x) for x in found]
+    return math.nan if found is None else found
+
+
 def assert_near(run, other):
     """Weights, averages, moments and figures, but for how sums are rounded."""
     assert_near_tensors(run, other)
@@ -77,7 +84,7 @@ def assert_near(run, other):
     assert [line.keys() for line in mine] == [line.keys() for line in theirs]
     for line, same in zip(mine, theirs, strict=True):
         for name in line.keys() - {"seconds", "tokens_per_second"}:
-            assert line[name] == pytest.approx(same[name], rel=1e-3), name
+            assert number(line[name]) == pytest.approx(number(same[name]), rel=1e-3, nan_ok=True), name
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +168,7 @@ WAYS = {
 }
 
 
-FEW = ("uniform, told its guess", "blocks", "by scores", "a chosen range of times")
+FEW = ("uniform, told its guess", "blocks")
 
 
 @pytest.mark.parametrize(
