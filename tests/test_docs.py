@@ -325,5 +325,7 @@ def test_every_block_of_a_page_runs(page, workplace, monkeypatch):
             shutil.rmtree(run, ignore_errors=True)
         trained_for(block.text)
         program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else ["python", "-c"]
-        done = subprocess.run([*program, block.text], env=outside, capture_output=True, text=True)
+        done = subprocess.run(
+            [*program, block.text], env=outside, capture_output=True, text=True, errors="replace"
+        )
         assert done.returncode == 0, f"{block.where}\n{done.stdout}{done.stderr}"
