@@ -24,7 +24,9 @@ F64 = torch.float64
 V, L, BLOCK = 11, 24, 6
 
 
-@pytest.mark.parametrize("name", ["absorbing", "uniform", pytest.param("hybrid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["absorbing", *(pytest.param(name, marks=pytest.mark.slow) for name in ("uniform", "hybrid"))]
+)
 @pytest.mark.parametrize("block", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_bound_of_blocks_of_an_exact_belief_is_the_entropy_whatever_their_length(name, block):
     process, (strings, log_p) = make(name), world(4)
