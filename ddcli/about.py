@@ -57,6 +57,19 @@ class About(Excerpt):
                 raise DdcliError(f"{path} is damaged: record lengths do not fit {self.length} tokens")
 
 
+class _Meaning(Excerpt):
+    noise: int = Field(1, ge=1, le=NOISE)
+
+
+class _Meant(Excerpt):
+    diffusion: _Meaning = _Meaning()
+
+
+def meaning_of_noise(described: Mapping[str, Any], path: Path) -> int:
+    """Which meaning the names of noise have in a config.json. Raises DdcliError where it is damaged."""
+    return excerpt(_Meant, described, path).diffusion.noise
+
+
 def schedule_of(process: str, schedule: str, noise: int) -> str:
     """The name of a schedule today, where both names have the meaning `noise`.
 

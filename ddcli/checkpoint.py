@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .about import Excerpt, schedule_of
+from .about import Excerpt, meaning_of_noise, schedule_of
 from .config import Config, Section, build_config, read_toml
 from .errors import DdcliError, RunFailed
 from .files import (
@@ -207,8 +207,9 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
 
 def refuse_older_noise(run: Path, config: Config) -> None:
     """DdcliError for a run to go on with whose config names noise in another meaning than that of today."""
-    about, noise = read_json(run / "config.json").get("diffusion", {}), config.process
-    if (today := schedule_of(noise.name, noise.schedule, about.get("noise", 1))) != noise.schedule:
+    path, noise = run / "config.json", config.process
+    meaning = meaning_of_noise(read_json(path), path)
+    if (today := schedule_of(noise.name, noise.schedule, meaning)) != noise.schedule:
         raise DdcliError(
             f"{run} was begun by an older version, whose schedule {noise.schedule} of {noise.name} noise is "
             f"{today} now, and cannot go on; start another from it: --from {run}"

@@ -78,8 +78,8 @@ def read_small(path: Path, most: int = LARGEST) -> bytes:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder. Raises DdcliError, naming the file, where there is none."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """A JSON object, or array, of a run folder. Raises DdcliError, naming the file, where there is none."""
     try:
         content = json.loads(read_small(path))
     except FileNotFoundError:
@@ -87,8 +87,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DdcliError(f"{path} cannot be read: {reason}") from None
-    if not isinstance(content, dict):
-        raise DdcliError(f"{path} is damaged: a JSON object was expected")
+    if not isinstance(content, kind):
+        raise DdcliError(f"{path} is damaged: a JSON {'object' if kind is dict else 'array'} was expected")
     return content
 
 

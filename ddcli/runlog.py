@@ -9,7 +9,7 @@ from typing import Any
 
 from .config import Config, load_config
 from .errors import DdcliError
-from .files import read_small
+from .files import read_json, read_small
 
 ABOUT = "run.json"  # what is trained, and where
 FRONTIER = "frontier.json"  # the points of the sweep that was saved last
@@ -115,16 +115,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
 
 def _json(path: Path, kind: type) -> Any:
     """The content of a file, an empty one of its kind where there is no file."""
-    try:
-        content = json.loads(read_small(path))
-    except FileNotFoundError:
-        return kind()
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DdcliError(f"{path} cannot be read: {reason}") from None
-    if not isinstance(content, kind):
-        raise DdcliError(f"{path} is damaged: it is no JSON {'object' if kind is dict else 'array'}")
-    return content
+    return read_json(path, kind) if path.exists() else kind()
 
 
 def _samples(folder: Path) -> dict[int, str]:

@@ -173,6 +173,12 @@ def test_a_pickle_in_a_checkpoint_is_refused_though_the_manifest_knows_it(run, b
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("diffusion", [[], "hybrid", {"noise": []}, {"noise": 99}])
+def test_a_run_that_says_nonsense_of_its_noise_does_not_go_on(run, text_file, diffusion):
+    edit_json(run / "config.json", diffusion=diffusion)
+    assert "config.json is damaged" in refusal(*resuming(run, text_file))
+
+
 def resuming(run, text_file):
     changed = {"data.source": str(text_file), "train.steps": 100, "checkpoint.every": 50, "samples.every": 50}
     return ["train", *assignments({**SETTINGS, **changed}), "-o", run, "--resume", "-q"]
