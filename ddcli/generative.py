@@ -20,7 +20,7 @@ import torch
 from .data import Blocks
 from .errors import DdcliError
 from .evaluation import ratio, spread_evenly
-from .hub import first_line, quiet, safe_weights, unreachable
+from .hub import first_line, quiet, refuse_adapters, safe_weights, unreachable
 from .model import Model, SamplerSettings
 from .sampling import samples
 
@@ -79,6 +79,7 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if is_folder and gguf is None:
+        refuse_adapters(Path(name), name)
         safe_weights(Path(name), name)
     trouble = None if is_folder else unreachable(name)
     options: dict[str, Any] = {

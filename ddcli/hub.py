@@ -15,6 +15,7 @@ PATIENCE = 10.0  # seconds to wait for the hub
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a model says of itself, its tokenizer included
 WEIGHTS = ("*.safetensors",)
+ADAPTERS = "adapter_config.json"
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 
 
@@ -60,6 +61,16 @@ def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
         f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
         f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {name}`"
     ) from None
+
+
+def refuse_adapters(folder: Path, name: str) -> None:
+    """DdcliError for adapters: in their place transformers would read the model that they name, wherever that
+    lies."""
+    if (folder / ADAPTERS).exists():
+        raise DdcliError(
+            f"{name} holds adapters for another model ({ADAPTERS}), not a model; merge them first "
+            "(peft: merge_and_unload, then save_pretrained)"
+        )
 
 
 def safe_weights(folder: Path, name: str) -> list[Path]:

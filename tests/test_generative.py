@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -153,6 +154,14 @@ def test_a_folder_that_is_no_scorer_is_refused_in_one_line(tmp_path, absorbing_r
         with pytest.raises(DdcliError, match=r"is no (folder|causal language model)") as refused:
             load_scorer(str(source))
         assert "\n" not in str(refused.value)
+
+
+def test_adapters_are_no_scorer(scorer_folder, tmp_path):
+    """transformers would go on to whatever model they name."""
+    folder = shutil.copytree(scorer_folder, tmp_path / "scorer")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(DdcliError, match="holds adapters for another model"):
+        load_scorer(str(folder))
 
 
 def test_a_name_that_the_hub_does_not_give_is_asked_for_once_and_quietly(monkeypatch):

@@ -9,11 +9,10 @@ from typing import Any
 from ..denoiser import Backbone
 from ..errors import DdcliError
 from ..files import check_regular, read_small
-from ..hub import WEIGHTS, fetch, first_line, is_name, safe_weights
+from ..hub import WEIGHTS, fetch, first_line, is_name, refuse_adapters, safe_weights
 from ..spelling import ForeignTokenizer
 
 PICKLE = "pytorch_model.bin"
-ADAPTERS = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,7 @@ class Source:
     allow_pickle: bool = False  # read pytorch_model.bin, where there are no safetensors
 
     def __post_init__(self) -> None:
-        """DdcliError for adapters: in their place transformers would read the model that they name, wherever
-        that lies."""
-        if (self.folder / ADAPTERS).exists():
-            raise DdcliError(
-                f"{self.name} holds adapters for another model ({ADAPTERS}), not a model; merge them first "
-                "(peft: merge_and_unload, then save_pretrained)"
-            )
+        refuse_adapters(self.folder, self.name)
 
     @classmethod
     def find(cls, name: str) -> "Source":
