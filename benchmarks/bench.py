@@ -110,7 +110,7 @@ class Ours:
         self.state = State.fresh(self.denoiser, self.config)
         blocks = shape.length // block if block else 1
         objective = make_objective("elbo", None, self.process)
-        self.task = Task(self.process, objective, make_times("bell"), 0.0, 0.0, 0.0, 0.0, 0, blocks, seed=0)
+        self.task = Task(self.process, objective, make_times("bell"), 0.0, 0.0, 0.0, 0.0, 0, blocks, None, seed=0)
 
         self.ahead = Ahead(self._noised)
         self.tokens = text(shape, 0)
