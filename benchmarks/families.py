@@ -38,12 +38,12 @@ OWN: dict[str, dict[str, Any]] = {
     "blocks": {"model__block": 8},
     "autoregressive": {"process__name": "autoregressive"},
 }
-USES: dict[str, Callable[[ddcli.TextModel], object]] = {
-    "infill": lambda model: model.infill("the [MASK:2] sat", seed=1, steps=2),
-    "sample": lambda model: model.sample(seed=1, steps=2),
-    "eval": lambda model: model.score("the cat sat on a mat"),
-    "`--guidance`": lambda model: model.sample(seed=1, steps=2, prompt="the", guidance=2.0),
-    "`--cache prefix`": lambda model: model.sample(seed=1, steps=2, block=4, cache="prefix"),
+USES: dict[str, Callable[[Path], object]] = {
+    "infill": lambda model: ddcli.infill(model, "the [MASK:2] sat", seed=1, steps=2),
+    "sample": lambda model: ddcli.sample(model, seed=1, steps=2),
+    "eval": lambda model: ddcli.load(model).score("the cat sat on a mat"),
+    "`--guidance`": lambda model: ddcli.sample(model, seed=1, steps=2, prompt="the", guidance=2.0),
+    "`--cache prefix`": lambda model: ddcli.sample(model, seed=1, steps=2, block=4, cache="prefix"),
 }
 STARTS: dict[str, dict[str, Any]] = {
     "`train --from`": {},
@@ -69,7 +69,7 @@ def row(name: str, folder: Path, data: Path, *, starts_first: bool, told: str = 
         works(lambda key=key, more=more: train(start_config(folder, data, **BRIEF, **more), runs / key))
         for key, more in STARTS.items()
     ]
-    model = ddcli.load(runs / "`train --from`" if starts_first else folder)
+    model = runs / "`train --from`" if starts_first else folder
     used = [works(partial(use, model)) for use in USES.values()]
     return f"| {name}{told} | {' | '.join(used + begun)} |\n"
 
@@ -90,6 +90,9 @@ def rows(wanted: Callable[[str], bool], place: Path) -> list[str]:
         if wanted(kind):
             ddit_reference.save(kind, place / kind, TOKENIZERS.get(kind, gpt2_like)())
             found.append(row(kind, place / kind, data, starts_first=False))
+    for kind, save in borrowed.WRITERS.items():
+        if wanted(kind):
+            found.append(row(kind, save(place / kind), data, starts_first=False))
     return found
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .generate import Frame
     from .plan import dry_run
     from .report import Evaluation, evaluate
-    from .sampling import Sample
+    from .sampling import Sample, Writer
+    from .saved import load_writer
     from .textmodel import TextModel
     from .training import train
     from .viz.runpage import write_report
@@ -44,12 +45,14 @@ _HOMES = {
     "Infilling": "filling",
     "Sample": "sampling",
     "TextModel": "textmodel",
+    "Writer": "sampling",
     "dry_run": "plan",
     "examine": "doctor",
     "evaluate": "report",
     "infill": "api",
     "load": "api",
     "load_config": "config",
+    "load_writer": "saved",
     "noise_viz": "api",
     "sample": "api",
     "train": "training",
@@ -65,12 +68,14 @@ __all__ = [
     "Infilling",
     "Sample",
     "TextModel",
+    "Writer",
     "dry_run",
     "evaluate",
     "examine",
     "infill",
     "load",
     "load_config",
+    "load_writer",
     "noise_viz",
     "sample",
     "train",

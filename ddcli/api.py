@@ -10,7 +10,7 @@ from .errors import DdcliError
 from .filling import Infilling, OfGaps
 from .infilling import Document
 from .process import PROCESSES, Process, Vocabulary, make_process
-from .sampling import OfMany, Sample
+from .sampling import OfMany, Sample, Writer
 from .schedule import OWN
 from .textmodel import TextModel
 from .tokenizer import make_tokenizer
@@ -37,12 +37,15 @@ def load(
     return load_model(run, device=device, precision=precision, allow_pickle=allow_pickle)
 
 
-def sample(model: str | Path | TextModel, n: int = 1, **options: Unpack[OfMany]) -> list[Sample]:
-    """Draw n texts from a run folder or a loaded model. Options: those of `sampling.samples`.
+def sample(model: str | Path | Writer, n: int = 1, **options: Unpack[OfMany]) -> list[Sample]:
+    """Draw n texts from a run folder, a model that others trained, or a loaded one. Options: those of
+    `sampling.samples`.
 
     >>> ddcli.sample("runs/x", n=2, seed=1)[0].text
     """
-    return _model(model).sample(n, **options)
+    from .saved import load_writer  # as in `load`
+
+    return (load_writer(model) if isinstance(model, str | Path) else model).sample(n, **options)
 
 
 def infill(

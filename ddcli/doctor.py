@@ -16,7 +16,8 @@ from .errors import DdcliError, counted
 from .files import read_small
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
-from .saved import load_model
+from .saved import load_writer
+from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
 Kind = Literal["fine", "slow", "wrong"]
@@ -95,9 +96,12 @@ def _machine() -> Iterator[Finding]:
 def _run(run: Path) -> Iterator[Finding]:
     yield from _checkpoints(run)
     try:
-        model = load_model(run)
+        model = load_writer(run)
     except DdcliError as error:
         yield Finding("model", str(error), "wrong")
+        return
+    if not isinstance(model, TextModel):
+        yield Finding("model", "writes with `ddcli sample`, and does nothing else")
         return
     process = type(model.process).__name__.lower()
     yield Finding("model", f"{model.parameters:,} parameters, {process} noise, {model.length} tokens at once")

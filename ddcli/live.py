@@ -17,7 +17,7 @@ from .errors import printable
 
 if TYPE_CHECKING:
     from .generate import Frame
-    from .textmodel import TextModel
+    from .sampling import Writer
 
 MASK, END = "░", "¶"
 NARROWEST, GAP = 24, 2  # cells of a column, and between two
@@ -72,7 +72,7 @@ class LiveCanvas:
     A watcher of frames. Where stderr is no terminal, a line now and then says how far it is.
     """
 
-    def __init__(self, console: Console, model: "TextModel", frames_per_second: float = 12.0) -> None:
+    def __init__(self, console: Console, model: "Writer", frames_per_second: float = 12.0) -> None:
         self._console, self._model = console, model
         self._pause = 1 / frames_per_second
         self._shown = self._began = time.monotonic()

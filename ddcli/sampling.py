@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Protocol, Unpack
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ import torch
 from .denoiser import Denoiser
 from .errors import DdcliError
 from .generate import Frame
-from .model import Asked, Canvas, Model, OnFrame, fresh_seed, last_of
+from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
+from .process import Process
 from .randomness import Streams, derive_seed
 from .shaping import Among, Shaped
+from .tokenizer import Tokenizer
 
 Label = str | Sequence[str | None] | None  # of all samples; or a list, whose members they take in turn
 
@@ -55,6 +57,26 @@ class Sample:
     @property
     def text(self) -> str:
         return self.content.decode(errors="replace")
+
+
+class Writer(Protocol):
+    """What `ddcli sample` asks of a model: a text model, or one that does nothing but write."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def process(self) -> Process: ...
+
+    def choose(self, **asked: Unpack[Asked]) -> SamplerSettings: ...
+
+    def described(self, settings: SamplerSettings) -> str: ...
+
+    def explanation(self, **options: Unpack[OfOne]) -> str: ...
+
+    def sample(self, n: int | range = 1, **options: Unpack[OfMany]) -> list[Sample]: ...
+
+    def samples(self, n: int | range = 1, **options: Unpack[OfMany]) -> Iterator[Sample]: ...
 
 
 def samples(

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -23,14 +23,17 @@ from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find
 from .device import pick_device, pick_precision
 from .errors import DdcliError
 from .files import MANIFEST, read_json, sha256, whole_file, write_text
-from .foreign import Pretrained, Source, open_foreign, open_start
+from .foreign import Pretrained, Source, open_foreign, open_start, open_writer
 from .lora import Lora
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
 from .runlog import FRONTIER
+from .sampling import Writer
 from .tensors import check_weights, load_weights, opened, read_tensors
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 MODEL = "model.safetensors"
 TABLES = "process.safetensors"
@@ -64,13 +67,30 @@ def load_model(
 
     Raises DdcliError where it is neither, or its parts do not fit together.
     """
+    return _load(run, device, precision, allow_pickle, open_foreign)
+
+
+def load_writer(
+    run: str | Path, *, device: str = "auto", precision: str = "auto", allow_pickle: bool = False
+) -> Writer:
+    """The same, or a model that does nothing but write."""
+    return _load(run, device, precision, allow_pickle, open_writer)
+
+
+def _load(
+    run: str | Path,
+    device: str,
+    precision: str,
+    allow_pickle: bool,
+    open_other: Callable[[Source, torch.device, torch.dtype], T],
+) -> T | TextModel:
     source, weights = located(run)
     where = pick_device(device)
     dtype = pick_precision(precision, where, for_training=False)
     described = read_json(source.folder / "config.json")
     is_own = described.get("model_type") == DiffusionTransformerConfig.model_type
     if not is_own and "diffusion" not in described:
-        return open_foreign(replace(source, allow_pickle=allow_pickle), where, dtype)
+        return open_other(replace(source, allow_pickle=allow_pickle), where, dtype)
     if source.is_remote:
         source.weights()
     found = (_own if is_own else _adapted)(source, weights, described, where)

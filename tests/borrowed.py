@@ -215,3 +215,47 @@ DECODERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "gemma": lambda: decoder("gemma", opens=True),
     "mamba": lambda: decoder("mamba", opens=False, state_size=4),
 }
+
+
+# -- models that only write -------------------------------------------------------------------------------
+
+CANVAS = 8  # tokens
+
+
+def diffusion_gemma(folder: Path, *, chats: bool = False) -> Path:
+    """A folder of a small DiffusionGemma, its vocabulary padded beyond its tokenizer's. chats: whether it was
+    taught to answer."""
+    tokenizer = byte_pairs()
+    tokenizer.eos_token, tokenizer.bos_token = "</s>", "<s>"
+    if chats:
+        tokenizer.chat_template = (
+            "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}"
+            "{% if add_generation_prompt %}<s>{% endif %}"
+        )
+    text = {
+        "vocab_size": len(tokenizer) + 7,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "global_head_dim": 16,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 16,
+        "max_position_embeddings": 128,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        **SHAPE,
+    }
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = hf.DiffusionGemmaConfig(
+        text_config=text, vision_config={"model_type": "gemma4_vision", **sight}, canvas_length=CANVAS
+    )
+    torch.manual_seed(0)
+    hf.DiffusionGemmaForBlockDiffusion(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {"diffusion-gemma": diffusion_gemma}

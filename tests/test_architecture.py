@@ -81,6 +81,7 @@ FLOORS = {
     "foreign.researched": 8.7,
     "foreign.families": 8.75,
     "foreign.ddit": 8.8,
+    "foreign.diffusion_gemma": 8.8,
     "foreign": 8.9,
     "adapted": 8.95,
     "checkpoint": 9,

@@ -16,14 +16,15 @@ ROWS = {line.split(" |")[0].strip("| ").partition(" (")[0]: line for line in TAB
 
 def test_every_family_that_is_tried_has_its_row():
     tried = borrowed.FAMILIES.keys() | borrowed.DECODERS.keys() - {"mamba"} | ddit_reference.ORIGINALS.keys()
+    tried |= borrowed.WRITERS.keys()
     assert tried == {name for name in ROWS if not name.startswith("ddcli's own")}
 
 
 @pytest.mark.slow
 def test_the_rows_say_what_is_so():
-    command = [sys.executable, "benchmarks/families.py", "--only", "blocks,distilbert,gpt2,duo"]
+    command = [sys.executable, "benchmarks/families.py", "--only", "blocks,distilbert,gpt2,duo,diffusion"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     head, _, *rows = told.splitlines()
     assert head == TABLE.splitlines()[0]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert all(row in ROWS.values() for row in rows)

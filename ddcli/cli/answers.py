@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..filling import Infilling
     from ..generate import Frame
     from ..model import OnFrame
+    from ..sampling import Writer
     from ..textmodel import TextModel
 
 SEPARATOR = "-" * 40
@@ -60,14 +61,14 @@ Answers = Callable[["OnFrame | None"], Iterator[Answer]]  # given who watches
 
 
 def watched(
-    answers: Answers, live: bool, trace: Path | None, model: "TextModel", command: str, sampling: str
+    answers: Answers, live: bool, trace: Path | None, model: "Writer", command: str, sampling: str
 ) -> Iterable[Answer]:
     """The answers as they come; or, with the live view in the terminal's way, once all are there.
 
     trace: where all that happens on the way is written, if anywhere. sampling: how, for people.
     """
     if trace is not None:
-        answers = _traced(answers, trace, model, command, sampling)
+        answers = _traced(answers, trace, model, command, sampling)  # type: ignore[arg-type] # asked before
     if not live:
         return answers(None)
     from ..live import LiveCanvas

@@ -81,8 +81,9 @@ def sample(
 
     ddcli sample runs/novel -n 3 --prompt "It was" --seed 1
     """
-    from ..api import load
     from ..model import fresh_seed
+    from ..saved import load_writer
+    from ..textmodel import TextModel
     from ..world import World
 
     world = context.with_resource(World.here().joined())
@@ -95,7 +96,9 @@ def sample(
             raise DdcliError("--live, --trace and --explain are of one process; leave them out")
         check_output(output)
         check_folder(trace)
-        loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
+        loaded = load_writer(model, device=device, precision=precision, allow_pickle=allow_pickle)
+        if trace and not isinstance(loaded, TextModel):
+            raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
     seed = world.gather(fresh_seed() if seed is None else seed)[0]
     approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}

@@ -1,20 +1,24 @@
-"""Models that others trained, opened as text models, or for training to start from.
+"""Models that others trained, opened as text models, as writers alone, or for training to start from.
 
-How models of a kind are opened is a line in `OPENERS`, or for training in `STARTERS`, by the `model_type` of
-their config.json, or where there is none by the kind that `LAYOUTS` gives to what the file holds.
+How models of a kind are opened is a line in `OPENERS`, in `WRITERS`, or for training in `STARTERS`, by the
+`model_type` of their config.json, or where there is none by the kind that `LAYOUTS` gives to what the file
+holds.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from ..denoiser import Batched, NetworkDenoiser, OneByOne, find_head
+from ..errors import DdcliError
 from ..model import Origin
 from ..process import Vocabulary, make_process
+from ..sampling import Writer
 from ..textmodel import TextModel
 from . import decoders
 from .ddit import no_blocks, no_start, opener
+from .diffusion_gemma import diffusion_gemma
 from .families import FAMILIES
 from .masked import masked_lm
 from .pretrained import Pretrained, Starter, architecture
@@ -22,10 +26,25 @@ from .source import Parts, Source
 
 Opener = Callable[[Source, Mapping[str, Any], torch.device], Parts]
 
+
+def only_writes(source: Source, *_: Any, **__: Any) -> NoReturn:
+    raise DdcliError(
+        f"{source.name} writes text by a program of its own, and tells nobody what it believes; only "
+        "`ddcli sample` takes it"
+    )
+
+
+# what does nothing else, by kind
+WRITERS: dict[str, Callable[[Source, Mapping[str, Any], torch.device, torch.dtype], Writer]] = {
+    "diffusion_gemma": diffusion_gemma
+}
+
 # by kind; any other is a masked language model, or refused as none
 OPENERS: dict[str, Opener] = {kind: opener(family) for kind, family in FAMILIES.items()}
 OPENERS["bd3lm"] = no_blocks
+OPENERS |= dict.fromkeys(WRITERS, only_writes)
 STARTERS: dict[str, Starter] = {
+    **dict.fromkeys(WRITERS, only_writes),
     **{kind: no_start(family) for kind, family in FAMILIES.items()},
     **dict.fromkeys(decoders.KINDS, decoders.decoder),
 }
@@ -66,6 +85,14 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     )
 
 
+def open_writer(source: Source, device: torch.device, dtype: torch.dtype) -> Writer:
+    """The same, or a model that does nothing but write."""
+    described = _flat(source.described())
+    if writer := WRITERS.get(_kind(described)):
+        return writer(source, described, device, dtype)
+    return open_foreign(source, device, dtype)
+
+
 def open_start(source: Source, device: torch.device, *, ends: bool = True, filled: bool = True) -> Pretrained:
     """A network that can be trained, and what belongs to it. Arguments: those of a `Starter`.
 
@@ -93,6 +120,7 @@ __all__ = [
     "LAYOUTS",
     "OPENERS",
     "STARTERS",
+    "WRITERS",
     "Opener",
     "Parts",
     "Pretrained",
@@ -101,4 +129,5 @@ __all__ = [
     "architecture",
     "open_foreign",
     "open_start",
+    "open_writer",
 ]

@@ -100,22 +100,29 @@ def what_it_is(source: Source, described: Mapping[str, Any]) -> str:
     return f"{source.name} is {'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
 
 
-def loaded(kind: Any, source: Source, config: PreTrainedConfig, *, filled: bool) -> Any:
-    """A network of transformers by its auto class, in float32 and with its own head.
+def loaded(
+    kind: Any,
+    source: Source,
+    config: PreTrainedConfig,
+    *,
+    filled: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A network of transformers by its auto class, with its own head.
 
     filled: as for a `Starter`. Raises DdcliError where its weights are not all there and all numbers.
     """
-    return (_filled if filled else _random)(kind, source, config).eval()
+    return (_filled if filled else _random)(kind, source, config, dtype).eval()
 
 
-def _filled(kind: Any, source: Source, config: PreTrainedConfig) -> Any:
+def _filled(kind: Any, source: Source, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     files = source.weights()
     try:
         with quiet():
             network, report = kind.from_pretrained(
                 source.folder,
                 config=config,
-                dtype=torch.float32,
+                dtype=dtype,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=files[0].suffix == ".safetensors",
@@ -135,10 +142,10 @@ def _filled(kind: Any, source: Source, config: PreTrainedConfig) -> Any:
     return network
 
 
-def _random(kind: Any, source: Source, config: PreTrainedConfig) -> Any:
+def _random(kind: Any, source: Source, config: PreTrainedConfig, dtype: torch.dtype) -> Any:
     try:
         with quiet():
-            return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            return kind.from_config(config, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # of whatever its class makes of bad values
         raise DdcliError(f"{source.name}: config.json cannot be used: {first_line(error)}") from None
 
