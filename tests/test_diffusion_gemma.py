@@ -74,9 +74,11 @@ def test_one_that_was_taught_to_answer_is_asked_and_its_answer_is_the_text(tmp_p
     assert not sample.text.startswith("Why?")
     assert sample.content == writer.tokenizer.continuation([], sample.tokens)
     opening, *drafts, last = frames
-    assert opening.step == 0 and opening.opened.all()
+    assert opening.step == 0
+    assert opening.opened.all()
     assert [frame.step for frame in drafts] == [min(i, last.steps - 1) for i in range(1, len(drafts) + 1)]
-    assert last.step == last.steps and not last.clock.any()
+    assert last.step == last.steps
+    assert not last.clock.any()
     assert last.nfe.item() == sample.nfe == len(drafts)
     assert last.x[0, : len(sample.tokens)].tolist() == sample.tokens
 
