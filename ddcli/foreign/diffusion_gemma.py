@@ -1,7 +1,7 @@
 """DiffusionGemma, which writes by the `generate` that transformers has for it, canvas after canvas.
 
-Its canvases hold uniform noise, its sampler draws again what it is not sure of (entropy-bounded), it reads the
-text so far by an encoder of its own. None of that is done again here: it is called, and followed.
+Its canvases hold uniform noise, its sampler draws again what it is not sure of (entropy-bounded), and an
+encoder of its own reads what stands before them. None of that is done again here: it is called, and followed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
