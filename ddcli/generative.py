@@ -77,9 +77,9 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
         raise DdcliError(f"{name} is no folder; --generative takes a folder of a causal model, or its name")
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     if is_folder and gguf is None:
-        refuse_adapters(Path(name), name)
         safe_weights(Path(name), name)
     trouble = None if is_folder else unreachable(name)
     options: dict[str, Any] = {
@@ -91,8 +91,13 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
     safe = {"use_safetensors": True} if gguf is None else {}  # of the rest, some are pickles
     try:
         with quiet():
+            adapters = find_adapter_config_file(name, local_files_only=options["local_files_only"])
+            if adapters and gguf is None:
+                refuse_adapters(Path(adapters).parent, name)
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
             network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **options)
+    except DdcliError:
+        raise
     except Exception as error:  # broken files raise whatever the parser of their class raises
         if is_folder:
             reason = first_line(error)

@@ -156,12 +156,18 @@ def test_a_folder_that_is_no_scorer_is_refused_in_one_line(tmp_path, absorbing_r
         assert "\n" not in str(refused.value)
 
 
-def test_adapters_are_no_scorer(scorer_folder, tmp_path):
-    """transformers would go on to whatever model they name."""
-    folder = shutil.copytree(scorer_folder, tmp_path / "scorer")
+@pytest.mark.parametrize("by_name", [False, True])
+def test_adapters_are_no_scorer(by_name, scorer_folder, tmp_path, monkeypatch):
+    """transformers would go on to whatever model they name. by_name: of the hub, as its cache has them."""
+    kept = tmp_path / "models--some--adapters"
+    folder = shutil.copytree(scorer_folder, kept / "snapshots" / "1")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("1")
     (folder / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("ddcli.generative.unreachable", lambda name: OSError("no network"))
     with pytest.raises(DdcliError, match="holds adapters for another model"):
-        load_scorer(str(folder))
+        load_scorer("some/adapters" if by_name else str(folder))
 
 
 def test_a_name_that_the_hub_does_not_give_is_asked_for_once_and_quietly(monkeypatch):
