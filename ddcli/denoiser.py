@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer, KeysValues
+from .device import out_of_memory
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
@@ -226,6 +227,7 @@ class NetworkDenoiser:
     def compile(self, log: Callable[[str], None]) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
 
+        log: told why not, before it is computed otherwise; what it raises ends that.
         The head stays eager in any case: it sees another number of rows at every step.
         """
         compiled = torch.compile(self.network.trunk)
@@ -235,6 +237,8 @@ class NetworkDenoiser:
             try:
                 return compiled(xt, clock, valid, **told)
             except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
+                if out_of_memory(error):
+                    raise
                 reason = str(error).strip().partition("\n")[0][:100]
                 log(f"not compiled, which is slower: {reason or type(error).__name__}")
                 self.trunk = self.network.trunk

@@ -7,6 +7,7 @@ the step alone, never of what the process did before, so a resumed run is the ru
 import json
 import math
 import os
+import shlex
 import statistics
 import tempfile
 import time
@@ -37,7 +38,7 @@ from .checkpoint import (
     remains,
     save_checkpoint,
 )
-from .config import Config
+from .config import Config, flatten
 from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
 from .device import PRECISION_NAMES, can_compile, deterministic, out_of_memory, works_apart
@@ -48,11 +49,12 @@ from .machine import described, versions
 from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Pace, peak_memory
-from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, plan_of, resolved, too_large
+from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, check_as_it_was, plan_of, resolved, too_large
 from .runlog import ABOUT, METRICS, metrics_of
 from .sampler import default_sampler
 from .saved import save_model
 from .schedule import CLIPS
+from .sources import TOLD
 from .step import Noised, State, Task, gradient_noise, learning_rate
 from .stopping import Brake, Stopped, go_on, stop_signals
 from .textmodel import TextModel
@@ -155,7 +157,7 @@ class _Run:
         self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
         if self.config.train.compile and can_compile():
-            self.denoiser.compile(self.reporter.say)
+            self.denoiser.compile(self._not_compiled)
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
@@ -221,7 +223,9 @@ class _Run:
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates), ends=bool(last or stop))
             if stop:
+                self._count_bad_rows()
                 raise self.world.once(Stopped(self.folder, step, stop))
+        self._count_bad_rows()
         if self.world.leads:
             self._point_out_the_best()
         return self.folder
@@ -246,8 +250,7 @@ class _Run:
         with self.world.together():
             found = read_checkpoint(newest)
             check_checkpoint(*found, self.plan.network, self.folder)
-            if found[1]["fingerprint"] != self.plan.data.fingerprint:
-                raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
+            check_as_it_was(self.plan, found[1], self.folder)
         return found
 
     def _told_to_stop(self) -> int | None:
@@ -274,6 +277,14 @@ class _Run:
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
             self._read_in_smaller_parts()
+
+    def _not_compiled(self, why: str) -> None:
+        """Say so. Raises Stopped where a signal to this process and all that it started hit the compiler:
+        a step that is computed otherwise than those after it would not be this run's.
+        """
+        if self.brake.received and self.brake.exit_code:
+            raise Stopped(self.folder, self.state.step, self.brake.exit_code)
+        self.reporter.say(why)
 
     def _ready(self, step: int) -> "_Ready":
         """What a step begins with. Where the processor is idle meanwhile, that of the next is begun."""
@@ -318,10 +329,18 @@ class _Run:
         if len(self.watch.lost) < PATIENCE:
             self.reporter.say(f"{what}: the step is left out")
             return
-        kept = remains(self.folder)
-        raise self.world.once(
-            RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
-        )
+        what = f"{what}, and at the {PATIENCE - 1} before it; {remains(self.folder)}; lower train.lr"
+        if found := checkpoints(self.folder):
+            what += f" in another run: --from {shlex.quote(str(found[-1][1]))}"
+        raise self.world.once(RunFailed(what))
+
+    def _count_bad_rows(self) -> None:
+        """Of a stream, as far as it was read this time; of other data that is told at once."""
+        bad = set().union(*self.world.gather(self.plan.data.train.problems))
+        if len(bad) > TOLD:
+            self.reporter.say(
+                f"{self.config.data.source}: {len(bad):,} bad rows left out, as far as it was read"
+            )
 
     def _point_out_the_best(self) -> None:
         """Say so where an earlier checkpoint is better than the last by more than the error of its bound."""
@@ -513,6 +532,8 @@ class _Run:
         state = {
             "step": step,
             "fingerprint": self.plan.data.fingerprint,
+            "tokens": self.plan.tokens,
+            "settings": flatten(self.config.model_dump()),
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,

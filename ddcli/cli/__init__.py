@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked = message.startswith("Usage: ")  # a command without arguments: the error is its help
             drawn = isinstance(error, DdcliError) and error.drawn
             said = printable(message, keep="\n" if asked or drawn else "")
-            print(said if asked else f"ddcli: {said}", file=sys.stderr)
+            _tell(said if asked else f"ddcli: {said}")
         return 2 if isinstance(error, TyperException) else error.exit_code
     except (BrokenPipeError, SystemExit) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error  # typer makes an exit of it
@@ -108,14 +109,19 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        print("ddcli: interrupted", file=sys.stderr)
+        _tell("ddcli: interrupted")
         return 130
     except BaseException as error:
         if debug or not (isinstance(error, Exception) or panicked(error)):
             raise
         message, code = _unforeseen(error)
-        print(f"ddcli: {message}", file=sys.stderr)
+        _tell(f"ddcli: {message}")
         return code
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # of a terminal that is closed: the exit code says it too
+        print(line, file=sys.stderr)
 
 
 def _unforeseen(error: BaseException) -> tuple[str, int]:

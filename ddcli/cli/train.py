@@ -1,12 +1,13 @@
 """`ddcli train`."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
 from ..errors import DdcliError
-from .answers import answer, console, tell
+from .answers import answer, tell
 from .options import Quiet
 
 # flags and the settings they stand for
@@ -192,10 +193,12 @@ def _batch_size(text: str | None) -> int | None:
 
 
 def _reporter(quiet: bool) -> Any:
-    from ..display import PlainLines, TrainingDisplay
+    from rich.console import Console
+
+    from ..display import Patient, PlainLines, TrainingDisplay
     from ..plan import Silent
 
     if quiet:
         return Silent()
-    screen = console()
+    screen = Console(file=cast(TextIO, Patient(sys.stderr)))
     return TrainingDisplay(screen) if screen.is_terminal else PlainLines(screen)
