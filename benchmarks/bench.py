@@ -25,6 +25,7 @@ import torch
 
 from ddcli import denoiser as engine
 from ddcli.ahead import Ahead
+from ddcli.annealing import Annealing
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
 from ddcli.config import Config, build_config
@@ -110,7 +111,10 @@ class Ours:
         self.state = State.fresh(self.denoiser, self.config)
         blocks = shape.length // block if block else 1
         objective = make_objective("elbo", None, self.process)
-        self.task = Task(self.process, objective, make_times("bell"), 0.0, 0.0, 0.0, 0.0, 0, blocks, seed=0)
+        whole = Annealing(steps=0, seed=0)
+        self.task = Task(
+            self.process, objective, make_times("bell"), 0.0, 0.0, 0.0, 0.0, 0, blocks, whole, seed=0
+        )
 
         self.ahead = Ahead(self._noised)
         self.tokens = text(shape, 0)

@@ -1,6 +1,7 @@
 """Trained runs that many tests read. Whoever wants to change one takes a copy (`tiny.copy_of`)."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,14 @@ import torch
 from tiny import names, train_tiny, words
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_disk() -> Iterator[None]:
+    """Nobody pulls the plug between tests, so their hundred thousand small files need not be waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")

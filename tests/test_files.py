@@ -29,6 +29,30 @@ def umask():
     os.umask(before)
 
 
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_what_is_written_is_on_the_disk_before_it_takes_its_name(whole, tmp_path, monkeypatch):
+    """And its name before anybody counts on it: a power cut leaves the old one or the new one."""
+    done = []
+
+    def synced(handle):
+        done.append(os.fstat(handle).st_ino)
+
+    def replaced(old, new, replace=os.replace):
+        done.append("named")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    with whole(tmp_path / "new") as beside:
+        written = beside if whole is whole_file else beside / "weights"
+        written.write_text("weights")
+        content = written.stat().st_ino
+    assert done.count("named") == 1
+    named = done.index("named")
+    assert content in done[:named]
+    assert done[named + 1 :] == [tmp_path.stat().st_ino]
+
+
 # -- files ------------------------------------------------------------------------------------------------
 
 
