@@ -256,7 +256,7 @@ def held(run: Path) -> Iterator[None]:
 
 def failed_write(run: Path, error: OSError | SafetensorError) -> RunFailed:
     """For a full disk, a folder that may not be written, or one that was taken away meanwhile."""
-    reason = getattr(error, "strerror", None) or error
+    reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
     if not run.is_dir() and getattr(error, "errno", errno.ENOENT) == errno.ENOENT:
         reason = "there is no such folder any more"
     told = remains(run)

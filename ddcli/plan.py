@@ -78,7 +78,7 @@ class Plan:
         arrays += [table.numpy(force=True) for _, table in sorted(self.process.tables().items())]
         digest = hashlib.sha256()
         for array in arrays:
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     @property

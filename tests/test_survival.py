@@ -1,5 +1,7 @@
 """Training survives kills, bad numbers, small memory, small disks and a second process; little is lost."""
 
+import errno
+import io
 import json
 import math
 import os
@@ -36,7 +38,7 @@ from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import Estimates
 from ddcli.step import State, Task
-from ddcli.stopping import Brake, Stopped
+from ddcli.stopping import Brake, Stopped, stop_signals
 from ddcli.training import train
 from ddcli.watch import PATIENCE, RECENT
 
@@ -101,6 +103,8 @@ def test_of_a_checkpoint_any_bit_that_is_flipped_is_found(tmp_path):
             assert not verified(folder)
         file.write_bytes(whole)
     assert verified(folder)
+    (folder / ".DS_Store").write_bytes(b"of a file manager")
+    assert verified(folder)
     (folder / "extra.safetensors").write_bytes(b"")
     assert not verified(folder)
 
@@ -126,10 +130,74 @@ def test_a_run_stops_when_its_time_is_up_and_goes_on_as_if_nothing_had_been(text
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGXCPU])
-def test_what_schedulers_send_before_they_kill_stops_a_run_too(text_file, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGXCPU, signal.SIGHUP])
+def test_what_schedulers_and_terminals_send_stops_a_run_too(text_file, tmp_path, number):
     assert stop_at(3, tmp_path / "run", tiny_config(text_file), number).exit_code == 128 + number
     assert checkpoints(tmp_path / "run")[-1][0] == 3
+
+
+def test_under_nohup_a_terminal_may_be_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(pytest.fail, Brake()):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Gone(io.StringIO):
+    """A terminal that is closed after the first line."""
+
+    def write(self, text):
+        if self.getvalue():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+def test_a_run_goes_on_where_nobody_listens_any_more(text_file, tmp_path, monkeypatch):
+    arguments = ["train", *flags(text_file), "-o", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(arguments) == 0
+    assert sys.stderr.getvalue().count("\n") == 1
+    assert cli.main([*arguments, "--resume", "--set", "train.steps=30", "--stop-after", "0"]) == 75
+    assert checkpoints(tmp_path / "run")[-1][0] == 21
+
+
+def test_a_step_whose_compiler_was_stopped_too_is_not_taken_otherwise(text_file, tmp_path, monkeypatch):
+    """A terminal sends an interrupt to all that was started from it."""
+
+    def interrupted(trunk):
+        def forward(*_):
+            signal.raise_signal(signal.SIGINT)
+            raise RuntimeError("g++: fatal error: Interrupt signal terminated program cc1plus")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", interrupted)
+    monkeypatch.setattr("ddcli.training.can_compile", lambda: True)
+    with pytest.raises(Stopped) as stopped:
+        train_tiny(tmp_path / "run", text_file, train__compile=True)
+    assert str(stopped.value) == (
+        f"stopped before the first step; go on with: ddcli train --resume -o {tmp_path / 'run'}"
+    )
+    assert (stopped.value.exit_code, checkpoints(tmp_path / "run")) == (130, [])
+
+
+def test_where_memory_is_lacking_the_compiler_is_not_blamed(text_file, tmp_path, monkeypatch):
+    """Compiled code that finds no memory is tried again in parts, as it is."""
+
+    def crowded(trunk):
+        def forward(xt, *rest):
+            if len(xt) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return trunk(xt, *rest)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", crowded)
+    monkeypatch.setattr("ddcli.training.can_compile", lambda: True)
+    heard = train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
+    assert heard.lines == ["out of memory: 4 sequences at a time from here on"]
 
 
 def test_the_command_says_how_it_was_stopped_by_its_exit_code(text_file, tmp_path, capsys):
@@ -212,7 +280,8 @@ def test_after_too_many_in_a_row_a_run_fails_and_spares_the_checkpoints(text_fil
     assert failure.value.exit_code == 1
     assert f"the loss is nan and the norm of its gradient nan at step {last} (blocks" in str(failure.value)
     assert f"at the {PATIENCE - 1} before it; the checkpoint of step 10 is untouched" in str(failure.value)
-    assert "lower train.lr" in str(failure.value)
+    last_good = tmp_path / "run/checkpoints/step-00000010"
+    assert str(failure.value).endswith(f"lower train.lr in another run: --from {last_good}")
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [5, 10]
     monkeypatch.undo()
     train_tiny(tmp_path / "run", text_file, resume=True, **changes)
@@ -386,7 +455,8 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_and_no_part_of_a_f
         check=False,
     )
     assert found.returncode == 1
-    assert found.stderr.startswith(f"ddcli: {run} cannot be written: ")
+    told = f"the checkpoint of step 4 is untouched; go on with: ddcli train --resume -o {run}\n"
+    assert found.stderr == f"ddcli: {run} cannot be written: File too large (os error 27); {told}"
     assert found.stderr.count("\n") == 1
     assert files(run / "checkpoints") == before
     assert not [path for path in run.rglob(".*")]

@@ -8,7 +8,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import DdcliError, panicked, printable, shorten
+from .answers import tell
 from .doctor import doctor
 from .evaluate import evaluate
 from .infill import infill
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked = message.startswith("Usage: ")  # a command without arguments: the error is its help
             drawn = isinstance(error, DdcliError) and error.drawn
             said = printable(message, keep="\n" if asked or drawn else "")
-            _tell(said if asked else f"ddcli: {said}")
+            tell(said if asked else f"ddcli: {said}")
         return 2 if isinstance(error, TyperException) else error.exit_code
     except (BrokenPipeError, SystemExit) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error  # typer makes an exit of it
@@ -109,19 +109,14 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        _tell("ddcli: interrupted")
+        tell("ddcli: interrupted")
         return 130
     except BaseException as error:
         if debug or not (isinstance(error, Exception) or panicked(error)):
             raise
         message, code = _unforeseen(error)
-        _tell(f"ddcli: {message}")
+        tell(f"ddcli: {message}")
         return code
-
-
-def _tell(line: str) -> None:
-    with suppress(OSError):  # of a terminal that is closed: the exit code says it too
-        print(line, file=sys.stderr)
 
 
 def _unforeseen(error: BaseException) -> tuple[str, int]:
