@@ -227,7 +227,6 @@ class NetworkDenoiser:
     def compile(self, log: Callable[[str], None]) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
 
-        log: told why not, before it is computed otherwise; what it raises ends that.
         The head stays eager in any case: it sees another number of rows at every step.
         """
         compiled = torch.compile(self.network.trunk)

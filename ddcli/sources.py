@@ -110,11 +110,12 @@ def read_corpus(
 ) -> Corpus:
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
-    A text file is one document, or with `lines` one for each non-empty line; of .jsonl, .json, .csv and
-    .parquet files and datasets (their `split`), each row's `text_column` is one, with what its `label_column`
-    says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
-    unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are bad rows, as are rows
-    that are no JSON, null, no text, or too long to be any: refused, or left out with `skip_bad`.
+    A text file is one document, or with `lines` one for each non-empty line, and so is any file of a folder
+    that holds more than .jsonl, .csv and .parquet. Of these, .json files and datasets (their `split`), each
+    row's `text_column` is one, with what its `label_column` says, if asked for: a text or a whole number, null
+    or empty for none. .gz, .bz2, .xz and .zst files are unpacked. With `as_bytes`, documents that are not
+    UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long to be
+    any: refused, or left out with `skip_bad`.
     DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
     reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
@@ -271,7 +272,9 @@ def _local(source: str) -> _Files | None:
     if source == STDLIB_SOURCE:
         return _Files(list(_stdlib_files()), _read_text)
     if path.is_dir():
-        return _Files(_files_below(path), _read_member)
+        files = _files_below(path)
+        tables = all(_inner(file).suffix in (".jsonl", ".csv", ".parquet") for file in files)
+        return _Files(files, _read_file if tables else _read_member)
     if path.exists():
         return _Files([path], _read_file)
     if glob.has_magic(source):

@@ -82,3 +82,25 @@ def stop_signals(say: Callable[[str], None], brake: Brake, at_once: bool = True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """What is started in the block is spared the `SIGNALS`; this process hears them still.
+
+    A terminal sends an interrupt to all that was started from it, compilers too. One that is killed as torch
+    asks what it can do is taken for one that can do less, and the step is computed otherwise.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    done = threading.Event()
+    ear = threading.Thread(target=done.wait, name="ear")  # started before they are blocked here
+    ear.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.set()
+        ear.join()

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ from .saved import save_model
 from .schedule import CLIPS
 from .sources import TOLD
 from .step import Noised, State, Task, gradient_noise, learning_rate
-from .stopping import Brake, Stopped, go_on, stop_signals
+from .stopping import Brake, Stopped, go_on, spared, stop_signals
 from .textmodel import TextModel
 from .tracking import Tracked
 from .viz.runpage import write_report
@@ -157,10 +157,11 @@ class _Run:
         self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
         if self.config.train.compile and can_compile():
-            self.denoiser.compile(self._not_compiled)
+            self.denoiser.compile(self.reporter.say)
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
+        self.compiles = bool(self.config.train.compile)  # in its next step
         self.ahead = Ahead(self._make_ready)
         self.place = plan.data.train.place()
 
@@ -269,7 +270,9 @@ class _Run:
                 noised, self.place = ready.noised, ready.place
                 told = self.world.all(noised.count, ready.tokens)
                 count, tokens = (int(n) for n in told.sum(0))
-                loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
+                with spared() if self.compiles else nullcontext():
+                    loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
+                self.compiles = False
                 loss = float(self.world.all(loss).sum())
                 return loss, self.state.update(loss, self.config), tokens
             except (MemoryError, RuntimeError) as error:
@@ -277,14 +280,6 @@ class _Run:
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
             self._read_in_smaller_parts()
-
-    def _not_compiled(self, why: str) -> None:
-        """Say so. Raises Stopped where a signal to this process and all that it started hit the compiler:
-        a step that is computed otherwise than those after it would not be this run's.
-        """
-        if self.brake.received and self.brake.exit_code:
-            raise Stopped(self.folder, self.state.step, self.brake.exit_code)
-        self.reporter.say(why)
 
     def _ready(self, step: int) -> "_Ready":
         """What a step begins with. Where the processor is idle meanwhile, that of the next is begun."""

@@ -100,6 +100,14 @@ def test_a_glob_is_the_files_it_matches_in_order(tmp_path):
         read_corpus(f"{tmp_path}/*.rst")
 
 
+def test_a_folder_of_nothing_but_tables_is_their_rows(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.jsonl").write_text(f'{{"text": "row {number}"}}\n')
+    assert read_corpus(str(tmp_path)).documents == ["row 0", "row 1"]
+    (tmp_path / "read.me").write_text("text")
+    assert read_corpus(str(tmp_path)).documents == ['{"text": "row 0"}\n', '{"text": "row 1"}\n', "text"]
+
+
 def write_table(path, rows, column="text"):
     """The same rows in the format of the path's ending (nothing is an empty field in CSV)."""
     objects = [{"id": str(i), column: row} for i, row in enumerate(rows)]
