@@ -112,10 +112,10 @@ def read_corpus(
 
     A text file is one document, or with `lines` one for each non-empty line, and so is any file of a folder
     that holds more than .jsonl, .csv and .parquet. Of these, .json files and datasets (their `split`), each
-    row's `text_column` is one, with what its `label_column` says, if asked for: a text or a whole number, null
-    or empty for none. .gz, .bz2, .xz and .zst files are unpacked. With `as_bytes`, documents that are not
-    UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long to be
-    any: refused, or left out with `skip_bad`.
+    row's `text_column` is one, with what its `label_column` says, if asked for: a text or a whole number,
+    null or empty for none. .gz, .bz2, .xz and .zst files are unpacked. With `as_bytes`, documents that are
+    not UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long
+    to be any: refused, or left out with `skip_bad`.
     DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
     reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)

@@ -42,10 +42,10 @@ from .config import Config, flatten
 from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
 from .device import PRECISION_NAMES, can_compile, deterministic, out_of_memory, works_apart
-from .errors import DdcliError, RunFailed
+from .errors import DdcliError, RunFailed, counted
 from .evaluation import Bound, estimates
 from .files import finite, write_text
-from .machine import described, versions
+from .machine import GB, described, memory, versions
 from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Pace, peak_memory
@@ -150,6 +150,7 @@ class _Run:
     gradients: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0] for _ in CLIPS])
     window: Window = field(default_factory=Window)
     watch: Watch = field(default_factory=Watch)
+    has_begun: bool = False  # and its config.toml is written, by this process
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -164,6 +165,7 @@ class _Run:
         self.compiles = bool(self.config.train.compile)  # in its next step
         self.ahead = Ahead(self._make_ready)
         self.place = plan.data.train.place()
+        self._begin_in_parts()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -195,6 +197,7 @@ class _Run:
             write_text(self.folder / ABOUT, json.dumps(self._about(), indent=2) + "\n")
             self.plan.data.tokenizer.save(self.folder)
             write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in known))
+            self.has_begun = True
 
         config, steps = self.config, self.config.train.steps
         self.reporter.begin(first, steps)
@@ -279,7 +282,15 @@ class _Run:
                 # what processes are in the midst of telling each other cannot be begun again
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
-            self._read_in_smaller_parts()
+            self._read_in_smaller_parts("out of memory")
+
+    def _begin_in_parts(self) -> None:
+        """Where a step takes more memory than the machine has, whose system would end it without a word."""
+        has, _ = memory()
+        if not has or self.plan.device.type != "cpu" or self.world.size > 1:
+            return
+        while self.plan.memory > has and self.config.train.accumulate < self.config.train.batch_size:
+            self._read_in_smaller_parts(f"a step takes more than {has / GB:.0f} GB, which is all there is")
 
     def _ready(self, step: int) -> "_Ready":
         """What a step begins with. Where the processor is idle meanwhile, that of the next is begun."""
@@ -298,18 +309,19 @@ class _Run:
         rows = self.world.share(train.batch_size)
         return self.plan.data.train.batch(step, train.batch_size, train.seed, rows)
 
-    def _read_in_smaller_parts(self) -> None:
+    def _read_in_smaller_parts(self, why: str) -> None:
         train, config = self.config.train, self.config
         parts = range(train.accumulate + 1, train.batch_size + 1)
         more = next(n for n in parts if n >= 2 * train.accumulate and train.batch_size % n == 0)
-        self.reporter.say(f"out of memory: {train.batch_size // more} sequences at a time from here on")
+        at_once = counted(train.batch_size // more, "sequence")
+        self.reporter.say(f"{why}: {at_once} at a time from here on")
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.plan.device.type == "cuda":
             torch.cuda.empty_cache()
         changed = {"train": train.model_copy(update={"accumulate": more})}
         self.config = config.model_copy(update=changed)
         self.plan.config = self.plan.config.model_copy(update=changed)
-        if (self.folder / "config.toml").exists():
+        if self.has_begun:
             write_text(self.folder / "config.toml", self.config.to_toml())
 
     def _watch(self, step: int, loss: float, norm: float) -> None:

@@ -381,12 +381,21 @@ def test_what_does_not_fit_into_memory_is_read_in_parts(text_file, tmp_path, mon
     heard = train_tiny(tmp_path / "run", text_file, train__batch_size=6)
     assert heard.lines[:2] == [
         "out of memory: 3 sequences at a time from here on",
-        "out of memory: 1 sequences at a time from here on",
+        "out of memory: 1 sequence at a time from here on",
     ]
     monkeypatch.undo()
     train_tiny(tmp_path / "run", text_file, resume=True, train__batch_size=6)  # is not taken for another run
     train_tiny(tmp_path / "whole", text_file, train__batch_size=6, train__accumulate=6)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_what_a_machine_has_no_memory_for_is_not_tried(text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "memory", lambda: (2_000_000, 1_000_000))
+    heard = train_tiny(tmp_path / "run", text_file, train__batch_size=64, train__steps=1)
+    assert heard.lines[0] == (
+        "a step takes more than 0 GB, which is all there is: 32 sequences at a time from here on"
+    )
+    assert heard.lines[-1].endswith(": 8 sequences at a time from here on")
 
 
 @pytest.mark.parametrize(
