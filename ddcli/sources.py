@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .errors import DdcliError, counted
 from .files import sha256
-from .hub import is_name
+from .hub import is_name, quiet
 
 Document = str | bytes
 
@@ -291,7 +291,8 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
     import datasets
 
     try:
-        return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
+        with quiet():
+            return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
         raise DdcliError(
             f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}"
