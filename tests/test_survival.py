@@ -395,7 +395,7 @@ def test_what_a_machine_has_no_memory_for_is_not_tried(text_file, tmp_path, monk
     assert heard.lines[0] == (
         "a step takes more than 0 GB, which is all there is: 32 sequences at a time from here on"
     )
-    assert heard.lines[-1].endswith(": 8 sequences at a time from here on")
+    assert heard.lines[-1].endswith(": 4 sequences at a time from here on")
 
 
 @pytest.mark.parametrize(
