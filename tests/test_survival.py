@@ -203,7 +203,8 @@ def test_the_command_says_how_it_was_stopped_by_its_exit_code(text_file, tmp_pat
     arguments = ["train", *flags(text_file), "-o", str(tmp_path / "run"), "-q"]
     assert cli.main([*arguments, "--stop-after", "0"]) == 75
     assert "stopped at step 1; go on with: ddcli train --resume" in capsys.readouterr().err
-    assert cli.main([*arguments, "--resume"]) == 0
+    assert cli.main([*arguments, "--resume", "--keep-last", "1"]) == 0
+    assert "keep = 1\n" in (tmp_path / "run/config.toml").read_text()
 
 
 def flags(source):

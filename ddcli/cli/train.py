@@ -38,6 +38,7 @@ TRAIN_FLAGS = {
     "device": "train.device",
     "precision": "train.precision",
     "threads": "train.threads",
+    "keep_last": "checkpoint.keep",
     "track": "metrics.track",
 }
 
@@ -130,6 +131,9 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    keep_last: Annotated[
+        int | None, typer.Option(help="Checkpoints to keep, beside the best; 2 by default.")
+    ] = None,
     track: Annotated[
         str | None, typer.Option(help="Tell metrics to tensorboard, trackio or wandb as well.")
     ] = None,
