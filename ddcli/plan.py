@@ -204,7 +204,8 @@ def plan_of(config: Config, run: Path, saved: Config | None, reporter: Silent) -
     same_noise = saved.process == config.process
     tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
     plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)
-    refuse_changes(flatten(saved.model_dump()), resolved(plan, config.train.steps), run)
+    if told := changes(flatten(saved.model_dump()), resolved(plan, config.train.steps)):
+        raise DdcliError(f"{run} cannot go on with other settings: {told}; leave them out, or use another -o")
     return plan
 
 
@@ -292,16 +293,14 @@ def dry_run(config: Config, reporter: Silent) -> Plan:
     return replace(plan, config=found.model_copy(update={"train": timed}))
 
 
-def refuse_changes(before: Mapping[str, Any], asked: Config, run: Path) -> None:
-    """Raises DdcliError, naming them, where settings differ that would change what a run computes.
+def changes(before: Mapping[str, Any], asked: Config) -> str:
+    """The settings, for people, that are others than before and would change what a run computes.
 
     before: flat keys, which an older version may have had others of.
     """
     after = flatten(asked.model_dump())
     changed = [k for k in before.keys() & after.keys() if before[k] != after[k] and not may_change(k)]
-    if changed:
-        told = ", ".join(f"{k} ({before[k]} in the run, now {after[k]})" for k in sorted(changed))
-        raise DdcliError(f"{run} cannot go on with other settings: {told}; leave them out, or use another -o")
+    return ", ".join(f"{k} ({before[k]} in the run, now {after[k]})" for k in sorted(changed))
 
 
 def check_as_it_was(plan: Plan, state: Mapping[str, Any], run: Path) -> None:
@@ -311,7 +310,11 @@ def check_as_it_was(plan: Plan, state: Mapping[str, Any], run: Path) -> None:
     """
     if state["fingerprint"] != plan.data.fingerprint:
         raise DdcliError(f"the data has changed since {run} was begun; use another -o")
-    refuse_changes(state.get("settings", {}), resolved(plan, plan.config.train.steps), run)
+    if told := changes(state.get("settings", {}), resolved(plan, plan.config.train.steps)):
+        raise DdcliError(
+            f"{run}/config.toml is not what its checkpoint was written with: {told}; put that back, or use "
+            "another -o"
+        )
     if state.get("tokens", plan.tokens) != plan.tokens:
         raise DdcliError(
             f"the tokenizer or the noise of {run} is not what it was trained with; put back its "

@@ -665,7 +665,7 @@ def test_settings_that_do_not_matter_can_change(text_file, tmp_path):
 @pytest.mark.parametrize(
     ("name", "was", "now", "said"),
     [
-        ("config.toml", "seed = 0", "seed = 8", "train.seed (0 in the run, now 8)"),
+        ("config.toml", "seed = 0", "seed = 8", "written with: train.seed (0 in the run, now 8); put"),
         ("tokenizer.json", '"a": 2', '"a": 3', "the tokenizer or the noise"),
     ],
 )
