@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +21,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # tiny runs live there
 
 import torch
+from bench import commit, machine
 from safetensors.torch import load_file
 from tiny import Heard, assert_same_run, copy_of, files, tiny_config, words
 from torture import assert_whole, kill_while_training
 
 from ddcli.checkpoint import checkpoints, intact_checkpoint, read_checkpoint, verified
-from ddcli.config import Config
-from ddcli.errors import RunFailed
+from ddcli.config import Config, load_config
+from ddcli.errors import DdcliError, RunFailed
 from ddcli.training import train
 
 EVERY = 4  # steps between checkpoints
@@ -65,18 +67,22 @@ def killed(config: Config, folder: Path, whole: Path, kills: int, rng: random.Ra
         yield row(f"SIGKILL {how}", count, survived.get(how, 0), f"at most {EVERY} steps, the same weights")
 
 
+def damaged(whole: bytes, number: int, rng: random.Random) -> bytes:
+    """With one bit flipped, or, one in four times, without an end."""
+    content = bytearray(whole)
+    if number % 4 == 3:
+        return bytes(content[: rng.randrange(len(content))])
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(content)
+
+
 def flipped(run: Path, flips: int, rng: random.Random) -> Iterator[str]:
     """A bit of a file of the newest checkpoint, or its end, is lost: it is found, the one before used."""
     (before, _), (_, newest) = checkpoints(run)[-2:]
     for file in sorted(newest.iterdir()):
         whole, found = file.read_bytes(), 0
         for number in range(flips):
-            content = bytearray(whole)
-            if number % 4 == 3:
-                content = content[: rng.randrange(len(content))]
-            else:
-                content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-            file.write_bytes(content)
+            file.write_bytes(damaged(whole, number, rng))
             if not verified(newest):
                 taken = intact_checkpoint(run, lambda line: None)
                 assert taken is not None
@@ -85,6 +91,33 @@ def flipped(run: Path, flips: int, rng: random.Random) -> Iterator[str]:
                 found += 1
         file.write_bytes(whole)
         yield row(f"bit flipped or file cut, {file.name}", flips, found, f"{EVERY} steps")
+
+
+def flipped_beside(run: Path, folder: Path, flips: int, rng: random.Random) -> Iterator[str]:
+    """The same of what lies beside the checkpoints, and is read to go on: it is refused, or no other run."""
+    longer = ["train.steps=" + str(STEPS + 2)]
+    whole = copy_of(run, folder)
+    train(load_config(whole / "config.toml", longer), whole, resume=True)
+    for name in ("config.toml", "tokenizer.json"):
+        survived = 0
+        for number in range(flips):
+            copy = copy_of(run, folder / "damaged")
+            (copy / name).write_bytes(damaged((run / name).read_bytes(), number, rng))
+            try:
+                train(load_config(copy / "config.toml", longer), copy, resume=True)
+            except DdcliError:
+                survived += 1
+            else:
+                survived += same_weights(copy, whole)
+            shutil.rmtree(copy)
+        yield row(
+            f"bit flipped or file cut, {name}", flips, survived, "nothing: refused, or the same weights"
+        )
+
+
+def same_weights(run: Path, other: Path) -> bool:
+    mine, theirs = (checkpoints(each)[-1][1] / "weights.safetensors" for each in (run, other))
+    return mine.read_bytes() == theirs.read_bytes()
 
 
 @contextmanager
@@ -131,6 +164,10 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rng = random.Random(asked.seed)
+    told = (
+        f"{machine(torch.device('cpu'))}; torch {torch.__version__}; {commit()}; {time.strftime('%Y-%m-%d')}"
+    )
+    print(f"{told}\n", flush=True)
     print("| fault | tried | survived | lost |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -148,6 +185,9 @@ def main() -> None:
             print(line, flush=True)
         (folder / "copy").mkdir()
         for line in flipped(copy_of(whole, folder / "copy"), asked.flips, rng):
+            print(line, flush=True)
+        (folder / "longer").mkdir()
+        for line in flipped_beside(whole, folder / "longer", asked.flips // 4, rng):
             print(line, flush=True)
         if os.geteuid() == 0 and shutil.which("mount"):
             for line in full(config, whole, folder, asked.disks, rng):

@@ -7,6 +7,7 @@ runs/x/
   checkpoints/step-00000500/  weights, ema and optimizer as safetensors, state.json, manifest.json
 """
 
+import errno
 import json
 import math
 import re
@@ -37,6 +38,7 @@ from .files import (
     whole_folder,
 )
 from .schedule import CLIPS
+from .stopping import go_on
 from .tensors import read_tensors
 from .weights import weights_of
 
@@ -95,7 +97,8 @@ def verified(folder: Path) -> bool:
     """Whether the files of a checkpoint are those that were written, and every one as it was."""
     try:
         sums = json.loads(read_small(folder / MANIFEST))
-        there = {path.name for path in folder.iterdir()} - {MANIFEST}
+        names = {path.name for path in folder.iterdir()} - {MANIFEST}
+        there = {name for name in names if not name.startswith(".")}  # which file managers leave; never read
         return sums.keys() == there and all(sha256(folder / name) == sums[name] for name in there)
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
@@ -149,6 +152,8 @@ class _State(Excerpt):
 
     step: int = Field(ge=0)
     fingerprint: str
+    tokens: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(ge=0, lt=2**53)
     window: _Window
     bounds: list[_Bound]
@@ -251,13 +256,14 @@ def held(run: Path) -> Iterator[None]:
 
 def failed_write(run: Path, error: OSError | SafetensorError) -> RunFailed:
     """For a full disk, a folder that may not be written, or one that was taken away meanwhile."""
-    reason = (
-        (getattr(error, "strerror", None) or error) if run.is_dir() else "there is no such folder any more"
-    )
-    return RunFailed(f"{run} cannot be written: {reason}; {remains(run)}")
+    reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+    if not run.is_dir() and getattr(error, "errno", errno.ENOENT) == errno.ENOENT:
+        reason = "there is no such folder any more"
+    told = remains(run)
+    return RunFailed(f"{run} cannot be written: {reason}; {told}" + f"; {go_on(run)}" * run.is_dir())
 
 
 def remains(run: Path) -> str:
-    """What a run that broke down can go on from, for messages."""
+    """What is left of a run that broke down, for messages."""
     good = checkpoints(run)
     return f"the checkpoint of step {good[-1][0]:,} is untouched" if good else "there is no checkpoint of it"

@@ -197,8 +197,11 @@ class Config(Section):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
-# what a run may go on with in another way; `train.steps` gives it a new plan from there
+# what a run may go on with in another way, keys and sections; `train.steps` gives it a new plan from there
 FREE_TO_CHANGE = (
+    "data.source",  # where it lies; what it is has a fingerprint
+    "data.valid",
+    "data.bad_rows",  # none of which was met where they are refused
     "train.steps",
     "train.minutes",
     "train.threads",
@@ -211,6 +214,12 @@ FREE_TO_CHANGE = (
     "samples.",
     "metrics.",
 )
+
+
+def may_change(key: str) -> bool:
+    """Whether a run may go on with another value of a setting."""
+    section, dot, _ = key.partition(".")
+    return key in FREE_TO_CHANGE or section + dot in FREE_TO_CHANGE
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

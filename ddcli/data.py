@@ -7,11 +7,11 @@ pure functions of (seed, step), so that a run can stop and go on anywhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Blocks:
     characters: int  # of the documents packed, to give bits per character
     utf8_bytes: int  # likewise, to give bits per byte
     left_out: int = 0  # records too long for a block
+
+    problems: ClassVar[frozenset[str]] = frozenset()  # bad rows are left out before there are blocks
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -160,6 +162,10 @@ class Shards(Protocol):
     def shards(self) -> int:
         """How many parts there are."""
 
+    @property
+    def problems(self) -> Set[str]:
+        """Of bad rows that were left out so far: where, and what."""
+
     def shard(self, number: int, start: int) -> Iterator[Document | None]:
         """The documents of a part from row `start` on; None for a row without one."""
 
@@ -188,16 +194,25 @@ class StreamBlocks:
     enough = 500_000  # characters: of long texts, a hundred would be most of what there is
 
     def __init__(
-        self, documents: Shards, tokenizer: Tokenizer, length: int, held_out: int = 100, lanes: int = 1
+        self,
+        documents: Shards,
+        tokenizer: Tokenizer,
+        length: int,
+        held_out: int = 100,
+        lanes: int = 1,
+        *,
+        enough: int | None = None,
+        ends: bool = True,
     ):
-        """lanes: at most so many, and as many as divide a batch.
+        """lanes: at most so many, and as many as divide a batch. ends: whether documents do, with an <eos>.
 
         They are to have as many shards as each other, lest some text be read more often than other; or, of
         `even` shards and more, one more than another.
         """
         self.documents, self.tokenizer, self.length, self.most_lanes = documents, tokenizer, length, lanes
+        self.end = np.array([tokenizer.eos_id] if ends else [], np.int32)
         rows = chain.from_iterable(documents.shard(i, 0) for i in range(documents.shards))
-        self.valid_documents = list(some_of(present(rows), held_out, self.enough))
+        self.valid_documents = list(some_of(present(rows), held_out, enough or self.enough))
         self._held_out = {_digest(document) for document in self.valid_documents}
         self.go_to([])
 
@@ -232,6 +247,11 @@ class StreamBlocks:
     def place(self) -> list[list[int] | None]:
         """Where the window in hand of each lane begins, for `go_to`; None of a lane that was not read."""
         return [list(self._lanes[i].place) if i in self._lanes else None for i in range(self._count)]
+
+    @property
+    def problems(self) -> Set[str]:
+        """Of bad rows that were left out so far: where, and what."""
+        return self.documents.problems
 
     def go_to(self, place: Sequence[Sequence[int] | None]) -> None:
         """Read each lane from a place on."""
@@ -314,12 +334,12 @@ class Lane:
         return blocks.reshape(-1, self.length)
 
     def _encode(self, place: Place) -> Iterator[tuple[Place, np.ndarray]]:
-        """`doc <eos> doc <eos> ...`, some documents at a time, without end; and where each of them begins."""
+        """`doc <eos> doc <eos> ...`, some documents at a time, for ever; and where each of them begins."""
         turn, row = place.turn, place.row
         own = np.arange(self.stream.documents.shards)[self.number :: self.of]
         some: list[Document] = []
         size = 0
-        begins, end = place, np.array([self.tokenizer.eos_id], np.int32)
+        begins, end = place, self.stream.end
         empty = -1 if row else 0  # shards in a row without a document; of the first some may have been read
         while empty < len(own):
             round_, number = divmod(turn, len(own))

@@ -20,6 +20,7 @@ from .sources import (
     some_of,
     split_corpus,
     stream_documents,
+    told_of,
 )
 from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
 
@@ -214,13 +215,16 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
     length = settings.length or DEFAULT_LENGTH
     first = list(some_of(present(documents.all()), *SAMPLE))
     if not first:
-        raise DdcliError(f"{settings.source} holds no text; give a source that does")
+        told = told_of(documents.problems)
+        raise DdcliError(f"{settings.source} holds no text{told}; give a source that does")
     spec = settings.tokenizer
     if tokenizer is None:
         spec = spec or _chosen_tokenizer(settings, first, log)
         tokenizer = make_tokenizer(spec, first, log)
-    stream = StreamBlocks(documents, tokenizer, length, lanes=settings.lanes)
-    valid = _checked(pack(stream.valid_documents, tokenizer, length, end_of_text=True))
+    ends = not documents.size
+    enough = None if ends else min(StreamBlocks.enough, int(documents.size * settings.valid_fraction) + 1)
+    stream = StreamBlocks(documents, tokenizer, length, lanes=settings.lanes, enough=enough, ends=ends)
+    valid = _checked(pack(stream.valid_documents, tokenizer, length, end_of_text=ends))
     return TrainingData(
         tokenizer,
         spec,
@@ -230,7 +234,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         fingerprint=sha256_of([*stream.valid_documents, *documents.files]),
         record_lengths={},
         labels={},
-        has_end_of_text=tokenizer.eos_id not in tokenizer.special_ids,
+        has_end_of_text=ends and tokenizer.eos_id not in tokenizer.special_ids,
     )
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer, KeysValues
+from .device import out_of_memory
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
@@ -235,6 +236,8 @@ class NetworkDenoiser:
             try:
                 return compiled(xt, clock, valid, **told)
             except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
+                if out_of_memory(error):
+                    raise
                 reason = str(error).strip().partition("\n")[0][:100]
                 log(f"not compiled, which is slower: {reason or type(error).__name__}")
                 self.trunk = self.network.trunk

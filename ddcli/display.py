@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console, Group
@@ -66,6 +66,33 @@ def _clock_face(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Patient:
+    """A stream that may go away while a training goes on: what is said then is lost, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._is_gone = stream, False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self._is_gone:
+            return
+        try:
+            work()
+        except OSError:  # a closed terminal, a pipe that nobody reads, a log on a full disk
+            self._is_gone = True
+        except RuntimeError:  # told by a signal amid another write, which Python will not have
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Lines(Silent):

@@ -55,6 +55,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sums = {file.name: sha256(file) for file in sorted(beside.iterdir())}
         (beside / MANIFEST).write_text(json.dumps(sums, indent=1))
         for file in beside.iterdir():
+            file.chmod(0o666 & ~_umask())  # safetensors are written for their owner alone
             _sync(file)
         beside.chmod(0o777 & ~_umask())
         _sync(beside)

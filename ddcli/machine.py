@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,11 +30,19 @@ def memory() -> tuple[int, int]:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (x.partition(":") for x in lines)}
-        return fields["MemTotal"], fields["MemAvailable"]
+        allowed = _allowed(fields["MemTotal"])
+        return allowed, min(allowed, fields["MemAvailable"])
     except (OSError, KeyError, ValueError):
         sizes = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
         known = hasattr(os, "sysconf") and all(size in os.sysconf_names for size in sizes)
         return (os.sysconf(sizes[0]) * os.sysconf(sizes[1]) if known else 0), 0
+
+
+def _allowed(total: int) -> int:
+    """Bytes that a container may have, where this is one, of all there are."""
+    with suppress(OSError, ValueError):  # it is none, or it may have all
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
 
 
 def described(device: torch.device) -> str:

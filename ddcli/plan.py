@@ -3,18 +3,22 @@
 Legend: B sequences of a step, L length.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .about import NOISE
 from .annealing import Annealing
 from .backbones.network import Network
 from .checkpoint import checkpoints, refuse_older_noise
-from .config import FREE_TO_CHANGE, Config, build_config, flatten
+from .config import Config, build_config, flatten, may_change
+from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import Head, check_taught, default_head, find_head
 from .device import PRECISION_NAMES, pick_device, pick_precision
@@ -63,6 +67,19 @@ class Plan:
     @property
     def trained(self) -> int:
         return sum(weight.numel() for weight in self.network.parameters() if weight.requires_grad)
+
+    @cached_property
+    def tokens(self) -> str:
+        """sha256 of what is learnt, as numbers: the text as it is tokenized, of streams the part that is held
+        out, and what the noise is made from."""
+        arrays = [
+            blocks.tokens for blocks in (self.data.train, self.data.valid) if isinstance(blocks, Blocks)
+        ]
+        arrays += [table.numpy(force=True) for _, table in sorted(self.process.tables().items())]
+        digest = hashlib.sha256()
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @property
     def task(self) -> Task:
@@ -187,7 +204,8 @@ def plan_of(config: Config, run: Path, saved: Config | None, reporter: Silent) -
     same_noise = saved.process == config.process
     tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
     plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)
-    refuse_changes(saved, resolved(plan, config.train.steps), run)
+    if told := changes(flatten(saved.model_dump()), resolved(plan, config.train.steps)):
+        raise DdcliError(f"{run} cannot go on with other settings: {told}; leave them out, or use another -o")
     return plan
 
 
@@ -275,13 +293,33 @@ def dry_run(config: Config, reporter: Silent) -> Plan:
     return replace(plan, config=found.model_copy(update={"train": timed}))
 
 
-def refuse_changes(saved: Config, asked: Config, run: Path) -> None:
-    """Raises DdcliError, naming them, where settings differ that would change what a run computes."""
-    before, after = flatten(saved.model_dump()), flatten(asked.model_dump())
-    changed = [k for k in before if before[k] != after[k] and not k.startswith(FREE_TO_CHANGE)]
-    if changed:
-        told = ", ".join(f"{k} ({before[k]} in the run, now {after[k]})" for k in changed)
-        raise DdcliError(f"{run} cannot go on with other settings: {told}; leave them out, or use another -o")
+def changes(before: Mapping[str, Any], asked: Config) -> str:
+    """The settings, for people, that are others than before and would change what a run computes.
+
+    before: flat keys, which an older version may have had others of.
+    """
+    after = flatten(asked.model_dump())
+    changed = [k for k in before.keys() & after.keys() if before[k] != after[k] and not may_change(k)]
+    return ", ".join(f"{k} ({before[k]} in the run, now {after[k]})" for k in sorted(changed))
+
+
+def check_as_it_was(plan: Plan, state: Mapping[str, Any], run: Path) -> None:
+    """Raises DdcliError where a run's own files are not those that its checkpoint was written beside.
+
+    state: of the checkpoint.
+    """
+    if state["fingerprint"] != plan.data.fingerprint:
+        raise DdcliError(f"the data has changed since {run} was begun; use another -o")
+    if told := changes(state.get("settings", {}), resolved(plan, plan.config.train.steps)):
+        raise DdcliError(
+            f"{run}/config.toml is not what its checkpoint was written with: {told}; put that back, or use "
+            "another -o"
+        )
+    if state.get("tokens", plan.tokens) != plan.tokens:
+        raise DdcliError(
+            f"the tokenizer or the noise of {run} is not what it was trained with; put back its "
+            "tokenizer.json and process.safetensors, or use another -o"
+        )
 
 
 def resolved(plan: Plan, steps: int) -> Config:

@@ -11,17 +11,18 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import re
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
-from .errors import DdcliError
+from .errors import DdcliError, counted
 from .files import sha256
-from .hub import is_name
+from .hub import is_name, quiet
 
 Document = str | bytes
 
@@ -48,6 +49,9 @@ STDLIB = """
 
 TOLD = 5  # bad rows, by file and line; of more there is a count
 LONGEST_ROW = 50_000_000  # characters of a row of a table: more is no document, but a file gone wrong
+PIECE = 2**16  # bytes of a single text that is streamed, and what is missing to the end of a line
+REACH = 2**12  # bytes; in a line that goes on for longer, a piece ends amid it
+PIECES = 256  # of a shard
 
 
 class BadRow(DdcliError):  # noqa: N818 - the row is bad
@@ -69,7 +73,7 @@ class Corpus:
     documents: list[Document]  # bytes only where asked for, and only those that are not UTF-8
     name: str  # the source, as given
     sha256: str  # of a single file what sha256sum says; else of documents, then labels, a NUL byte between
-    skipped: int  # null or empty rows, empty files and, in folders, binary ones
+    skipped: int  # empty rows and files and, in folders, binary ones
     problems: list[str] = field(default_factory=list)  # of bad rows that were left out: where, and what
     labels: list[str] = field(default_factory=list)  # of each document, empty: none
 
@@ -106,11 +110,12 @@ def read_corpus(
 ) -> Corpus:
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
-    A text file is one document, or with `lines` one for each non-empty line; of .jsonl, .json, .csv and
-    .parquet files and datasets (their `split`), each row's `text_column` is one, with what its `label_column`
-    says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
-    unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are bad rows, as are rows
-    that are no JSON, no text, or too long to be any: refused, or left out with `skip_bad`.
+    A text file is one document, or with `lines` one for each non-empty line, and so is any file of a folder
+    that holds more than .jsonl, .csv and .parquet. Of these, .json files and datasets (their `split`), each
+    row's `text_column` is one, with what its `label_column` says, if asked for: a text or a whole number,
+    null or empty for none. .gz, .bz2, .xz and .zst files are unpacked. With `as_bytes`, documents that are
+    not UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long
+    to be any: refused, or left out with `skip_bad`.
     DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
     reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
@@ -120,12 +125,12 @@ def read_corpus(
     else:
         rows = list(_rows_of(_hub_rows(source, split, streaming=False), reading, source))
     documents = list(present(row.text for row in rows))
+    problems = [row.problem for row in rows if row.problem]
     if not documents:
-        raise DdcliError(f"{source} holds no text; give a source that does")
+        raise DdcliError(f"{source} holds no text{told_of(problems)}; give a source that does")
     labels = [row.label for row in rows if row.text]
     own = path.is_file() and source != STDLIB_SOURCE  # a pipe can be read but once
     digest = sha256(path) if own else sha256_of([*documents, *labels] if label_column else documents)
-    problems = [row.problem for row in rows if row.problem]
     skipped = len(rows) - len(documents) - len(problems)
     return Corpus(documents, source, digest, skipped, problems, labels)
 
@@ -154,23 +159,28 @@ def split_corpus(corpus: Corpus, fraction: float = 0.05) -> tuple[list[Document]
 class StreamedDocuments:
     """Documents too many to hold, shard by shard."""
 
+    name: str  # the source, as given
     shards: int
     rows: Callable[[int, int], Iterable[Row]]  # of a shard, from a row on
     log: Callable[[str], None]  # who is told of bad rows that are left out
     files: tuple[str, ...] = ()  # what shards that are files are known by
     problems: set[str] = field(default_factory=set)  # of bad rows that were left out so far
+    size: int = 0  # bytes of a single text, whose pieces these are; 0 of documents that end
 
     def all(self) -> Iterator[Document | None]:
         """The documents of all parts, once."""
         return chain.from_iterable(self.shard(number, 0) for number in range(self.shards))
 
     def shard(self, number: int, start: int) -> Iterator[Document | None]:
-        """The documents of a part from row `start` on; None for a row without one."""
-        for row in self.rows(number, start):
-            if row.problem and row.problem not in self.problems:
-                self.problems.add(row.problem)
-                self._tell(row.problem)
-            yield row.text
+        """The documents of a part from row `start` on; None for a row without one. Raises DdcliError."""
+        try:
+            for row in self.rows(number, start):
+                if row.problem and row.problem not in self.problems:
+                    self.problems.add(row.problem)
+                    self._tell(row.problem)
+                yield row.text
+        except OSError as error:  # of a disk, or of a network
+            raise DdcliError(f"{self.name} cannot be read any more: {_first_line(error)}") from error
 
     def _tell(self, problem: str) -> None:
         """The first few, and then how many they are by now, ever more seldom."""
@@ -190,15 +200,18 @@ def stream_documents(
     skip_bad: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> StreamedDocuments:
-    """The source that `read_corpus` reads, as it comes: files, each a shard, or a dataset of the hub."""
+    """The source that `read_corpus` reads, as it comes: files, each a shard, a dataset of the hub, or the
+    pieces of a single text."""
     reading = Reading(text_column, as_bytes=as_bytes, skip_bad=skip_bad)
     if (local := _local(source)) is not None:
+        if len(local.files) == 1 and _inner(local.files[0]).suffix not in READERS:
+            return _pieces_of(source, local.files[0], reading, log)
         known = tuple(f"{file.name} {file.stat().st_size}" for file in local.files)
 
         def of_file(number: int, start: int) -> Iterable[Row]:
             return islice(local.read(local.files[number], reading), start, None)
 
-        return StreamedDocuments(len(local.files), of_file, log, known)
+        return StreamedDocuments(source, len(local.files), of_file, log, known)
     rows: Any = _hub_rows(source, split, streaming=True)  # an IterableDataset
     shards = rows.num_shards
 
@@ -207,7 +220,43 @@ def stream_documents(
         where = f"{source} shard {number}" if shards > 1 else source
         return _rows_of(part.skip(start), reading, where, start + 1)
 
-    return StreamedDocuments(shards, of_dataset, log)
+    return StreamedDocuments(source, shards, of_dataset, log)
+
+
+def _pieces_of(name: str, path: Path, reading: Reading, log: Callable[[str], None]) -> StreamedDocuments:
+    """One text, of which no more is held than a piece; of one that is compressed, all."""
+    with _opened(path) as file:
+        size = file.seek(0, os.SEEK_END)
+    count = -(-size // PIECE)
+
+    def of_text(number: int, start: int) -> Iterator[Row]:
+        first = PIECES * number
+        with _opened(path) as file:
+            end = _cut(file, PIECE * (first + start))
+            for piece in range(first + start, min(first + PIECES, count)):
+                begin, end = end, _cut(file, PIECE * (piece + 1))
+                file.seek(begin)
+                yield reading.row(_text_row, file.read(end - begin), f"{path} from byte {begin:,} on")
+
+    known = (f"{path.name} {path.stat().st_size}",)
+    return StreamedDocuments(name, max(1, -(-count // PIECES)), of_text, log, known, size=size)
+
+
+def _cut(file: BinaryIO, at: int) -> int:
+    """The first byte from `at` on that begins a line; or a word, or a character, where lines are long."""
+    file.seek(at)
+    ahead = file.read(REACH) if at else b""
+    for end in (b"\n", b" "):
+        if (found := ahead.find(end)) >= 0:
+            return at + found + 1
+    return at + len(ahead) - len(ahead.lstrip(bytes(range(0x80, 0xC0))))  # what goes on with a character
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return io.BytesIO(_unpack(path)) if path.suffix in UNPACKERS else path.open("rb")
+    except OSError as error:
+        raise DdcliError(f"{path} cannot be read: {error.strerror}") from error
 
 
 class _Files(NamedTuple):
@@ -223,7 +272,9 @@ def _local(source: str) -> _Files | None:
     if source == STDLIB_SOURCE:
         return _Files(list(_stdlib_files()), _read_text)
     if path.is_dir():
-        return _Files(_files_below(path), _read_member)
+        files = _files_below(path)
+        tables = all(_inner(file).suffix in (".jsonl", ".csv", ".parquet") for file in files)
+        return _Files(files, _read_file if tables else _read_member)
     if path.exists():
         return _Files([path], _read_file)
     if glob.has_magic(source):
@@ -240,7 +291,8 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
     import datasets
 
     try:
-        return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
+        with quiet():
+            return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
         raise DdcliError(
             f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}"
@@ -249,8 +301,12 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
 
 def _read_file(path: Path, reading: Reading) -> Iterable[Row]:
     """Documents of one file, by the ending of its name (before that of its compression)."""
-    inner = path.with_suffix("") if path.suffix in UNPACKERS else path
-    return READERS.get(inner.suffix, _read_text)(path, reading)
+    return READERS.get(_inner(path).suffix, _read_text)(path, reading)
+
+
+def _inner(path: Path) -> Path:
+    """The name of a file, unpacked."""
+    return path.with_suffix("") if path.suffix in UNPACKERS else path
 
 
 def _read_member(path: Path, reading: Reading) -> Iterable[Row]:
@@ -296,7 +352,9 @@ def _read_jsonl(path: Path, reading: Reading) -> Iterable[Row]:
 
 def _json_row(line: bytes, reading: Reading, where: str) -> Row:
     try:
-        return _row(json.loads(line), reading, where)
+        return _row(json.loads(line.decode()), reading, where)
+    except UnicodeDecodeError as error:
+        raise BadRow(f"{where} is not UTF-8 text (byte {error.start:,})") from error
     except (ValueError, RecursionError) as error:
         raise BadRow(f"{where} is not JSON: {error}") from error
 
@@ -335,7 +393,19 @@ def _read_parquet(path: Path, reading: Reading) -> Iterable[Row]:
     for column, option in columns.items():
         if column not in file.schema_arrow.names:
             raise _no_column(str(path), column, file.schema_arrow.names, option)
-    return _rows_of(file.read(columns=list(columns)).to_pylist(), reading, str(path))
+    table = file.read(columns=list(columns))
+    cells = zip(*(_cells_of(table[column]) for column in columns), strict=True)
+    return _rows_of((dict(zip(columns, row, strict=True)) for row in cells), reading, str(path))
+
+
+def _cells_of(column: Any) -> list[Any]:
+    """Text as `_decode_table` has it, where pyarrow would give up at the first byte that is no UTF-8."""
+    from pyarrow import large_binary, types
+
+    if not (types.is_string(column.type) or types.is_large_string(column.type)):
+        return list(column.to_pylist())
+    found = column.cast(large_binary()).to_pylist()
+    return [None if text is None else text.decode(errors="surrogateescape") for text in found]
 
 
 def _unpack_zst(packed: bytes) -> bytes:
@@ -378,10 +448,8 @@ def _without_mark(data: bytes) -> bytes:
 
 
 def _decode_table(path: Path) -> str:
-    try:
-        return _without_mark(_unpack(path)).decode()
-    except UnicodeDecodeError as error:
-        raise DdcliError(f"{path} is not UTF-8 (byte {error.start:,}); convert it first") from error
+    """Bytes that are no UTF-8 become halves of surrogate pairs, so that the row they are in can be named."""
+    return _without_mark(_unpack(path)).decode(errors="surrogateescape")
 
 
 def _rows_of(rows: Iterable[Any], reading: Reading, source: str, first: int = 1) -> Iterator[Row]:
@@ -394,11 +462,12 @@ def _row(row: Any, reading: Reading, where: str) -> Row:
     return Row(text, _label_of(row, reading.label_column, where) if reading.label_column else "")
 
 
-def _text_of(row: Any, column: str, where: str) -> str | None:
+def _text_of(row: Any, column: str, where: str) -> str:
     text = _cell(row, column, where, "--text-column")
-    if not isinstance(text, str | None):
-        raise BadRow(f"{where}: column {column!r} holds {type(text).__name__}, not text")
-    if text and len(text) > LONGEST_ROW:
+    if not isinstance(text, str):
+        what = "null" if text is None else type(text).__name__
+        raise BadRow(f"{where}: column {column!r} holds {what}, not text")
+    if len(text) > LONGEST_ROW:
         raise BadRow(f"{where}: {len(text):,} characters are no document (at most {LONGEST_ROW:,})")
     return _whole_characters(text, where)
 
@@ -414,16 +483,13 @@ def _cell(row: Any, column: str, where: str, option: str) -> Any:
     if not isinstance(row, dict):
         raise BadRow(f"{where}: a row is {type(row).__name__}, not a mapping of columns")
     if column not in row:
-        raise _no_column(where, column, row, option)
+        raise BadRow(str(_no_column(where, column, row, option)))
     return row[column]
 
 
-Text = TypeVar("Text", str, str | None)
-
-
-def _whole_characters(text: Text, where: str) -> Text:
-    if text and re.search("[\ud800-\udfff]", text):  # JSON can spell them, UTF-8 cannot
-        raise BadRow(f"{where}: a text holds half a surrogate pair, which is no character")
+def _whole_characters(text: str, where: str) -> str:
+    if re.search("[\ud800-\udfff]", text):  # JSON can spell them, and `_decode_table` makes them of bytes
+        raise BadRow(f"{where}: a text holds half a surrogate pair or a stray byte, which is not UTF-8")
     return text
 
 
@@ -451,6 +517,11 @@ def _files_matching(pattern: str) -> list[str]:
     if not files:
         raise DdcliError(f"no file matches {pattern}")
     return files
+
+
+def told_of(problems: Collection[str]) -> str:
+    """The first of some bad rows, in brackets."""
+    return f" ({counted(len(problems), 'bad row')}: {next(iter(problems))})" if problems else ""
 
 
 def present(documents: Iterable[Document | None]) -> Iterator[Document]:

@@ -1,6 +1,7 @@
 """How a run is asked to stop: by a signal, or by the clock."""
 
 import math
+import shlex
 import signal
 import threading
 import time
@@ -14,8 +15,11 @@ from .errors import DdcliError
 
 OUT_OF_TIME = 75  # exit code: "try again later", as mail systems have it
 SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGXCPU", "SIGHUP")
+    if hasattr(signal, name)
 ]
+HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal is closed
 
 
 class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
@@ -25,17 +29,15 @@ class Stopped(DdcliError):  # noqa: N818 - asked for, not an error
     """
 
     def __init__(self, run: Path, step: int, exit_code: int) -> None:
-        super().__init__(
-            f"stopped at step {step}; {go_on(run)}"
-            if step
-            else "stopped before the first step; nothing is written"
-        )
+        begun = (run / "config.toml").exists()  # whose first step may take long: it is compiled
+        at = f"at step {step}" if step else "before the first step"
+        super().__init__(f"stopped {at}; {go_on(run) if step or begun else 'nothing is written'}")
         self.exit_code = exit_code
 
 
 def go_on(run: Path) -> str:
     """How to, for messages."""
-    return f"go on with: ddcli train --resume -o {run}"
+    return f"go on with: ddcli train --resume -o {shlex.quote(str(run))}"
 
 
 @dataclass
@@ -63,6 +65,8 @@ def stop_signals(say: Callable[[str], None], brake: Brake, at_once: bool = True)
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before.get(HANG_UP) is signal.SIG_IGN:  # as nohup would have it
+        del before[HANG_UP]
 
     def receive(number: int, _frame: Any) -> None:
         brake.received.append(number)
@@ -78,3 +82,25 @@ def stop_signals(say: Callable[[str], None], brake: Brake, at_once: bool = True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """What is started in the block is spared the `SIGNALS`; this process hears them still.
+
+    A terminal sends an interrupt to all that was started from it, compilers too. One that is killed as torch
+    asks what it can do is taken for one that can do less, and the step is computed otherwise.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    done = threading.Event()
+    ear = threading.Thread(target=done.wait, name="ear")  # started before they are blocked here
+    ear.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.set()
+        ear.join()

@@ -78,12 +78,20 @@ class Tracked(Silent):
     def metrics(self, line: Mapping[str, Any]) -> None:
         self.reporter.metrics(line)
         numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
-        self.tracker.log(numbers, step=line["step"])
+        self._tell(lambda tracker: tracker.log(numbers, step=line["step"]))
 
     def end(self) -> None:
         self.reporter.end()
+        self._tell(lambda tracker: tracker.finish())
+
+    def _tell(self, what: Callable[[Any], object]) -> None:
+        """Whatever becomes of a tracker, the training goes on."""
         if self.tracker:
-            self.tracker.finish()
+            try:
+                what(self.tracker)
+            except Exception as error:
+                self.tracker = None
+                self.reporter.say(f"--track {self.name}: it is told no more: {first_line(error)}")
 
     def say(self, line: str) -> None:
         self.reporter.say(line)

@@ -7,11 +7,12 @@ the step alone, never of what the process did before, so a resumed run is the ru
 import json
 import math
 import os
+import shlex
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,24 +38,25 @@ from .checkpoint import (
     remains,
     save_checkpoint,
 )
-from .config import Config
+from .config import Config, flatten
 from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
 from .device import PRECISION_NAMES, can_compile, deterministic, out_of_memory, works_apart
-from .errors import DdcliError, RunFailed
+from .errors import DdcliError, RunFailed, counted
 from .evaluation import Bound, estimates
 from .files import finite, write_text
-from .machine import described, versions
+from .machine import GB, described, memory, versions
 from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Pace, peak_memory
-from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, plan_of, resolved, too_large
+from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, check_as_it_was, plan_of, resolved, too_large
 from .runlog import ABOUT, METRICS, metrics_of
 from .sampler import default_sampler
 from .saved import save_model
 from .schedule import CLIPS
+from .sources import TOLD
 from .step import Noised, State, Task, gradient_noise, learning_rate
-from .stopping import Brake, Stopped, go_on, stop_signals
+from .stopping import Brake, Stopped, go_on, spared, stop_signals
 from .textmodel import TextModel
 from .tracking import Tracked
 from .viz.runpage import write_report
@@ -148,6 +150,7 @@ class _Run:
     gradients: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0] for _ in CLIPS])
     window: Window = field(default_factory=Window)
     watch: Watch = field(default_factory=Watch)
+    has_begun: bool = False  # and its config.toml is written, by this process
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -159,8 +162,10 @@ class _Run:
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
+        self.compiles = bool(self.config.train.compile)  # in its next step
         self.ahead = Ahead(self._make_ready)
         self.place = plan.data.train.place()
+        self._begin_in_parts()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -192,6 +197,7 @@ class _Run:
             write_text(self.folder / ABOUT, json.dumps(self._about(), indent=2) + "\n")
             self.plan.data.tokenizer.save(self.folder)
             write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in known))
+            self.has_begun = True
 
         config, steps = self.config, self.config.train.steps
         self.reporter.begin(first, steps)
@@ -221,7 +227,9 @@ class _Run:
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates), ends=bool(last or stop))
             if stop:
+                self._count_bad_rows()
                 raise self.world.once(Stopped(self.folder, step, stop))
+        self._count_bad_rows()
         if self.world.leads:
             self._point_out_the_best()
         return self.folder
@@ -246,8 +254,7 @@ class _Run:
         with self.world.together():
             found = read_checkpoint(newest)
             check_checkpoint(*found, self.plan.network, self.folder)
-            if found[1]["fingerprint"] != self.plan.data.fingerprint:
-                raise DdcliError(f"the data has changed since {self.folder} was begun; use another -o")
+            check_as_it_was(self.plan, found[1], self.folder)
         return found
 
     def _told_to_stop(self) -> int | None:
@@ -266,14 +273,24 @@ class _Run:
                 noised, self.place = ready.noised, ready.place
                 told = self.world.all(noised.count, ready.tokens)
                 count, tokens = (int(n) for n in told.sum(0))
-                loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
+                with spared() if self.compiles else nullcontext():
+                    loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
+                self.compiles = False
                 loss = float(self.world.all(loss).sum())
                 return loss, self.state.update(loss, self.config), tokens
             except (MemoryError, RuntimeError) as error:
                 # what processes are in the midst of telling each other cannot be begun again
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:
                     raise
-            self._read_in_smaller_parts()
+            self._read_in_smaller_parts("out of memory")
+
+    def _begin_in_parts(self) -> None:
+        """Where a step takes more memory than the machine has, whose system would end it without a word."""
+        has, _ = memory()
+        if not has or self.plan.device.type != "cpu" or self.world.size > 1:
+            return
+        while self.plan.memory > has and self.config.train.accumulate < self.config.train.batch_size:
+            self._read_in_smaller_parts(f"a step takes more than {has / GB:.0f} GB, which is all there is")
 
     def _ready(self, step: int) -> "_Ready":
         """What a step begins with. Where the processor is idle meanwhile, that of the next is begun."""
@@ -292,18 +309,19 @@ class _Run:
         rows = self.world.share(train.batch_size)
         return self.plan.data.train.batch(step, train.batch_size, train.seed, rows)
 
-    def _read_in_smaller_parts(self) -> None:
+    def _read_in_smaller_parts(self, why: str) -> None:
         train, config = self.config.train, self.config
         parts = range(train.accumulate + 1, train.batch_size + 1)
         more = next(n for n in parts if n >= 2 * train.accumulate and train.batch_size % n == 0)
-        self.reporter.say(f"out of memory: {train.batch_size // more} sequences at a time from here on")
+        at_once = counted(train.batch_size // more, "sequence")
+        self.reporter.say(f"{why}: {at_once} at a time from here on")
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.plan.device.type == "cuda":
             torch.cuda.empty_cache()
         changed = {"train": train.model_copy(update={"accumulate": more})}
         self.config = config.model_copy(update=changed)
         self.plan.config = self.plan.config.model_copy(update=changed)
-        if (self.folder / "config.toml").exists():
+        if self.has_begun:
             write_text(self.folder / "config.toml", self.config.to_toml())
 
     def _watch(self, step: int, loss: float, norm: float) -> None:
@@ -318,10 +336,18 @@ class _Run:
         if len(self.watch.lost) < PATIENCE:
             self.reporter.say(f"{what}: the step is left out")
             return
-        kept = remains(self.folder)
-        raise self.world.once(
-            RunFailed(f"{what}, and at the {PATIENCE - 1} before it; {kept}; lower train.lr")
-        )
+        what = f"{what}, and at the {PATIENCE - 1} before it; {remains(self.folder)}; lower train.lr"
+        if found := checkpoints(self.folder):
+            what += f" in another run: --from {shlex.quote(str(found[-1][1]))}"
+        raise self.world.once(RunFailed(what))
+
+    def _count_bad_rows(self) -> None:
+        """Of a stream, as far as it was read this time; of other data that is told at once."""
+        bad = set().union(*self.world.gather(self.plan.data.train.problems))
+        if len(bad) > TOLD:
+            self.reporter.say(
+                f"{self.config.data.source}: {len(bad):,} bad rows left out, as far as it was read"
+            )
 
     def _point_out_the_best(self) -> None:
         """Say so where an earlier checkpoint is better than the last by more than the error of its bound."""
@@ -513,6 +539,8 @@ class _Run:
         state = {
             "step": step,
             "fingerprint": self.plan.data.fingerprint,
+            "tokens": self.plan.tokens,
+            "settings": flatten(self.config.model_dump()),
             "window": asdict(self.window),
             "seconds": time.monotonic() - self.started,
             "clip": self.clip,

@@ -100,8 +100,16 @@ def test_a_glob_is_the_files_it_matches_in_order(tmp_path):
         read_corpus(f"{tmp_path}/*.rst")
 
 
+def test_a_folder_of_nothing_but_tables_is_their_rows(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.jsonl").write_text(f'{{"text": "row {number}"}}\n')
+    assert read_corpus(str(tmp_path)).documents == ["row 0", "row 1"]
+    (tmp_path / "read.me").write_text("text")
+    assert read_corpus(str(tmp_path)).documents == ['{"text": "row 0"}\n', '{"text": "row 1"}\n', "text"]
+
+
 def write_table(path, rows, column="text"):
-    """The same rows in the format of the path's ending (a null is an empty field in CSV)."""
+    """The same rows in the format of the path's ending (nothing is an empty field in CSV)."""
     objects = [{"id": str(i), column: row} for i, row in enumerate(rows)]
 
     def csv(rows):
@@ -112,15 +120,15 @@ def write_table(path, rows, column="text"):
         ".jsonl": lambda: "\n".join(json.dumps(o, ensure_ascii=False) for o in objects).encode(),
         ".json": lambda: json.dumps(objects).encode(),
         ".csv": lambda: ("\ufeff" + csv(rows)).encode(),
-        ".parquet": lambda: parquet(objects),
+        ".parquet": lambda: parquet(pyarrow.Table.from_pylist(objects)),
     }
     path.write_bytes(writers[path.suffix]())
     return str(path)
 
 
-def parquet(objects):
+def parquet(table):
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(objects), sink)
+    pyarrow.parquet.write_table(table, sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -129,7 +137,7 @@ TABLES = (".jsonl", ".json", ".csv", ".parquet")
 
 @pytest.mark.parametrize("ending", TABLES)
 def test_each_row_of_a_table_is_a_document(ending, tmp_path):
-    rows = [ROWS[0], None, *ROWS[1:], "long " * 40_000]
+    rows = [ROWS[0], "", *ROWS[1:], "long " * 40_000]
     source = write_table(tmp_path / f"t{ending}", rows, column="story")
     corpus = read_corpus(source, text_column="story")
     assert corpus.documents == [row for row in rows if row]
@@ -159,7 +167,8 @@ def test_a_compressed_table_is_still_a_table(tmp_path):
     ("name", "data", "said"),
     [
         ("a.txt", b"caf\xe9", r"a.txt is not UTF-8 text \(byte 3\).*--tokenizer byte"),
-        ("a.csv", b"text\ncaf\xe9", r"a.csv is not UTF-8 \(byte 8\)"),
+        ("a.csv", b"text\ncaf\xe9", r"a.csv line 2: a text holds half a surrogate pair or a stray byte"),
+        ("a.jsonl", b'{"text": null}', r"line 1: column 'text' holds null, not text; mend it"),
         ("a.txt", b"", "holds no text"),
         ("a.jsonl", b'{"text": "a"}\n{', "line 2 is not JSON"),
         ("a.jsonl", b"[1]", "a row is list"),
@@ -183,13 +192,23 @@ BAD = {
         [
             "line 2 is not JSON",
             "line 3: a row is list",
+            "line 4: column 'text' holds null",
             "line 5: column 'text' holds int",
             "line 6: a text holds half a surrogate pair",
-            "line 8 is not JSON",
+            "line 8 is not UTF-8 text (byte 1)",
         ],
     ),
-    "a.csv": (b"text,b\none,1\n\ntwo,2\n", []),
+    "a.csv": (
+        b"text,b\none,1\n\ncaf\xe9,1\ntwo,2\n",
+        ["line 4: a text holds half a surrogate pair or a stray"],
+    ),
     "a.json": (b'[{"text": "one"}, 3, {"text": "two"}]', ["row 2: a row is int"]),
+    "a.parquet": (
+        parquet(
+            pyarrow.table({"text": pyarrow.array([b"one", b"caf\xe9", None, b"two"]).cast("string", False)})
+        ),
+        ["row 2: a text holds half a surrogate pair or a stray byte", "row 3: column 'text' holds null"],
+    ),
     "lines.txt": (b"one\r\ncaf\xe9\n\ntwo", ["line 2 is not UTF-8 text (byte 3)"]),
 }
 
@@ -226,15 +245,15 @@ def test_bytes_are_no_bad_rows_for_a_vocabulary_of_them(tmp_path):
 
 
 def test_bad_rows_of_a_stream_are_told_and_left_out(monkeypatch):
-    rows = Dataset.from_dict({"text": ["one", "\ud83d", None, "two"][:0] or ["one", None, "two", "x" * 11]})
+    rows = Dataset.from_dict({"text": ["one", "", "two", "x" * 11]})
     monkeypatch.setattr("ddcli.sources.LONGEST_ROW", 10)
     monkeypatch.setattr("ddcli.sources._hub_rows", lambda *_, **__: rows.to_iterable_dataset(num_shards=2))
     told: list[str] = []
     stream = stream_documents("some/name", skip_bad=True, log=told.append)
     assert stream.shards == 2
-    assert [[*stream.shard(i, 0)] for i in range(2)] == [["one", None], ["two", None]]
+    assert [[*stream.shard(i, 0)] for i in range(2)] == [["one", ""], ["two", None]]
     assert told == ["left out: some/name shard 1 row 2: 11 characters are no document (at most 10)"]
-    assert [*stream.shard(0, 1)] == [None]
+    assert [*stream.shard(0, 1)] == [""]
     with pytest.raises(DdcliError, match="shard 1 row 2: 11 characters"):
         list(stream_documents("some/name").shard(1, 1))
 
@@ -281,13 +300,13 @@ def test_a_dataset_is_loaded_by_name_config_and_split(monkeypatch):
 
     def load_dataset(*args, **kwargs):
         asked.append((args, kwargs))
-        return Dataset.from_dict({"story": ["a", None, "", "b"]})
+        return Dataset.from_dict({"story": ["a", "", "b"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = read_corpus("some/stories:tiny", text_column="story", split="train[:10%]")
     assert asked == [(("some/stories", "tiny"), {"split": "train[:10%]", "streaming": False})]
     assert corpus.documents == ["a", "b"]
-    assert corpus.skipped == 2
+    assert corpus.skipped == 1
     with pytest.raises(DdcliError, match="set --text-column to one of: story"):
         read_corpus("stories")
 

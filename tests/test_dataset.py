@@ -1,5 +1,6 @@
 """Laws of what a run trains and validates on."""
 
+import gzip
 import json
 
 import datasets
@@ -10,7 +11,7 @@ from ddcli.config import Data
 from ddcli.data import StreamBlocks
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
-from ddcli.sources import read_corpus
+from ddcli.sources import read_corpus, stream_documents
 
 
 def read(**settings):
@@ -69,6 +70,30 @@ def test_of_long_texts_a_stream_holds_out_few(tmp_path, monkeypatch):
     data = read(source=str(tmp_path / "*.txt"), streaming=True, tokenizer="char", length=16)
     assert [text[:6] for text in data.train.valid_documents] == ["text 0", "text 1"]
     assert "text 5" in data.tokenizer.decode(data.train.batch(0, 64, 0).tokens.ravel())
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_single_text_is_streamed_in_pieces(name, tmp_path, monkeypatch):
+    """None of which cuts a word or a character, or ends the text; what is held out is its beginning."""
+    for limit, value in {"PIECE": 64, "REACH": 16, "PIECES": 4}.items():
+        monkeypatch.setattr(f"ddcli.sources.{limit}", value)
+    text = "".join(f"line {i} läuft\n" for i in range(60)) + "wörter ohne ende " * 40 + "語" * 500
+    (tmp_path / name).write_bytes(text.encode() if name == "a.txt" else gzip.compress(text.encode()))
+    source = str(tmp_path / name)
+    shards = stream_documents(source)
+    pieces = [[*shards.shard(i, 0)] for i in range(shards.shards)]
+    assert "".join(piece for shard in pieces for piece in shard) == text
+    assert len(pieces) == -(-len(text.encode()) // (64 * 4))
+    assert [*shards.shard(1, 3)] == pieces[1][3:]
+    assert all(piece.endswith(("\n", " ")) for piece in pieces[0])
+    data = read(source=source, streaming=True, tokenizer="char", length=16, valid_fraction=0.03, lanes=1)
+    held_out = "".join(data.train.valid_documents)
+    assert text.startswith(held_out)
+    assert 0.03 < len(held_out.encode()) / len(text.encode()) < 0.09
+    tokens = data.train.batch(0, 256, 0).tokens
+    assert data.tokenizer.eos_id not in tokens
+    assert not data.has_end_of_text
+    assert data.tokenizer.decode(tokens[0]) in text.replace(held_out, "") * 2
 
 
 def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):

@@ -129,13 +129,15 @@ def test_text_is_written_without_changing_its_line_ends(tmp_path):
 # -- folders ----------------------------------------------------------------------------------------------
 
 
-def test_a_folder_written_whole_is_sealed_by_a_manifest_that_verifies(tmp_path):
+def test_a_folder_written_whole_is_sealed_by_a_manifest_that_verifies(tmp_path, umask):
     with whole_folder(tmp_path / "f") as beside:
         (beside / "a").write_text("1")
+        (beside / "a").chmod(0o600)  # as safetensors are written
         (beside / "b").write_bytes(b"\0" * 1000)
         assert not (tmp_path / "f").exists()
     sums = json.loads((tmp_path / "f" / MANIFEST).read_text())
     assert sums == {name: sha256(tmp_path / "f" / name) for name in ("a", "b")}
+    assert {mode(file) for file in (tmp_path / "f").iterdir()} == {0o640}
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 

@@ -1,5 +1,7 @@
 """Training survives kills, bad numbers, small memory, small disks and a second process; little is lost."""
 
+import errno
+import io
 import json
 import math
 import os
@@ -7,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -36,7 +39,7 @@ from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import Estimates
 from ddcli.step import State, Task
-from ddcli.stopping import Brake, Stopped
+from ddcli.stopping import Brake, Stopped, spared, stop_signals
 from ddcli.training import train
 from ddcli.watch import PATIENCE, RECENT
 
@@ -101,6 +104,8 @@ def test_of_a_checkpoint_any_bit_that_is_flipped_is_found(tmp_path):
             assert not verified(folder)
         file.write_bytes(whole)
     assert verified(folder)
+    (folder / ".DS_Store").write_bytes(b"of a file manager")
+    assert verified(folder)
     (folder / "extra.safetensors").write_bytes(b"")
     assert not verified(folder)
 
@@ -126,17 +131,80 @@ def test_a_run_stops_when_its_time_is_up_and_goes_on_as_if_nothing_had_been(text
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGXCPU])
-def test_what_schedulers_send_before_they_kill_stops_a_run_too(text_file, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGXCPU, signal.SIGHUP])
+def test_what_schedulers_and_terminals_send_stops_a_run_too(text_file, tmp_path, number):
     assert stop_at(3, tmp_path / "run", tiny_config(text_file), number).exit_code == 128 + number
     assert checkpoints(tmp_path / "run")[-1][0] == 3
+
+
+def test_under_nohup_a_terminal_may_be_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(pytest.fail, Brake()):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Gone(io.StringIO):
+    """A terminal that is closed after the first line."""
+
+    def write(self, text):
+        if self.getvalue():
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+def test_a_run_goes_on_where_nobody_listens_any_more(text_file, tmp_path, monkeypatch):
+    arguments = ["train", *flags(text_file), "-o", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(arguments) == 0
+    assert sys.stderr.getvalue().count("\n") == 1
+    assert cli.main([*arguments[:-1], str(tmp_path / "other"), "--stop-after", "0"]) == 75
+    assert checkpoints(tmp_path / "other")[-1][0] == 1
+
+
+def test_compilers_are_spared_the_signals_that_a_terminal_sends_to_all():
+    """Else torch would take a step otherwise than after it, and say nothing of it."""
+    brake = Brake()
+    with stop_signals(lambda line: None, brake), spared():
+        compiler = subprocess.Popen([sys.executable, "-c", "print('begun', flush=True); input()"], **PIPES)
+        assert compiler.stdout.readline() == "begun\n"
+        for number in (signal.SIGINT, signal.SIGTERM):
+            compiler.send_signal(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not brake.exit_code:
+            time.sleep(0.01)
+        compiler.communicate("\n")
+    assert (compiler.returncode, brake.exit_code) == (0, 143)
+
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+
+
+def test_where_memory_is_lacking_the_compiler_is_not_blamed(text_file, tmp_path, monkeypatch):
+    """Compiled code that finds no memory is tried again in parts, as it is."""
+
+    def crowded(trunk):
+        def forward(xt, *rest):
+            if len(xt) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return trunk(xt, *rest)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", crowded)
+    monkeypatch.setattr("ddcli.training.can_compile", lambda: True)
+    heard = train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
+    assert heard.lines == ["out of memory: 4 sequences at a time from here on"]
 
 
 def test_the_command_says_how_it_was_stopped_by_its_exit_code(text_file, tmp_path, capsys):
     arguments = ["train", *flags(text_file), "-o", str(tmp_path / "run"), "-q"]
     assert cli.main([*arguments, "--stop-after", "0"]) == 75
     assert "stopped at step 1; go on with: ddcli train --resume" in capsys.readouterr().err
-    assert cli.main([*arguments, "--resume"]) == 0
+    assert cli.main([*arguments, "--resume", "--keep-last", "1"]) == 0
+    assert "keep = 1\n" in (tmp_path / "run/config.toml").read_text()
 
 
 def flags(source):
@@ -212,7 +280,8 @@ def test_after_too_many_in_a_row_a_run_fails_and_spares_the_checkpoints(text_fil
     assert failure.value.exit_code == 1
     assert f"the loss is nan and the norm of its gradient nan at step {last} (blocks" in str(failure.value)
     assert f"at the {PATIENCE - 1} before it; the checkpoint of step 10 is untouched" in str(failure.value)
-    assert "lower train.lr" in str(failure.value)
+    last_good = tmp_path / "run/checkpoints/step-00000010"
+    assert str(failure.value).endswith(f"lower train.lr in another run: --from {last_good}")
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [5, 10]
     monkeypatch.undo()
     train_tiny(tmp_path / "run", text_file, resume=True, **changes)
@@ -313,12 +382,21 @@ def test_what_does_not_fit_into_memory_is_read_in_parts(text_file, tmp_path, mon
     heard = train_tiny(tmp_path / "run", text_file, train__batch_size=6)
     assert heard.lines[:2] == [
         "out of memory: 3 sequences at a time from here on",
-        "out of memory: 1 sequences at a time from here on",
+        "out of memory: 1 sequence at a time from here on",
     ]
     monkeypatch.undo()
     train_tiny(tmp_path / "run", text_file, resume=True, train__batch_size=6)  # is not taken for another run
     train_tiny(tmp_path / "whole", text_file, train__batch_size=6, train__accumulate=6)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_what_a_machine_has_no_memory_for_is_not_tried(text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "memory", lambda: (2_000_000, 1_000_000))
+    heard = train_tiny(tmp_path / "run", text_file, train__batch_size=64, train__steps=1)
+    assert heard.lines[0] == (
+        "a step takes more than 0 GB, which is all there is: 32 sequences at a time from here on"
+    )
+    assert heard.lines[-1].endswith(": 4 sequences at a time from here on")
 
 
 @pytest.mark.parametrize(
@@ -386,7 +464,8 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_and_no_part_of_a_f
         check=False,
     )
     assert found.returncode == 1
-    assert found.stderr.startswith(f"ddcli: {run} cannot be written: ")
+    told = f"the checkpoint of step 4 is untouched; go on with: ddcli train --resume -o {run}\n"
+    assert found.stderr == f"ddcli: {run} cannot be written: File too large (os error 27); {told}"
     assert found.stderr.count("\n") == 1
     assert files(run / "checkpoints") == before
     assert not [path for path in run.rglob(".*")]

@@ -70,6 +70,18 @@ def test_a_run_that_goes_on_is_the_one_that_was_begun(text_file, tmp_path, monke
     assert all(tracker.finished for tracker in Service.made)
 
 
+def test_a_tracker_that_fails_is_no_end_of_a_run(text_file, tmp_path, monkeypatch):
+    class Unreached(Service):
+        def log(self, values, step):
+            raise ConnectionError("no network\nand a page more")
+
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    monkeypatch.setitem(theirs.LOGGER_TYPE_TO_CLASS, "wandb", Unreached)
+    heard = train_tiny(tmp_path / "run", text_file, metrics__track="wandb", validation__every=0)
+    assert heard.lines == ["--track wandb: it is told no more: no network"]
+    assert len(metrics(tmp_path / "run")) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

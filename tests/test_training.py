@@ -38,6 +38,7 @@ from tiny import (
 import ddcli
 from ddcli import training
 from ddcli.checkpoint import checkpoints
+from ddcli.config import load_config
 from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
 from ddcli.device import can_compile
@@ -659,6 +660,46 @@ def test_settings_that_do_not_matter_can_change(text_file, tmp_path):
     changes = {"metrics__every": 2, "validation__every": 0, "checkpoint__keep": 1, "samples__every": 3}
     heard = train_tiny(run, text_file, resume=True, train__steps=10, **changes)
     assert heard.steps == [6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now", "said"),
+    [
+        ("config.toml", "seed = 0", "seed = 8", "written with: train.seed (0 in the run, now 8); put"),
+        ("tokenizer.json", '"a": 2', '"a": 3', "the tokenizer or the noise"),
+    ],
+)
+def test_a_run_whose_own_files_have_changed_does_not_go_on_as_another(
+    text_file, tmp_path, name, was, now, said
+):
+    """A bit that is flipped in them is seen too: they are what the checkpoint was written beside."""
+    run = tmp_path / "run"
+    train_tiny(run, text_file, train__steps=5)
+    content = (run / name).read_text()
+    changed = content.replace(was, "?").replace(now, was).replace("?", now)
+    assert changed != content
+    (run / name).write_text(changed)
+    with pytest.raises(DdcliError) as refusal:
+        train(load_config(run / "config.toml", ["train.steps=10"]), run, resume=True)
+    assert said in str(refusal.value)
+
+
+def test_data_may_lie_elsewhere_and_bad_rows_be_left_out_from_then_on(tmp_path, monkeypatch):
+    """Of a stream a bad row is met when it is read, and refused, which is no end of a run."""
+    monkeypatch.setattr("ddcli.dataset.SAMPLE", (100, 10_000))
+    monkeypatch.setattr("ddcli.data.StreamBlocks.window", 16)
+    monkeypatch.setattr("ddcli.data.Lane.at_once", 50)
+    rows = [json.dumps({"text": line}) + "\n" for line in words(400).splitlines()]
+    run, (old, new) = tmp_path / "run", (tmp_path / name for name in ("old", "new"))
+    old.mkdir()
+    (old / "a.jsonl").write_text("".join(rows) + '{"text": null}\n')
+    settings = {"data__streaming": True, "train__steps": 400, "checkpoint__every": 10}
+    with pytest.raises(DdcliError, match=r"a.jsonl line 401: column 'text' holds null.*--bad-rows skip"):
+        train_tiny(run, old / "a.jsonl", **settings)
+    old.rename(new)
+    settings |= {"train__steps": checkpoints(run)[-1][0] + 1, "data__bad_rows": "skip"}
+    heard = train_tiny(run, new / "a.jsonl", resume=True, **settings)
+    assert heard.steps == [settings["train__steps"]]
 
 
 def test_data_that_have_changed_are_refused(text_file, tmp_path):

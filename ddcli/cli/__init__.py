@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import DdcliError, panicked, printable, shorten
+from .answers import tell
 from .doctor import doctor
 from .evaluate import evaluate
 from .infill import infill
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked = message.startswith("Usage: ")  # a command without arguments: the error is its help
             drawn = isinstance(error, DdcliError) and error.drawn
             said = printable(message, keep="\n" if asked or drawn else "")
-            print(said if asked else f"ddcli: {said}", file=sys.stderr)
+            tell(said if asked else f"ddcli: {said}")
         return 2 if isinstance(error, TyperException) else error.exit_code
     except (BrokenPipeError, SystemExit) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error  # typer makes an exit of it
@@ -108,13 +109,13 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        print("ddcli: interrupted", file=sys.stderr)
+        tell("ddcli: interrupted")
         return 130
     except BaseException as error:
         if debug or not (isinstance(error, Exception) or panicked(error)):
             raise
         message, code = _unforeseen(error)
-        print(f"ddcli: {message}", file=sys.stderr)
+        tell(f"ddcli: {message}")
         return code
 
 

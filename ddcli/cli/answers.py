@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,7 +216,8 @@ def console() -> Any:
 
 
 def tell(line: str) -> None:
-    print(printable(line, keep="\n"), file=sys.stderr)
+    with suppress(OSError):  # where nobody listens any more, exit codes tell
+        print(printable(line, keep="\n"), file=sys.stderr)
 
 
 def answer(text: str) -> None:

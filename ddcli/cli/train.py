@@ -1,12 +1,13 @@
 """`ddcli train`."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
 from ..errors import DdcliError
-from .answers import answer, console, tell
+from .answers import answer, tell
 from .options import Quiet
 
 # flags and the settings they stand for
@@ -37,6 +38,7 @@ TRAIN_FLAGS = {
     "device": "train.device",
     "precision": "train.precision",
     "threads": "train.threads",
+    "keep_last": "checkpoint.keep",
     "track": "metrics.track",
 }
 
@@ -129,6 +131,9 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    keep_last: Annotated[
+        int | None, typer.Option(help="Checkpoints to keep, beside the best; 2 by default.")
+    ] = None,
     track: Annotated[
         str | None, typer.Option(help="Tell metrics to tensorboard, trackio or wandb as well.")
     ] = None,
@@ -192,10 +197,12 @@ def _batch_size(text: str | None) -> int | None:
 
 
 def _reporter(quiet: bool) -> Any:
-    from ..display import PlainLines, TrainingDisplay
+    from rich.console import Console
+
+    from ..display import Patient, PlainLines, TrainingDisplay
     from ..plan import Silent
 
     if quiet:
         return Silent()
-    screen = console()
+    screen = Console(file=cast(TextIO, Patient(sys.stderr)))
     return TrainingDisplay(screen) if screen.is_terminal else PlainLines(screen)
