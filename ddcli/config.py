@@ -88,9 +88,8 @@ class ProcessSettings(Section):
 
 class ObjectiveSettings(Section):
     name: str = "auto"  # elbo, discrete-elbo, d3pm-hybrid:0.01, score-entropy, cross-entropy
-    timesteps: int | None = Field(
-        None, ge=1, le=MOST_TIMESTEPS
-    )  # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own
+    # T of discrete-elbo and d3pm-hybrid: 256, or the noise's own; and of cross-entropy, which else has none
+    timesteps: int | None = Field(None, ge=1, le=MOST_TIMESTEPS)
 
 
 class Model(Section):

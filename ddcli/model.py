@@ -20,7 +20,7 @@ from .denoiser import Denoiser, NetworkDenoiser, PrefixCached, SelfConditioned
 from .errors import DdcliError, printable, shorten, unknown
 from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
-from .process import Autoregressive, Masking, Process
+from .process import Autoregressive, Masking, Process, pure_noise
 from .randomness import Streams, derive_seed
 from .sampler import Draw, Sampler, Shape, by_chance, make_sampler
 from .shaping import GreedyTail, InTurn, Shaped, Temperature, TopK, TopP
@@ -416,7 +416,7 @@ class Model:
 
         Then each sequence goes through blocks of its own, whatever its neighbours do.
         """
-        unknown = torch.tensor(~canvas.frozen)
+        unknown = self._unknown(canvas)
         seeds = [derive_seed(seed, "times") for seed in canvas.seeds]
         if not (self.block or settings.block):
             steps = max((share.steps for blocks in shares for share in blocks), default=1)
@@ -436,6 +436,16 @@ class Model:
             for number, clock in enumerate(clocks):
                 times[number, i] = clock
         return times
+
+    def _unknown(self, canvas: Canvas) -> Tensor:
+        """Positions that are open at t = 1, (B, L) bool: those to be filled, less what noise by masks leaves
+        visible on a schedule that ends above 0. The noise is what the loop will draw."""
+        running = torch.tensor(~canvas.frozen)
+        if self.process.forgets or not isinstance(self.process, Masking):
+            return running
+        rng = Streams(canvas.seeds, canvas.sizes)
+        noise = pure_noise(self.process, torch.tensor(canvas.tokens).long(), running.double(), rng)
+        return running & (noise == self.process.mask_id)
 
 
 def last_of(frames: Iterator[Frame], on_frame: OnFrame | None) -> Frame:

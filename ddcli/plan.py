@@ -251,11 +251,10 @@ def _without_auto(config: Config, process: Process) -> Config:
     asked, model = config.objective, config.model
     name = default_objective(process) if asked.name == "auto" else asked.name
     objective = make_objective(name, asked.timesteps, process)
-    if asked.timesteps and objective.timesteps is None:
-        raise DdcliError(
-            f"the objective {name} knows no steps; leave --timesteps out, or use --objective discrete-elbo"
-        )
     ordered = isinstance(process, Autoregressive)
+    if asked.timesteps and objective.timesteps is None:
+        other = "" if ordered else ", or use --objective discrete-elbo"
+        raise DdcliError(f"the objective {name} knows no steps; leave --timesteps out{other}")
     unfit = {
         "model.clock": ordered and model.clock not in ("auto", "none"),
         "model.self_condition": (ordered or model.block) and model.self_condition,

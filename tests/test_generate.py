@@ -12,6 +12,8 @@ import ddcli
 from ddcli.denoiser import PrefixCached
 from ddcli.errors import DdcliError
 from ddcli.model import Canvas
+from ddcli.process import Absorbing, flat_text
+from ddcli.schedule import make_schedule
 
 
 @pytest.fixture(scope="module", params=["absorbing", "uniform"])
@@ -349,6 +351,25 @@ def test_sequences_of_a_batch_go_through_blocks_of_their_own(absorbing_run):
         here = slice(i, i + 1)
         *_, alone = model.denoise(Canvas(tokens[here], frozen[here], [24], [5 + i]), how)
         assert (alone.x[0] == both.x[i]).all()
+
+
+def test_first_hitting_waits_for_those_alone_that_are_masked_at_the_start(absorbing_run):
+    """A schedule that ends above 0 leaves some visible; a single mask opens at any share of what is lost."""
+    model, n = ddcli.load(absorbing_run), 2_000
+    process = Absorbing.over(model.process.vocabulary, make_schedule("geometric:0.7"))
+    canvas = Canvas(np.zeros((n, 2)), np.zeros((n, 2), dtype=bool), [2] * n, range(n))
+
+    def flat(xt, t, rows, valid=None):
+        return flat_text(process).expand(int(rows.sum()), -1)
+
+    how = model.choose(sampler="first-hitting")
+    first, *others = replace(model, process=process).denoise(canvas, how, flat)
+    masked = (first.x == process.mask_id).sum(-1)
+    assert (others[-1].nfe == masked).all()
+    opened = [frame.clock[frame.rows.any(-1) & (masked == 1), 0] for frame in others]
+    lost = process.schedule.lost(torch.cat(opened)) / process.schedule.lost(torch.ones(()).double())
+    assert 900 < len(lost) < 1_100
+    assert lost.mean().item() == pytest.approx(1 / 2, abs=4 / (12 * len(lost)) ** 0.5)
 
 
 def test_an_explanation_refuses_what_sampling_would(absorbing_run, uniform_run):

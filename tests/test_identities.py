@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 THEORY = ROOT / "docs" / "theory.md"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import exactness  # noqa: E402
 from exactness import between_markers, table  # noqa: E402
 
 
@@ -61,6 +62,18 @@ def test_the_theory_holds_the_table_of_today():
         return [re.sub(r"\| [^|]* \| ([^|]*) \|$", r"| \1 |", line) for line in text.strip().splitlines()]
 
     assert still(between_markers(THEORY.read_text())) == still(table())
+
+
+def test_the_command_fails_where_an_identity_is_out_of_its_tolerance(monkeypatch, capsys):
+    names = ("schedules_are_those_of_the_papers", "the_uniform_bound_has_udlms_form")
+    found = {name: IDENTITIES[name] for name in names}
+    monkeypatch.setattr(sys, "argv", ["exactness.py"])
+    monkeypatch.setattr(exactness, "IDENTITIES", found)
+    exactness.main()
+    assert capsys.readouterr().out == table()
+    found[names[1]] = replace(found[names[1]], tolerance=0.0)
+    with pytest.raises(SystemExit, match=f"out of tolerance: {names[1]}$"):
+        exactness.main()
 
 
 LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)")

@@ -1,6 +1,5 @@
 """Laws of the bounds, over every registered process and schedule, in float64."""
 
-import itertools
 import math
 from dataclasses import replace
 
@@ -20,7 +19,6 @@ from worlds import (
     missed,
     processes,
     random_belief,
-    smooth,
     times_of,
     world,
 )
@@ -39,7 +37,7 @@ from ddcli.objective import (
 )
 from ddcli.process import PROCESSES, Vocabulary, log_ratios, make_process, one_hot, prior_term
 from ddcli.randomness import LOG_ZERO
-from ddcli.schedule import Polynomial
+from ddcli.schedule import Polynomial, with_slope
 
 F64 = torch.float64
 
@@ -201,14 +199,18 @@ class Reconstruction:
 
 
 def integral(process, positions, belief_of=None, count=64):
-    """The ELBO of a belief over all time, by quadrature; nodes crowd at both ends, where noise has roots."""
+    """The ELBO of a belief over all time, by quadrature over what is lost, of which it is as smooth on every
+    schedule; nodes crowd at both ends, where noise has roots."""
     nodes, weights = gauss_legendre(count)
-    times, slopes = nodes**2 * (3 - 2 * nodes), 6 * nodes * (1 - nodes)
+    shares, slopes = nodes**2 * (3 - 2 * nodes), 6 * nodes * (1 - nodes)
+    begun, end = process.schedule.lost(torch.tensor([1e-300, 1.0], dtype=F64))
+    times = process.schedule.when(begun + (end - begun) * shares)
+    pace = with_slope(process.schedule.lost, times)[1] / (end - begun)
     losses = torch.stack([expected_loss(process, ContinuousElbo(), positions, [t], belief_of) for t in times])
-    return (losses * slopes * weights).sum()
+    return (losses / pace * slopes * weights).sum()
 
 
-@smooth  # a schedule by knots has a new slope at each, which no quadrature over all of time allows for
+@continuous
 def test_the_elbo_of_an_exact_belief_is_the_entropy(process):
     found = integral(process, 2) + ends(process, 2)
     torch.testing.assert_close(found, entropy(2), rtol=0, atol=2e-4)
@@ -224,18 +226,7 @@ def test_one_position_in_any_number_of_steps_costs_its_entropy(process, timestep
     torch.testing.assert_close(loss, entropy(1) + missed(process, strings, log_p), rtol=0, atol=1e-9)
 
 
-@smooth
-def test_correlated_positions_cost_an_excess_that_falls_as_one_over_the_steps(process):
-    excess = []
-    for timesteps in (16, 32, 64):
-        grid = (torch.arange(timesteps, dtype=F64) + 1) / timesteps
-        excess.append((expected_loss(process, DiscreteElbo(timesteps), 2, grid) - entropy(2)).item())
-    assert min(excess) > 0
-    for coarse, fine in itertools.pairwise(excess):
-        assert 1.8 < coarse / fine < 2.2
-
-
-@smooth
+@continuous
 def test_a_wrong_belief_costs_more_than_the_entropy(process):
     _, log_p = world(2)
     flat = torch.full_like(log_p, -math.log(len(log_p)))

@@ -52,13 +52,11 @@ def make(name, schedule="linear"):
 PER_POSITION = [name for name in PROCESSES if name != "autoregressive"]
 GENERATORS = [name for name in PER_POSITION if issubclass(PROCESSES[name], Generator)]
 CONTINUOUS = [name for name in PER_POSITION if name != "steps"]
-# every process and every schedule, and those together that differ by their schedule in more than its speed
+# every process and every schedule that it can have
 CELLS = [
-    *itertools.product(PER_POSITION, ["linear"]),
-    *itertools.product(("absorbing", "uniform", "hybrid"), [name for name in SCHEDULES if name != "linear"]),
-    ("generator", "geometric"),
-    *itertools.product(("stationary", "band", "gaussian"), ("cosine", "polynomial", "geometric")),
+    *itertools.product(CONTINUOUS, SCHEDULES),
     *itertools.product(GENERATORS, [INFORMATION]),
+    ("steps", "linear"),
     *itertools.product(SPARING, ["linear"]),
 ]
 # of those the fast suite takes every process, and every schedule once
@@ -77,7 +75,6 @@ def over(cells):
 
 processes = over(CELLS)
 continuous = over([cell for cell in CELLS if cell[0] != "steps"])
-smooth = over([cell for cell in CELLS if cell[0] != "steps" and cell[1] != INFORMATION])
 
 
 def times_of(process, t):

@@ -91,7 +91,9 @@ def train(
             "elbo for masks, cross-entropy where tokens turn into others."
         ),
     ] = None,
-    timesteps: Annotated[int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid.")] = None,
+    timesteps: Annotated[
+        int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid, and of cross-entropy in steps.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
     block: Annotated[

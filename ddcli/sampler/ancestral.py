@@ -78,7 +78,7 @@ class FirstHitting(EvenSteps):
     def check(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
             raise DdcliError(
-                "it waits for masks to open, each once, which this model's noise does not let them; use "
+                "it waits for masks to open, each once, and this model's noise does not only mask; use "
                 f"--sampler {default_sampler(process)}"
             )
 

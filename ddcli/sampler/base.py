@@ -101,7 +101,7 @@ class Sampler(Protocol):
     def times(self, process: Process, steps: int, unknown: Tensor, rng: Streams) -> Tensor:
         """The clocks each sequence passes, (n + 1, B) float64 from 1 down to 0, if `steps` are asked for.
 
-        unknown (B, L) bool: the positions to be filled. rng: one stream for each sequence.
+        unknown (B, L) bool: the positions that are open at t = 1. rng: one stream for each sequence.
         """
 
     def clock(self, step: Step) -> Tensor:
