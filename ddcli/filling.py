@@ -29,7 +29,7 @@ from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, l
 from .process import Autoregressive, pure_noise
 from .randomness import Streams, derive_seed
 from .schedule import stratified
-from .shaping import Among, Shaped, Without
+from .shaping import Among, Shaped, Temperature, Without
 
 Log = Callable[[str], None]
 
@@ -269,13 +269,13 @@ def _cut(
     layout, hidden = text.hiding()
     if not hidden:
         return [(ways, text, np.zeros(len(layout.gaps)))]
-    odds, calls = _reaching(model, layout, hidden, derive_seed(ways[0].seed, "beside", number))
+    seed = derive_seed(ways[0].seed, "beside", number)
+    odds, chance, calls = _reaching(model, layout, hidden, temperature, seed)
     groups: dict[frozenset[Side], list[_Way]] = {}
     for way in ways:
         way.nfe += calls
-        u = Streams([way.draw("beside", number)]).uniform(len(odds))[0]
-        reaches = (u < (odds / temperature).sigmoid() if temperature else odds > 0).tolist()
-        sides = frozenset(token.side for token, yes in zip(hidden, reaches, strict=True) if yes)
+        reaches = Streams([way.draw("beside", number)]).uniform(len(chance))[0] < chance
+        sides = frozenset(token.side for token, yes in zip(hidden, reaches.tolist(), strict=True) if yes)
         groups.setdefault(sides, []).append(way)
     cuts = []
     for sides, members in groups.items():
@@ -287,13 +287,15 @@ def _cut(
 
 
 @torch.no_grad()
-def _reaching(model: Model, layout: Layout, hidden: Sequence[Hidden], seed: int) -> tuple[Tensor, int]:
-    """The log odds, float64, that in the place of each `hidden` token stands a longer one, which reaches into
-    its gap; and the evaluations it took, one for each window.
+def _reaching(
+    model: Model, layout: Layout, hidden: Sequence[Hidden], temperature: float, seed: int
+) -> tuple[Tensor, Tensor, int]:
+    """The log odds that in the place of each `hidden` token stands a longer one, which reaches into its gap;
+    the chance to draw such a one, float64; and the evaluations it took, one for each window.
 
     By what is believed of these places where neither they nor the gaps are seen.
     """
-    odds, calls = list[Tensor](), 0
+    odds, chance, calls = list[Tensor](), list[Tensor](), 0
     for window in layout.windows:
         asked = {token.place - window.span.start: token for token in hidden if token.side[0] in window.gaps}
         if not asked:
@@ -303,12 +305,16 @@ def _reaching(model: Model, layout: Layout, hidden: Sequence[Hidden], seed: int)
         rows = torch.zeros_like(unseen)
         rows[0, list(asked)] = True
         seen = pure_noise(model.process, x0, unseen.double(), Streams([seed]))
-        log_p0 = _within_text(model)(seen, unseen.double(), rows).double().cpu()
-        for believed, token in zip(log_p0, asked.values(), strict=True):
-            longer = torch.from_numpy(layout.allowed[token.place])
-            odds.append(believed[longer].logsumexp(0) - believed[token.id])
+        longer = {at: torch.tensor(layout.allowed[token.place]) for at, token in asked.items()}
+        fits = {at: ids.scatter(0, torch.tensor(asked[at].id), True) for at, ids in longer.items()}
+        where = seen, unseen.double(), rows
+        log_p0 = Shaped(_within_text(model), Among(fits))(*where).double()
+        drawn_from = Temperature(temperature)(log_p0, *where)
+        for log_p, law, (at, token) in zip(log_p0.cpu(), drawn_from.cpu(), asked.items(), strict=True):
+            odds.append(log_p[longer[at]].logsumexp(0) - log_p[token.id])
+            chance.append(law[longer[at]].exp().sum())
         calls += 1
-    return torch.stack(odds), calls
+    return torch.stack(odds), torch.stack(chance), calls
 
 
 Lengths = tuple[tuple[int, float], ...]  # of each gap: tokens, and ln p of so many
