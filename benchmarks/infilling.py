@@ -11,8 +11,8 @@ when the length is not given: of those there were, and of those the model itself
 length and of its likeliest filling. No rule that knows but this model's beliefs has more to expect.
 --words: gaps that begin and end where words do, as people cut them, in place of where tokens do.
 With --code, how many of its functions still parse with a gap filled by draws, by the likeliest tokens,
-and left empty. Each with its standard error: of bits, clustered by gap; of shares, binomial (with two hits and
-two misses more, since none or all of a few is not certain).
+and left empty. Each with its standard error: of bits, clustered by gap; of shares, binomial (with two hits
+and two misses more, since none or all of a few is not certain).
 
 python benchmarks/infilling.py runs/shakespeare --data held-out.txt --gaps 2 4 8 --count 100 --seed 0
 """
@@ -314,7 +314,11 @@ def main() -> None:
         table((*head, *shares), rows())
         if asked.longest:
             kept, due = (chosen / given for given, chosen in (total.exact[:2], total.expected))
-            print(f"\nexact matches left with the length chosen: {kept:.0%}; by its own beliefs {due:.0%}")
+            given, chosen = total.expected / total.count
+            print(
+                f"\nexact matches left with the length chosen: {kept:.0%}; by its own beliefs {due:.0%} "
+                f"({given:.1%} with the length given, {chosen:.1%} with the one chosen)"
+            )
         if asked.words:
             print()
             table(
