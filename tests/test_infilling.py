@@ -32,6 +32,7 @@ class Characters:
     """One token per character of an alphabet; `read` counts the characters that were encoded."""
 
     mask_id = MASK
+    spelling = None
 
     def __init__(self, alphabet="abcdefgh .\n"):
         self.ids = {character: i for i, character in enumerate(alphabet, start=4)}
@@ -661,6 +662,16 @@ def test_a_gap_of_one_token_reaches_from_edge_to_edge_or_is_two():
     encoded = encode(parse(b"see c[MASK]e"), pairs, 16, spelling=pairs.spelling)
     assert list(encoded.candidates(0)) == [1]
     assert list(encoded.giving_up(encoded.sides).candidates(0)) == [2]
+
+
+def test_what_is_replaced_has_the_tokens_that_it_reaches_into():
+    """Wherever it is cut: " cat" is one token, and so is a part of it."""
+    pairs = make_tokenizer("bpe:300", ["the cat sat " * 50], lambda line: None)
+    text = b"see the cat sat\nthe cat"
+    assert pairs.pieces(pairs.encode(" cat sat")) == [" cat", " sat"]
+    document = cut_spans(text, ["1:9-1:12", "1:12-1:13", "2:6-2:8"]).measured(pairs)
+    assert [gap.lengths for gap in document.gaps] == [exactly(1)] * 3
+    assert cut_spans(text, ["1:10-1:14"]).measured(pairs).gaps[0].lengths == exactly(2)
 
 
 def test_a_range_of_lengths_ends_where_the_room_does():
