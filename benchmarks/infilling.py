@@ -33,7 +33,7 @@ import torch
 
 import ddcli
 from ddcli.evaluation import ratio
-from ddcli.infilling import Document, between, encode
+from ddcli.infilling import Document, Gap, between, encode
 from ddcli.lengths import ask, best_filling, posterior
 from ddcli.likelihood import nelbo
 from ddcli.process import Absorbing
@@ -201,17 +201,17 @@ def measured(
 
 
 def cut_at_words(model: TextModel, text: str, count: int, seed: int) -> str:
-    """A row of the table of words: gaps of one or two, with as many tokens as these have on their own."""
-    rng, hits, tokens = random.Random(seed), 0, 0
+    """A row of the table of words: one or two of them are replaced, as by `ddcli infill --span`."""
+    rng, hits = random.Random(seed), 0
     words = list(re.finditer(r"\w+", text))
     for _ in range(count):
         first = rng.randrange(len(words) // 100, len(words) - len(words) // 100)
         start, end = words[first].start(), words[first + rng.randrange(2)].end()
-        n = len(model.tokenizer.encode(text[start:end]))
-        document = between(text[:start].encode(), text[end:].encode(), range(n, n + 1))
+        before, truth, after = (part.encode() for part in (text[:start], text[start:end], text[end:]))
+        document = Document(before + truth + after, (before, after), (Gap(None, len(before), truth),))
         (way,) = model.infill(document, seed=seed, **surest(model))
-        hits, tokens = hits + (way.gaps[0].text == text[start:end]), tokens + n
-    return row(f"{tokens / count:.1f}", share(hits, count))
+        hits += way.gaps[0].content == truth
+    return row("one or two", share(hits, count))
 
 
 def functions(files: Sequence[Path]) -> Iterator[str]:
