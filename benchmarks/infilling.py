@@ -1,14 +1,18 @@
 """Print how well a model fills gaps in text it has not seen, as a Markdown table.
 
-Of gaps at random places: the bound on their bits per character given both sides, only what stands before, and
-only what stands after (the other side hidden); how often the likeliest filling is the very text that stood
-there, with the length given and with the length left to the model (1 to twice as much); and how often the
-model finds that length. The same, under noise that only masks, with the length of CAL (arXiv:2602.00476):
-where the masks of the gap are surest at first sight, over how sure they are at that length in gaps of other
-lengths (the mean of as many gaps, in place of a curve through it; all lengths are tried). With --code, how
-many of its functions still parse with a gap filled by draws, by the likeliest tokens, and left empty. Each
-with its standard error: of bits, clustered by gap; of shares, binomial (with two hits and two misses more,
-since none or all of a few is not certain).
+Of gaps at random places: the bound on their bits per character given both sides, only what stands before,
+and only what stands after (the other side hidden); how often the likeliest filling is the very text that
+stood there, with the length given and with the length left to the model (1 to `--longest`, by default twice
+as much); and how often the model finds that length. The same, under noise that only masks, with the length of
+CAL (arXiv:2602.00476): where the masks of the gap are surest at first sight, over how sure they are at that
+length in gaps of other lengths (the mean of as many, in place of a curve through it; all lengths are tried).
+With --longest a last row has all lengths together, and a line says which share of the exact matches is left
+when the length is not given: of those there were, and of those the model itself expects, by ln p of each
+length and of its likeliest filling. No rule that knows but this model's beliefs has more to expect.
+--words: gaps that begin and end where words do, as people cut them, in place of where tokens do.
+With --code, how many of its functions still parse with a gap filled by draws, by the likeliest tokens,
+and left empty. Each with its standard error: of bits, clustered by gap; of shares, binomial (with two hits
+and two misses more, since none or all of a few is not certain).
 
 python benchmarks/infilling.py runs/shakespeare --data held-out.txt --gaps 2 4 8 --count 100 --seed 0
 """
@@ -17,8 +21,10 @@ import argparse
 import ast
 import math
 import random
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +33,13 @@ import torch
 
 import ddcli
 from ddcli.evaluation import ratio
-from ddcli.infilling import Document, between, encode
+from ddcli.infilling import Document, Gap, between, encode
+from ddcli.lengths import ask, best_filling, posterior
 from ddcli.likelihood import nelbo
 from ddcli.process import Absorbing
 from ddcli.randomness import Streams, derive_seed
 from ddcli.schedule import stratified
+from ddcli.shaping import Shaped, Without
 from ddcli.textmodel import TextModel
 
 DRAWS = 16
@@ -93,6 +101,25 @@ def document_of(model: TextModel, ids: np.ndarray, gap: slice, most: int) -> tup
     return between(before, after, range(1, most + 1)), truth
 
 
+def expected(model: TextModel, document: Document, seed: int) -> tuple[float, float]:
+    """The chance that a filling is the text that stood there, by what the model believes: with the length
+    given, that being one drawn from its posterior, and with the length chosen."""
+    tokenizer, believed = model.tokenizer, Shaped(model.denoiser, Without([model.tokenizer.eos_id]))
+    edges = (model.opening(None), tokenizer.eos_id) if model.record_lengths else None
+    asked = ask(model, encode(document, tokenizer, model.length, edges), 0, (), model.record_lengths)
+    answer = posterior(model, believed, asked, seed)
+    each = []
+    for row, n in enumerate(asked.lengths):
+        x0 = torch.tensor(asked.ids[row : row + 1], device=model.device)
+        place = torch.arange(x0.shape[1], device=model.device)[None] - asked.start
+        gap = (place >= 0) & (place < n)
+        unseen = (x0 == tokenizer.mask_id) & ~gap
+        shown = None if asked.valid is None else torch.tensor(asked.valid[row : row + 1], device=model.device)
+        of_row = (x0, gap, unseen, Streams([seed]), answer.log_p[row : row + 1], shown)
+        each.append(math.exp(best_filling(model.process, believed, *of_row)[1]))
+    return sum(each), max(each)
+
+
 def sureness(model: TextModel, document: Document, most: int) -> np.ndarray:
     """Phi of CAL, (most,): of a gap of each length, all masks, the mean of their largest probability."""
     tokenizer = model.tokenizer
@@ -124,13 +151,33 @@ def surest(model: TextModel) -> dict[str, Any]:
     return {"temperature": 0.0, "sampler": "confidence" if isinstance(model.process, Absorbing) else None}
 
 
-def measured(model: TextModel, text: str, tokens: int, count: int, seed: int) -> str:
-    """A row of the table."""
-    masks, most = isinstance(model.process, Absorbing), 2 * tokens
+@dataclass
+class Hits:
+    """Of some gaps."""
+
+    count: int = 0
+    exact: np.ndarray = field(default_factory=lambda: np.zeros(3, int))  # length given, chosen, by CAL
+    right: np.ndarray = field(default_factory=lambda: np.zeros(2, int))  # the length: chosen, by CAL
+    expected: np.ndarray = field(default_factory=lambda: np.zeros(2))  # exact: length given, chosen
+
+    def __add__(self, other: "Hits") -> "Hits":
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Hits(*(mine + theirs for mine, theirs in pairs))
+
+    def cells(self, masks: bool) -> list[str]:
+        hits = (self.exact[0], self.exact[1], self.right[0], self.exact[2], self.right[1])
+        shares = [share(int(each), self.count) for each in hits]
+        return shares if masks else [*shares[:3], "", ""]
+
+
+def measured(
+    model: TextModel, text: str, tokens: int, count: int, seed: int, longest: int | None
+) -> tuple[str, Hits]:
+    """A row of the table, and what is in it."""
+    masks, most = isinstance(model.process, Absorbing), longest or 2 * tokens
     usual = usual_sureness(model, text, most, count, seed) if masks else None
     bits = {side: np.zeros(count) for side in SIDES}
-    characters = np.zeros(count)
-    exact, right = np.zeros(3, int), np.zeros(2, int)  # length given, chosen, by CAL; chosen, by CAL
+    characters, hits = np.zeros(count), Hits(count)
     for number, (ids, start) in enumerate(drawn(model, text, tokens, count, seed)):
         gap = slice(start, start + tokens)
         document, truth = document_of(model, ids, gap, most)
@@ -143,13 +190,28 @@ def measured(model: TextModel, text: str, tokens: int, count: int, seed: int) ->
             lengths.append(range(n, n + 1))
         for i, able in enumerate(lengths):
             (way,) = model.infill(between(*document.pieces, able), seed=seed, **surest(model))
-            exact[i] += way.gaps[0].content == truth
+            hits.exact[i] += way.gaps[0].content == truth
             if i:
-                right[i - 1] += len(way.gaps[0].content) == len(truth)
+                hits.right[i - 1] += len(way.gaps[0].content) == len(truth)
+        if longest:
+            hits.expected += expected(model, document, seed)
     each_char = (ratio(bits[side], characters) for side in SIDES)
     figures = (f"{mean:.3f} ± {stderr:.3f}" for mean, stderr in each_char)
-    shares = [share(int(hits), count) for hits in (exact[0], exact[1], right[0], exact[2], right[1])]
-    return row(tokens, *figures, *(shares if masks else [*shares[:3], "", ""]))
+    return row(tokens, *figures, *hits.cells(masks)), hits
+
+
+def cut_at_words(model: TextModel, text: str, count: int, seed: int) -> str:
+    """A row of the table of words: one or two of them are replaced, as by `ddcli infill --span`."""
+    rng, hits = random.Random(seed), 0
+    words = list(re.finditer(r"\w+", text))
+    for _ in range(count):
+        first = rng.randrange(len(words) // 100, len(words) - len(words) // 100)
+        start, end = words[first].start(), words[first + rng.randrange(2)].end()
+        before, truth, after = (part.encode() for part in (text[:start], text[start:end], text[end:]))
+        document = Document(before + truth + after, (before, after), (Gap(None, len(before), truth),))
+        (way,) = model.infill(document, seed=seed, **surest(model))
+        hits += way.gaps[0].content == truth
+    return row("one or two", share(hits, count))
 
 
 def functions(files: Sequence[Path]) -> Iterator[str]:
@@ -221,6 +283,8 @@ def main() -> None:
     parser.add_argument("--gaps", type=int, nargs="+", default=[2, 4, 8], help="lengths, tokens")
     parser.add_argument("--count", type=int, default=100, help="gaps of each length")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=int, help="of the lengths to choose from, for all gaps")
+    parser.add_argument("--words", action="store_true", help="gaps where words begin and end, too")
     asked = parser.parse_args()
     if not (asked.data or asked.code):
         parser.error("give --data, --code or both")
@@ -236,7 +300,31 @@ def main() -> None:
     rest = (asked.count, asked.seed)
     if asked.data:
         text = asked.data.read_text(encoding="utf-8")
-        table((*head, *shares), (measured(model, text, tokens, *rest) for tokens in asked.gaps))
+        total = Hits()
+
+        def rows() -> Iterator[str]:
+            nonlocal total
+            for tokens in asked.gaps:
+                line, hits = measured(model, text, tokens, *rest, asked.longest)
+                total += hits
+                yield line
+            if asked.longest:
+                yield row("all", "", "", "", *total.cells(isinstance(model.process, Absorbing)))
+
+        table((*head, *shares), rows())
+        if asked.longest:
+            kept, due = (chosen / given for given, chosen in (total.exact[:2], total.expected))
+            given, chosen = total.expected / total.count
+            print(
+                f"\nexact matches left with the length chosen: {kept:.0%}; by its own beliefs {due:.0%} "
+                f"({given:.1%} with the length given, {chosen:.1%} with the one chosen)"
+            )
+        if asked.words:
+            print()
+            table(
+                ("tokens of words", "exact, length given"),
+                (cut_at_words(model, text, *rest) for _ in range(1)),
+            )
     if asked.code:
         print()
         files = sorted(asked.code.rglob("*.py"))

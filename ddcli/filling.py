@@ -7,17 +7,29 @@ from typing import Unpack
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from .denoiser import Batched, Denoiser
 from .errors import DdcliError
-from .infilling import MAX_GAP, Document, Encoded, Layout, Window, encode, line_and_column, parse
+from .infilling import (
+    MAX_GAP,
+    Document,
+    Encoded,
+    Hidden,
+    Layout,
+    Side,
+    Window,
+    encode,
+    line_and_column,
+    parse,
+)
 from .lengths import Posterior, Question, ask, likeliest, posterior
 from .likelihood import nelbo
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
-from .process import Autoregressive
+from .process import Autoregressive, pure_noise
 from .randomness import Streams, derive_seed
 from .schedule import stratified
-from .shaping import Among, Shaped, Without
+from .shaping import Among, Shaped, Temperature, Without
 
 Log = Callable[[str], None]
 
@@ -42,11 +54,11 @@ class Fill:
 
     content: bytes
     start: int  # its place in the filled document, bytes
-    tokens: list[int]  # of byte pairs those that reach over its edges too
+    tokens: list[int]  # of byte pairs some may reach over its edges
     log_probs: list[float] | None = (
         None  # of the tokens, nats: their shares of the score; None: not asked for
     )
-    log_length: float = 0.0  # ln p of its length, where the model chose that
+    log_length: float = 0.0  # ln p of its length, and of where its tokens begin and end, as far as chosen
 
     @property
     def text(self) -> str:
@@ -155,9 +167,12 @@ def infill(
     document = _read(document, mask_token, max_gap)
     counts = _record_lengths(model, label)
     ways = [_Way(seed, i) for i in range(n)]
-    for number, text in enumerate(_texts(model, document, label)):
-        for members, lengths, layout in _laid_out(model, text, number, ways, chosen.temperature, counts, log):
-            _fill(model, layout, number, members, lengths, chosen, score, on_frame)
+    for number, whole in enumerate(_texts(model, document, label)):
+        for some, text, log_cut in _cut(model, whole, number, ways, chosen.temperature):
+            laid_out = _laid_out(model, text, number, some, chosen.temperature, counts, log)
+            for members, lengths, layout in laid_out:
+                log_sizes = [a + log_p for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
+                _fill(model, layout, number, members, log_sizes, chosen, score, on_frame)
     done = [way.done(document, score) for way in ways]
     return _ranked(done) if score else done
 
@@ -177,22 +192,38 @@ def explain(
     """
     chosen = check(model, label, **settings)
     counts = _record_lengths(model, label)
-    least = most = fewest = longest = 0.0
+    total = np.zeros(4)
     for text in _texts(model, _read(document, mask_token, max_gap), label):
-        choices = list[Sequence[int]]()
-        for gap in range(len(text.document.gaps)):
-            choices.append(text.candidates(gap))
-            if len(choices[gap]) > 1:
-                question = ask(model, text, gap, [lengths[0] for lengths in choices[:gap]], counts)
-                choices[gap], calls = question.lengths, question.calls
-                least, most = least + calls[0], most + calls[1]
-                if chosen.temperature == 0:
-                    least, most = least + question.lengths[0], most + sum(question.lengths)
-        ends = [[lengths[i] for lengths in choices] for i in (0, -1)]
-        costs = [_calls(model, text.layout(lengths), chosen) for lengths in ends]
-        least, most = least + min(low for low, _ in costs), most + max(high for _, high in costs)
-        fewest, longest = fewest + sum(ends[0]), longest + sum(ends[1])
+        layout, hidden = text.hiding()
+        asked = sum(any(token.side[0] in window.gaps for token in hidden) for window in layout.windows)
+        cuts = (text, text.giving_up(text.sides)) if hidden else (text,)
+        costs = [_cost(model, cut, counts, chosen) for cut in cuts]
+        low, high = np.min(costs, 0), np.max(costs, 0)
+        total += low[0] + asked, high[1] + asked, low[2], high[3]
+    least, most, fewest, longest = total.tolist()
     return f"{model.described(chosen)}; {model.priced(least, most, int(fewest), int(longest))}"
+
+
+def _cost(
+    model: Model, text: Encoded, counts: Mapping[int, int] | None, settings: SamplerSettings
+) -> tuple[float, float, int, int]:
+    """Network evaluations that a text takes, and tokens that are written, at least and at most of each."""
+    least = most = 0.0
+    choices = list[Sequence[int]]()
+    for gap in range(len(text.document.gaps)):
+        choices.append(text.candidates(gap))
+        if len(choices[gap]) > 1:
+            question = ask(model, text, gap, [lengths[0] for lengths in choices[:gap]], counts)
+            choices[gap], calls = question.lengths, question.calls
+            beside = text.beside(gap)  # which may be given up, and is one thing more to judge lengths by
+            more = len(question.lengths) if not text.edges and (beside.before or beside.after) else 0
+            least, most = least + calls[0], most + calls[1] + more
+            if settings.temperature == 0:
+                least, most = least + question.lengths[0], most + sum(question.lengths)
+    ends = [[lengths[i] for lengths in choices] for i in (0, -1)]
+    costs = [_calls(model, text.layout(lengths), settings) for lengths in ends]
+    least, most = least + min(low for low, _ in costs), most + max(high for _, high in costs)
+    return least, most, sum(ends[0]), sum(ends[1])
 
 
 def _calls(model: Model, layout: Layout, settings: SamplerSettings) -> tuple[float, float]:
@@ -228,6 +259,62 @@ def _ranked(ways: Iterable[Infilling]) -> list[Infilling]:
         best = ranked.get(way.content)
         ranked[way.content] = replace(best, ways=best.ways + 1) if best else way
     return list(ranked.values())
+
+
+def _cut(
+    model: Model, text: Encoded, number: int, ways: list[_Way], temperature: float
+) -> list[tuple[list[_Way], Encoded, np.ndarray]]:
+    """The ways by which tokens beside the gaps of a text they give up to them, the text so cut, and ln p of
+    that for each gap."""
+    layout, hidden = text.hiding()
+    if not hidden:
+        return [(ways, text, np.zeros(len(layout.gaps)))]
+    seed = derive_seed(ways[0].seed, "beside", number)
+    odds, chance, calls = _reaching(model, layout, hidden, temperature, seed)
+    groups: dict[frozenset[Side], list[_Way]] = {}
+    for way in ways:
+        way.nfe += calls
+        reaches = Streams([way.draw("beside", number)]).uniform(len(chance))[0] < chance
+        sides = frozenset(token.side for token, yes in zip(hidden, reaches.tolist(), strict=True) if yes)
+        groups.setdefault(sides, []).append(way)
+    cuts = []
+    for sides, members in groups.items():
+        log_cut = np.zeros(len(layout.gaps))
+        for token, log_odds in zip(hidden, odds, strict=True):
+            log_cut[token.side[0]] += logsigmoid(log_odds if token.side in sides else -log_odds).item()
+        cuts.append((members, text.giving_up(sides), log_cut))
+    return cuts
+
+
+@torch.no_grad()
+def _reaching(
+    model: Model, layout: Layout, hidden: Sequence[Hidden], temperature: float, seed: int
+) -> tuple[Tensor, Tensor, int]:
+    """The log odds that in the place of each `hidden` token stands a longer one, which reaches into its gap;
+    the chance to draw such a one, float64; and the evaluations it took, one for each window.
+
+    By what is believed of these places where neither they nor the gaps are seen.
+    """
+    odds, chance, calls = list[Tensor](), list[Tensor](), 0
+    for window in layout.windows:
+        asked = {token.place - window.span.start: token for token in hidden if token.side[0] in window.gaps}
+        if not asked:
+            continue
+        x0 = torch.tensor(layout.ids[window.span], device=model.device)[None]
+        unseen = x0 == model.tokenizer.mask_id
+        rows = torch.zeros_like(unseen)
+        rows[0, list(asked)] = True
+        seen = pure_noise(model.process, x0, unseen.double(), Streams([seed]))
+        longer = {at: torch.tensor(layout.allowed[token.place]) for at, token in asked.items()}
+        fits = {at: ids.scatter(0, torch.tensor(asked[at].id), True) for at, ids in longer.items()}
+        where = seen, unseen.double(), rows
+        log_p0 = Shaped(_within_text(model), Among(fits))(*where).double()
+        drawn_from = Temperature(temperature)(log_p0, *where)
+        for log_p, law, (at, token) in zip(log_p0.cpu(), drawn_from.cpu(), asked.items(), strict=True):
+            odds.append(log_p[longer[at]].logsumexp(0) - log_p[token.id])
+            chance.append(law[longer[at]].exp().sum())
+        calls += 1
+    return torch.stack(odds), torch.stack(chance), calls
 
 
 Lengths = tuple[tuple[int, float], ...]  # of each gap: tokens, and ln p of so many
@@ -279,7 +366,7 @@ def _fill(
     layout: Layout,
     number: int,
     ways: list[_Way],
-    lengths: Lengths,
+    log_sizes: Sequence[float],
     settings: SamplerSettings,
     score: bool,
     on_frame: OnFrame | None,
@@ -302,9 +389,9 @@ def _fill(
             if score:
                 share[window.span] += _log_probs(model, believed, row[window.span], window, way.seed)
     for way, row, share in zip(ways, ids, shares, strict=True):
-        each = zip(layout.gaps, layout.edges, layout.before, lengths, strict=True)
+        each = zip(layout.gaps, layout.edges, layout.before, log_sizes, strict=True)
         content = b""
-        for gap, edge, before, (_, log_length) in each:
+        for gap, edge, before, log_length in each:
             spelt = model.tokenizer.continuation(row[: gap.start], row[gap], before or content)
             content = edge.inner(spelt)
             log_probs = share[gap].tolist() if score else None

@@ -8,7 +8,7 @@ Legend: B candidate lengths, L positions of a canvas, K tokens of evidence.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from .infilling import FEW, Encoded
 from .model import Model
 from .process import Process, at, pure_noise
 from .randomness import LOG_ZERO, Streams, categorical
+from .shaping import Among, Shaped
 
 GIVEN_UP = 0.02  # of the probability: what may be lost by giving up lengths before all evidence is in
 REACH = 16  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
@@ -48,12 +49,14 @@ class Question:
     start: int  # where the gap begins
     order: np.ndarray  # (B, K) positions of the evidence, as it is asked about
     valid: np.ndarray | None = None  # (B, L) bool: False at padding
+    fits: Sequence[Mapping[int, Tensor]] = ()  # (B,) by position, which ids alone it may hold, (V,) bool
 
     @property
     def calls(self) -> tuple[int, int]:
         """Network evaluations, at least and at most."""
         lengths, evidence = int((self.log_prior > LOG_ZERO).sum()), self.order.shape[1]
-        return (lengths * min(evidence, 1), lengths * evidence) if lengths > 1 else (0, 0)
+        most = evidence + any(self.fits)
+        return (lengths * min(most, 1), lengths * most) if lengths > 1 else (0, 0)
 
 
 def ask(
@@ -71,20 +74,50 @@ def ask(
     counts: how many records, of the label that is told, had each length; of a model of records.
     """
     candidates = encoded.candidates(gap)
-    return _record(model, encoded, gap, chosen, candidates, counts) or _text(
+    question = _record(model, encoded, gap, chosen, candidates, counts) or _text(
         model, encoded, gap, chosen, candidates
     )
+    fits = [
+        {question.start + place: torch.from_numpy(ids) for place, ids in encoded.fitting(gap, n).items()}
+        for n in question.lengths
+    ]
+    return replace(question, fits=fits)
 
 
 def posterior(model: Model, denoiser: Denoiser, asked: Question, seed: int) -> Posterior:
-    """The answer. Lengths that were GIVEN_UP on the way have no share in it."""
+    """The answer. Lengths that were GIVEN_UP on the way have no share in it.
+
+    The last of the evidence is that the ends of the gap hold what fits there.
+    """
     x0, where = torch.tensor(asked.ids, device=model.device), torch.tensor(asked.order, device=model.device)
     shown = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)
     unseen = x0 == model.tokenizer.mask_id
     rng = Streams([seed] * len(asked.lengths))  # the same noise for every length
     prior = torch.tensor(asked.log_prior, device=model.device)
     log_p, calls = log_likelihood(model.process, denoiser, x0, where, unseen, rng, shown, prior)
+    left = (log_p > LOG_ZERO).nonzero()[:, 0].tolist()
+    if any(asked.fits) and len(left) > 1:
+        seen = pure_noise(model.process, x0, unseen.double(), Streams([seed] * len(x0)))
+        for row in left:
+            now = slice(row, row + 1)
+            log_p[row] += _log_fits(
+                denoiser, seen[now], unseen[now], asked.fits[row], None if shown is None else shown[now]
+            )
+        calls += len(left)
     return Posterior(asked.lengths, log_p.cpu().log_softmax(-1), calls)
+
+
+@torch.no_grad()
+def _log_fits(
+    denoiser: Denoiser, seen: Tensor, unseen: Tensor, fits: Mapping[int, Tensor], valid: Tensor | None
+) -> Tensor:
+    """ln p that positions of a canvas (1, L) hold what `fits`, as if they knew nothing of each other."""
+    places = sorted(fits)
+    rows = torch.zeros_like(unseen)
+    rows[0, places] = True
+    log_p0 = denoiser(seen, unseen.double(), rows, valid).double()
+    each = [log_p0[i, fits[place].to(log_p0.device)].logsumexp(0) for i, place in enumerate(places)]
+    return torch.stack(each).sum()
 
 
 def likeliest(model: Model, denoiser: Denoiser, asked: Question, answer: Posterior, seed: int) -> Posterior:
@@ -99,7 +132,9 @@ def likeliest(model: Model, denoiser: Denoiser, asked: Question, answer: Posteri
     gap = (place >= 0) & (place < torch.tensor(asked.lengths, device=model.device)[:, None])
     unseen = (x0 == model.tokenizer.mask_id) & ~gap
     rng = Streams([seed] * len(x0))
-    found, _, calls = best_filling(model.process, denoiser, x0, gap, unseen, rng, answer.log_p, valid)
+    found, _, calls = best_filling(
+        model.process, denoiser, x0, gap, unseen, rng, answer.log_p, valid, asked.fits
+    )
     return Posterior([answer.lengths[found]], answer.log_p[found][None], answer.nfe + calls)
 
 
@@ -113,9 +148,10 @@ def best_filling(
     rng: Streams,
     log_p: Tensor,
     valid: Tensor | None = None,
+    fits: Sequence[Mapping[int, Tensor]] = (),
 ) -> tuple[int, float, int]:
     """The row whose `gap` (B, L) bool has the likeliest filling, log_p (B,) of the row added; that sum, nats;
-    and the evaluations it took.
+    and the evaluations it took. fits: see `Question`; a filling is one of those that do.
 
     A filling is written token by token, the surest position first, by its likeliest token, given all others
     but the `unseen`: its ln p is the `log_likelihood` of what comes out. Each token lowers the sum, so it is
@@ -127,7 +163,8 @@ def best_filling(
         now = slice(row, row + 1)
         unknown, shown = closed[now] | unseen[now], None if valid is None else valid[now]
         seen = torch.where(unknown, noise[now], x0[now])
-        sure, token = denoiser(seen, unknown.double(), closed[now], shown).double().max(-1)
+        believed = Shaped(denoiser, Among(fits[row])) if fits else denoiser
+        sure, token = believed(seen, unknown.double(), closed[now], shown).double().max(-1)
         first = int(sure.argmax())
         place = closed[row].nonzero()[first]
         x0[row, place], closed[row, place] = token[first], False

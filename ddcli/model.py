@@ -378,7 +378,9 @@ class Model:
             raise DdcliError(
                 "networks that others made have no cache of what stands before a block; leave --cache out"
             )
-        if denoiser or self.plain is None or self.network is None or self.network.config.self_conditioned:
+        if denoiser:
+            raise DdcliError("the prefix cache does not go with --fix, nor with gaps; leave --cache out")
+        if self.plain is None or self.network is None or self.network.config.self_conditioned:
             raise DdcliError(
                 "the prefix cache serves sampling with a network that is told nothing else; leave --cache out"
             )

@@ -32,6 +32,7 @@ class Characters:
     """One token per character of an alphabet; `read` counts the characters that were encoded."""
 
     mask_id = MASK
+    spelling = None
 
     def __init__(self, alphabet="abcdefgh .\n"):
         self.ids = {character: i for i, character in enumerate(alphabet, start=4)}
@@ -617,47 +618,68 @@ PAIRS = make_tokenizer("bpe:400", [prose(3000).decode()], lambda line: None)
 @given(st.binary(max_size=6), st.binary(max_size=6), st.integers(0, 400), st.integers(0, 400))
 @settings(max_examples=100, deadline=None)
 def test_the_tokens_beside_a_gap_are_given_up_to_it(junk, more, start, end):
+    """Those that could be parts of longer ones, as the first and the last token of the gap are then."""
     source = prose(60, 5)
     before, after = source[:start] + junk, more + source[end:]
-    document = between(before, after, exactly(2))
-    encoded = encode(document, PAIRS, 64, spelling=PAIRS.spelling)
-    layout = encoded.layout()
-    (place,), (edge,) = layout.gaps, layout.edges
+    encoded = encode(between(before, after, exactly(3)), PAIRS, 64, spelling=PAIRS.spelling)
+    cut = encoded.giving_up(encoded.sides)
+    layout, (asked, hidden) = cut.layout(), encoded.hiding()
+    (place,), (edge,), found = layout.gaps, layout.edges, {token.side: token for token in hidden}
+    assert place.stop - place.start == 3
+    assert asked.gaps[0].stop - asked.gaps[0].start == 3 + len(found)
     left, right = (PAIRS.encode(text.decode(errors="replace")) for text in (before, after))
-    assert edge.before == PAIRS.decode_bytes(left[-1:])
-    assert edge.after == PAIRS.decode_bytes(right[:1])
-    assert place.stop - place.start == 2 + (len(left) > 0) + (len(right) > 0)
-    for position, fits, spelt in (
-        (place.start, bytes.startswith, edge.before),
-        (place.stop - 1, bytes.endswith, edge.after),
+    for ids, spelt, fits, position, behind in (
+        (left[-1:], edge.before, bytes.startswith, place.start, False),
+        (right[:1], edge.after, bytes.endswith, place.stop - 1, True),
     ):
-        if spelt:
-            allowed = layout.allowed[position]
-            assert allowed.tolist() == [fits(piece, spelt) for piece in PAIRS.spelling]
-            assert allowed.any()
-    assert len(layout.allowed) == (len(left) > 0) + (len(right) > 0)
+        beside = PAIRS.decode_bytes(ids)
+        longer = [bool(beside) and fits(piece, beside) and piece != beside for piece in PAIRS.spelling]
+        assert spelt == (beside if any(longer) else b"")
+        assert ((0, behind) in found) == (position in layout.allowed) == any(longer)
+        if any(longer):
+            assert layout.allowed[position].tolist() == longer
+            assert found[0, behind].id == ids
+    assert len(cut.runs[0]) == len(left) - bool(edge.before)
+    assert len(cut.runs[1]) == len(right) - bool(edge.after)
     assert edge.inner(edge.before + b"xyz" + edge.after) == b"xyz"
 
 
 def test_the_one_token_between_two_gaps_is_given_up_to_the_later():
-    layout = encode(parse(b"ab[MASK]a[MASK]ab"), PAIRS, 64, spelling=PAIRS.spelling).layout()
-    assert [edge.after for edge in layout.edges] == [b"", PAIRS.decode_bytes(PAIRS.encode("ab")[:1])]
+    encoded = encode(parse(b"ab[MASK]a[MASK]ab"), PAIRS, 64, spelling=PAIRS.spelling)
+    layout = encoded.giving_up(encoded.sides).layout()
+    assert [edge.after for edge in layout.edges] == [b"", encoded.beside(1).after]
     assert layout.edges[1].before == b"a"
 
 
-def test_a_gap_and_what_is_given_up_to_it_have_to_fit():
-    encoded = encode(parse(b"abcabcabc[MASK:99]abcabcabc"), PAIRS, 16, spelling=PAIRS.spelling)
-    with pytest.raises(GapError, match="at most 12, not 99"):
-        encoded.layout()
-    assert len(encoded.layout([12]).windows) == 1
+def test_a_gap_of_one_token_reaches_from_edge_to_edge_or_is_two():
+    """Of `c[..]t` the one of three tokens that begins with c, ends with t, and is longer than both."""
+    pairs = make_tokenizer("bpe:300", ["the cat sat " * 50], lambda line: None)
+    encoded = encode(parse(b"see c[MASK]t"), pairs, 16, spelling=pairs.spelling)
+    cut = encoded.giving_up(encoded.sides)
+    assert list(cut.candidates(0)) == [1]
+    ((_, fits),) = cut.layout().allowed.items()
+    assert {pairs.spelling[i] for i in np.flatnonzero(fits)} == {b"cat"}
+    encoded = encode(parse(b"see c[MASK]e"), pairs, 16, spelling=pairs.spelling)
+    assert list(encoded.candidates(0)) == [1]
+    assert list(encoded.giving_up(encoded.sides).candidates(0)) == [2]
+
+
+def test_what_is_replaced_has_the_tokens_that_it_reaches_into():
+    """Wherever it is cut: " cat" is one token, and so is a part of it."""
+    pairs = make_tokenizer("bpe:300", ["the cat sat " * 50], lambda line: None)
+    text = b"see the cat sat\nthe cat"
+    assert pairs.pieces(pairs.encode(" cat sat")) == [" cat", " sat"]
+    document = cut_spans(text, ["1:9-1:12", "1:12-1:13", "2:6-2:8"]).measured(pairs)
+    assert [gap.lengths for gap in document.gaps] == [exactly(1)] * 3
+    assert cut_spans(text, ["1:10-1:14"]).measured(pairs).gaps[0].lengths == exactly(2)
 
 
 def test_a_range_of_lengths_ends_where_the_room_does():
     for source, least in ((b"abcabcabc[MASK:3-99]abcabcabc", 3), (b"abcabcabc[MASK:13-99]abcabcabc", 13)):
         encoded = encode(parse(source), PAIRS, 16, spelling=PAIRS.spelling)
-        assert list(encoded.candidates(0)) == list(range(least, max(9, least) + 1))
-    with pytest.raises(GapError, match="at most 12, not 13"):
-        encoded.layout([13])
+        assert list(encoded.candidates(0)) == list(range(least, max(11, least) + 1))
+    with pytest.raises(GapError, match="at most 14, not 15"):
+        encoded.layout([15])
 
 
 def test_a_marker_of_one_repeated_character_takes_the_whole_run():

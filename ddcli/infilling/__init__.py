@@ -23,7 +23,7 @@ from .document import (
     line_starts,
     read_lengths,
 )
-from .layout import FEW, Encoded, Layout, Window, encode
+from .layout import FEW, Encoded, Hidden, Layout, Side, Window, encode
 from .parsing import between, cut_matches, cut_spans, parse
 
 __all__ = [
@@ -33,8 +33,10 @@ __all__ = [
     "Encoded",
     "Gap",
     "GapError",
+    "Hidden",
     "Layout",
     "Lengths",
+    "Side",
     "UpTo",
     "Window",
     "between",

@@ -14,6 +14,7 @@ from ..errors import DdcliError, shorten
 EXCERPT = 72  # characters of the source line shown in an error
 LONGEST = 999_999  # tokens of a gap
 MAX_GAP = 32  # tokens of a gap whose length is anybody's guess
+NEAR = 64  # bytes of text on each side of what is replaced, by which it is cut into tokens
 COUNT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 
@@ -42,6 +43,9 @@ class Tokenizer(Protocol):
 
     @property
     def mask_id(self) -> int: ...
+
+    @property
+    def spelling(self) -> Sequence[bytes] | None: ...  # of each id, where tokens are runs of bytes
 
     def encode(self, text: str) -> np.ndarray: ...  # (n,), no special tokens
 
@@ -83,9 +87,9 @@ class Document:
     def measured(self, tokenizer: Tokenizer) -> "Document":
         """The document with every gap's lengths known. Raises GapError for one that replaces nothing."""
         gaps = []
-        for gap in self.gaps:
+        for gap, before, behind in zip(self.gaps, self.pieces, self.pieces[1:], strict=False):
             if gap.lengths is None:
-                tokens = len(tokenizer.encode(gap.replaces.decode(errors="replace")))
+                tokens = _tokens(tokenizer, before[-NEAR:], gap.replaces, behind[:NEAR])
                 if not tokens:
                     raise GapError(
                         "nothing is replaced here, so the length of the gap must be said, as in --gap 12, "
@@ -126,6 +130,18 @@ class Document:
                 yield Document(self.source, tuple(pieces), tuple(gaps))
                 pieces, gaps = [line], []
         yield Document(self.source, tuple(pieces), tuple(gaps))
+
+
+def _tokens(tokenizer: Tokenizer, before: bytes, text: bytes, behind: bytes) -> int:
+    """How many tokens a text reaches into where it stands; or has on its own, where tokens are no bytes."""
+    spelling = tokenizer.spelling
+    if not spelling or not text:
+        return len(tokenizer.encode(text.decode(errors="replace")))
+    parts = [part.decode(errors="replace") for part in (before, text, behind)]
+    start, size = (len(part.encode()) for part in parts[:2])
+    sizes = np.array([len(spelling[id]) for id in tokenizer.encode("".join(parts))])
+    ends = sizes.cumsum()
+    return int(((ends > start) & (ends - sizes < start + size)).sum())
 
 
 def exactly(tokens: int) -> range:

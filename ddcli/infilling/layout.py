@@ -1,16 +1,17 @@
 """The neighbourhoods of a document's gaps as a network reads them: ids, windows, and what an edge must spell.
 
 B copies filled at once, N tokens of a layout, n tokens of a window, at most the `length` the network reads,
-V ids. Where a vocabulary's tokens are runs of bytes, a gap need not begin or end between two of them. So the
-token beside each edge is given up to the gap, which grows by one position for it; that position may only hold
-tokens whose bytes begin (on the right: end) with those of the token given up. What a network sees is then
-always cut where text is cut, and the bytes given come back in any case.
+V ids. Where a vocabulary's tokens are runs of bytes, a gap need not begin or end between two of them: the
+token beside an edge may be the beginning (behind a gap the end) of one that reaches into it. Such a token is
+given up to the gap, whose first (last) position may then only hold longer tokens that begin (end) with its
+bytes. What a network sees is then cut where text is cut, a gap of n tokens is n positions, and the bytes
+given come back in any case. Which tokens are given up the text does not say: `Encoded.giving_up` is told.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,9 +39,12 @@ class Window:
         ids[..., self.span][..., self.own] = x0[..., self.own]
 
 
+Side = tuple[int, bool]  # of a gap by its number: False before it, True behind it
+
+
 @dataclass(frozen=True)
 class Edges:
-    """Bytes of the given text that the first and the last token of a gap have to spell."""
+    """Bytes of the given text that the first and the last token of a gap have to spell as well."""
 
     before: bytes = b""
     after: bytes = b""
@@ -59,11 +63,20 @@ class Layout:
     """
 
     ids: np.ndarray  # (N,) int64, mask_id in the gaps
-    gaps: tuple[slice, ...]  # the place of each gap, the tokens given up to it included
+    gaps: tuple[slice, ...]  # the place of each gap
     edges: tuple[Edges, ...]  # of each gap
     windows: tuple[Window, ...]  # in the order to fill them; each gap belongs to one
     allowed: Mapping[int, np.ndarray]  # (V,) bool: which ids a position may hold; others hold any
     before: tuple[bytes, ...]  # the text before each gap, from the gap before it on
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A token beside a gap that is not shown, to ask whether it is what stands there."""
+
+    side: Side
+    place: int  # in a layout
+    id: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,24 +84,28 @@ class Encoded:
     """A measured document as ids, `runs[0] gap runs[1] ...`; of long pieces only the ends."""
 
     document: Document
-    runs: tuple[np.ndarray, ...]
+    runs: tuple[np.ndarray, ...]  # without the tokens that are given up to the gaps
     mask_id: int
     length: int  # tokens the network reads at once
     spelling: Sequence[bytes] | None = None  # of each id, (V,), where tokens are runs of bytes
     record: bool = False  # whole, for a network trained on records
     first: Mapping[int, np.ndarray] = field(default_factory=dict)  # (V,) bool: what some gaps can begin with
-    _fitting: dict[tuple[bytes, bool], np.ndarray] = field(default_factory=dict)
+    edges: Mapping[int, Edges] = field(default_factory=dict)  # of the gaps that tokens are given up to
+    _found: dict[Edges, np.ndarray] = field(default_factory=dict)
 
     def candidates(self, gap: int) -> range:
         """The lengths to choose from: those a window has room for, or else the least that was asked for.
 
-        In running text beside FEW tokens to judge them by; of `*` at most half of a window.
+        In running text beside FEW tokens to judge them by; of `*` at most half of a window. Two tokens where
+        there is none that reaches from what stands before a gap to what stands behind it.
         """
         lengths, room = self._lengths(gap), self._room(gap)
         if not self.record:
             room -= max(0, min(FEW, len(self.after(gap))) - 1)
             room = min(room, self.length // 2) if isinstance(lengths, UpTo) else room
-        return range(lengths[0], max(lengths[0], min(lengths[-1], room)) + 1)
+        alone = all(fits.any() for fits in self.fitting(gap, 1).values())
+        least = max(lengths[0], 1 if alone else 2)
+        return range(least, max(least, min(lengths[-1], room)) + 1)
 
     def before(self, gap: int, lengths: Sequence[int]) -> np.ndarray:
         """The ids before a gap, the last `length` of them; of gaps before it, by their lengths, masks."""
@@ -118,19 +135,12 @@ class Encoded:
         A gap with no room for a token of context on each side that has any is a `GapError`.
         """
         gaps = self.document.gaps
-        sizes = [self._lengths(i)[0] for i in range(len(gaps))] if lengths is None else list(lengths)
-        runs, edges = self._given_up()
-        places, total, allowed = list[slice](), len(runs[0]), dict[int, np.ndarray]()
-        for size, edge, run in zip(sizes, edges, runs[1:], strict=True):
-            place = slice(total, total + size + bool(edge.before) + bool(edge.after))
-            if len(places) in self.first:
-                allowed[place.start] = self.first[len(places)]
-            if edge.before:
-                allowed[place.start] = self._fits(edge.before, at_start=True)
-            if edge.after:
-                allowed[place.stop - 1] = self._fits(edge.after, at_start=False)
-            places.append(place)
-            total = place.stop + len(run)
+        sizes = [self.candidates(i)[0] for i in range(len(gaps))] if lengths is None else list(lengths)
+        places, total, allowed = list[slice](), len(self.runs[0]), dict[int, np.ndarray]()
+        for i, (size, run) in enumerate(zip(sizes, self.runs[1:], strict=True)):
+            allowed |= {total + place: fits for place, fits in self.fitting(i, size).items()}
+            places.append(slice(total, total + size))
+            total += size + len(run)
         for i, (gap, size) in enumerate(zip(gaps, sizes, strict=True)):
             if size > (room := self._room(i)):
                 raise GapError(
@@ -144,45 +154,92 @@ class Encoded:
         for place in places:
             known[place] = False
         ids = np.full(total, self.mask_id, np.int64)
-        ids[known] = np.concatenate(runs)
+        ids[known] = np.concatenate(self.runs)
         windows = tuple(_windows(places, known, self.length))
-        return Layout(ids, tuple(places), tuple(edges), windows, allowed, self.document.pieces[:-1])
+        edges = tuple(self.edges.get(i, Edges()) for i in range(len(gaps)))
+        return Layout(ids, tuple(places), edges, windows, allowed, self.document.pieces[:-1])
 
-    def _given_up(self) -> tuple[list[np.ndarray], list[Edges]]:
-        """The runs without the tokens beside the gaps that are given up to them, and what those spell."""
-        runs, edges = list(self.runs), []
-        for i in range(len(self.document.gaps)):
-            edges.append(self._edges(i))
-            if edges[i].before:
-                runs[i] = runs[i][:-1]
-            if edges[i].after:
-                runs[i + 1] = runs[i + 1][1:]
-        return runs, edges
-
-    def _edges(self, gap: int) -> Edges:
-        # The one token between two gaps is given up to the later of them alone.
+    def beside(self, gap: int) -> Edges:
+        """What the tokens beside a gap spell that could be parts of longer ones which reach into it."""
+        # The one token between two gaps could be a part of the later's alone.
         lone = gap + 1 < len(self.document.gaps) and len(self.runs[gap + 1]) == 1
-        after = b"" if lone else self._spelt(self.runs[gap + 1][:1])
-        return Edges(self._spelt(self.runs[gap][-1:]), after)
+        before, after = self._spelt(self.runs[gap][-1:]), self._spelt(self.runs[gap + 1][: 1 - lone])
+        return Edges(
+            before if self._reaching(Edges(before=before)).any() else b"",
+            after if self._reaching(Edges(after=after)).any() else b"",
+        )
+
+    def giving_up(self, sides: Collection[Side]) -> "Encoded":
+        """The text without the tokens on some sides of gaps, which are given up to these; of any side where
+        `beside` has none, as it is."""
+        runs, edges = list(self.runs), dict[int, Edges]()
+        for gap in range(len(self.document.gaps)):
+            beside = self.beside(gap)
+            edges[gap] = Edges(
+                beside.before if (gap, False) in sides else b"", beside.after if (gap, True) in sides else b""
+            )
+            if edges[gap].before:
+                runs[gap] = runs[gap][:-1]
+            if edges[gap].after:
+                runs[gap + 1] = runs[gap + 1][1:]
+        return replace(self, runs=tuple(runs), edges=edges)
+
+    def hiding(self) -> tuple[Layout, list[Hidden]]:
+        """A layout in which all tokens `beside` gaps are hidden, and which these are.
+
+        Each gap has the least of its lengths, and one more for each of them, as far as there is room.
+        """
+        wide, sizes = self.giving_up(self.sides), list[int]()
+        for gap, edges in wide.edges.items():
+            more = bool(edges.before) + bool(edges.after)
+            sizes.append(min(self.candidates(gap)[0] + more, wide._room(gap)))
+        layout, hidden = wide.layout(sizes), list[Hidden]()
+        for gap, (edges, place) in enumerate(zip(layout.edges, layout.gaps, strict=True)):
+            if edges.before:
+                hidden.append(Hidden((gap, False), place.start, int(self.runs[gap][-1])))
+            if edges.after and place.stop - place.start > bool(edges.before):
+                hidden.append(Hidden((gap, True), place.stop - 1, int(self.runs[gap + 1][0])))
+        return layout, hidden
+
+    @property
+    def sides(self) -> set[Side]:
+        """All sides of all gaps."""
+        return {(gap, behind) for gap in range(len(self.document.gaps)) for behind in (False, True)}
+
+    def fitting(self, gap: int, tokens: int) -> dict[int, np.ndarray]:
+        """By its place in a gap of so many tokens, which ids a position may hold, (V,) bool; others any."""
+        edges = self.edges.get(gap, Edges())
+        if edges.before and edges.after and tokens == 1:
+            return {0: self._reaching(edges)}
+        fits = {0: self.first[gap]} if gap in self.first else {}
+        if edges.before:
+            fits[0] = self._reaching(Edges(before=edges.before))
+        if edges.after:
+            fits[tokens - 1] = self._reaching(Edges(after=edges.after))
+        return fits
+
+    def _reaching(self, edges: Edges) -> np.ndarray:
+        """Which ids spell the bytes given at their start and at their end, and more: (V,) bool."""
+        if edges not in self._found:
+            before, after = edges.before, edges.after
+            least = len(before) + len(after) + 1
+            self._found[edges] = np.array(
+                [
+                    len(spelt) >= least and spelt.startswith(before) and spelt.endswith(after)
+                    for spelt in self.spelling or ()
+                ],
+                bool,
+            )
+        return self._found[edges]
 
     def _room(self, gap: int) -> int:
         """The most tokens a gap may have: a window then shows one of context on each side that has any."""
-        edges = self._edges(gap)
-        given = bool(edges.before), bool(edges.after)
-        before = gap > 0 or len(self.runs[0]) > given[0]
-        after = gap + 1 < len(self.document.gaps) or len(self.runs[-1]) > given[1]
-        return self.length - sum(given) - before - after
+        before = gap > 0 or len(self.runs[0]) > 0
+        after = gap + 1 < len(self.document.gaps) or len(self.runs[-1]) > 0
+        return self.length - before - after
 
     def _spelt(self, ids: np.ndarray) -> bytes:
         return b"".join(self.spelling[i] for i in ids) if self.spelling else b""
-
-    def _fits(self, given: bytes, *, at_start: bool) -> np.ndarray:
-        """Which ids spell the bytes given at their start, or at their end: (V,) bool."""
-        key = (given, at_start)
-        if key not in self._fitting:
-            fits = bytes.startswith if at_start else bytes.endswith
-            self._fitting[key] = np.array([fits(spelt, given) for spelt in self.spelling or ()])
-        return self._fitting[key]
 
     def _lengths(self, gap: int) -> Lengths:
         lengths = self.document.gaps[gap].lengths
