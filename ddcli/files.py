@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import DdcliError
+from .errors import DdcliError, nearest
 
 MANIFEST = "manifest.json"
 LARGEST = 256 * 2**20  # bytes of a file of settings; the largest vocabularies take 40 million
@@ -153,3 +153,13 @@ def sha256(path: Path) -> str:
     check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def meant(path: str) -> str:
+    """`; did you mean 'runs/novel'?`, by the models' folders beside where a path leads, or nothing."""
+    folder = Path(path).parent
+    try:
+        beside = [str(folder / entry.name) for entry in os.scandir(folder)]
+    except OSError:
+        return ""
+    return nearest(path, [name for name in beside if (Path(name) / "config.json").is_file()])

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 
 from .layout import cell, cell_widths, left_out, wrap
 from .paper import ASPECT, EDGE, FACES, FAINT, WIDTH, Page, drawable, width_of
-from .parts import MEANINGS, Figured, State, Story, Track, spread
+from .parts import MEANINGS, Figured, State, Story, Track
 
 ROWS, LINES = 12, 2  # times of a track, and lines of text at each
 COLUMNS = (48, 96)  # characters of a line: fewest (a short text is drawn large) and most
@@ -25,16 +25,22 @@ class Panel:
     columns: int
     widths: list[int]
     rows: list[Figured]
+    states: frozenset[str]  # that occur
+    note: str  # what of the track is not drawn
 
     margin = 3.1  # where the text starts, right of the figures
     head = 0.85
 
     @classmethod
-    def of(cls, story: Story, track: Track) -> "Panel":
+    def of(cls, story: Story, track: Track, rows: int = ROWS, lines: int = LINES) -> "Panel":
+        """With so many times at most, and so many lines of text at each."""
         fewest, most = COLUMNS
         columns = max(fewest, min(most, sum(cell_widths(story, track, most, 1))))
-        widths = cell_widths(story, track, columns, LINES)
-        return cls(story, track, columns, widths, spread(track.rows, ROWS))
+        widths = cell_widths(story, track, columns, lines)
+        shown = track.told(len(widths), rows)
+        states = frozenset(state for row in shown for state in row.states[: len(widths)])
+        note = left_out(story, track, len(widths), len(shown))
+        return cls(story, track, columns, widths, shown, states, note)
 
     @property
     def cell(self) -> float:
@@ -65,15 +71,14 @@ class Panel:
         page.write(EDGE, top + 0.15, self.track.title, 13, weight="bold")
         for x, name in zip(self._stops(self.rows[0]), self.rows[0].figures(), strict=True):
             page.write(x, top + 0.6, name, 7, FAINT, ha="right")
-        occurring, x = set().union(*(row.states for row in self.rows)), self.margin
+        x = self.margin
         for state, (face, ink) in FACES.items():
-            if state in occurring:
+            if state in self.states:
                 label = f" {MEANINGS[State(state)]} "
                 box = {"facecolor": face, "edgecolor": FAINT, "linewidth": 0.4, "pad": 2.5}
                 page.write(x, top + 0.5, label, 8, ink, bbox=box)
                 x += width_of(label, 8) + 0.16
-        note = left_out(self.story, self.track, len(self.widths), len(self.rows))
-        page.write(x, top + 0.5, f"↵ line break   {note}", 8, FAINT)
+        page.write(x, top + 0.5, f"↵ line break   {self.note}", 8, FAINT)
 
     def _stops(self, row: Figured) -> list[float]:
         """Right ends of the figures' columns."""
