@@ -13,7 +13,7 @@ from .panels import Panel
 from .paper import EDGE, PAPER, STYLE, WIDTH, Page
 from .parts import Story
 
-ROWS, LINES = 64, 8  # frames, and lines of text in each
+ROWS, LINES = 64, 16  # frames, and lines of text in each
 DOTS = 80  # an inch
 PLAYS, LAST = 6000, 3000  # milliseconds of all frames, and more of the last
 LONGEST = 600  # milliseconds of a frame
@@ -23,7 +23,7 @@ COLOURS = 32
 def gif(story: Story) -> bytes:
     """The picture as a GIF that plays again and again. Tracks of fewer times wait for the others."""
     tracks = [track for chapter in story.chapters for track in chapter.tracks]
-    panels = [Panel.of(story, track, ROWS, LINES) for track in tracks]
+    panels = [Panel.moving(story, track, ROWS, LINES) for track in tracks]
     count = max(len(panel.rows) for panel in panels)
     with matplotlib.rc_context(STYLE):
         drawn = [_frame(panels, i / max(1, count - 1)) for i in range(count)]

@@ -6,8 +6,9 @@ from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from rich.cells import cell_len
 
-from .layout import cell, cell_widths, left_out, wrap
+from .layout import Part, broken, cell, cell_widths, left_out, whole
 from .paper import ASPECT, EDGE, FACES, FAINT, WIDTH, Page, drawable, width_of
 from .parts import MEANINGS, Figured, State, Story, Track
 
@@ -23,7 +24,7 @@ class Panel:
     story: Story
     track: Track
     columns: int
-    widths: list[int]
+    lines: list[list[Part]]
     rows: list[Figured]
     states: frozenset[str]  # that occur
     note: str  # what of the track is not drawn
@@ -32,15 +33,26 @@ class Panel:
     head = 0.85
 
     @classmethod
-    def of(cls, story: Story, track: Track, rows: int = ROWS, lines: int = LINES) -> "Panel":
-        """With so many times at most, and so many lines of text at each."""
-        fewest, most = COLUMNS
-        columns = max(fewest, min(most, sum(cell_widths(story, track, most, 1))))
-        widths = cell_widths(story, track, columns, lines)
-        shown = track.told(len(widths), rows)
-        states = frozenset(state for row in shown for state in row.states[: len(widths)])
-        note = left_out(story, track, len(widths), len(shown))
-        return cls(story, track, columns, widths, shown, states, note)
+    def of(cls, story: Story, track: Track) -> "Panel":
+        """For a still picture: a few times, each in a few lines."""
+        columns = _columns(sum(cell_widths(story, track, COLUMNS[1], 1)))
+        widths = cell_widths(story, track, columns, LINES)
+        return cls._made(story, track, columns, whole(widths, columns), ROWS)
+
+    @classmethod
+    def moving(cls, story: Story, track: Track, rows: int, lines: int) -> "Panel":
+        """For a picture that shows one time after the other, in lines as the text has them."""
+        parts = broken(story, track, COLUMNS[1], lines)
+        columns = _columns(max(sum(part.end - part.start for part in line) for line in parts))
+        return cls._made(story, track, columns, parts, rows)
+
+    @classmethod
+    def _made(cls, story: Story, track: Track, columns: int, lines: list[list[Part]], rows: int) -> "Panel":
+        tokens = lines[-1][-1].at + 1
+        shown = track.told(tokens, rows)
+        states = frozenset(state for row in shown for state in row.states[:tokens])
+        note = left_out(story, track, tokens, len(shown))
+        return cls(story, track, columns, lines, shown, states, note)
 
     @property
     def cell(self) -> float:
@@ -50,7 +62,7 @@ class Panel:
     @property
     def pitch(self) -> float:
         """From one time to the next."""
-        return self.cell * (2.0 * len(list(wrap(self.widths, self.columns))) + 0.45)
+        return self.cell * (2.0 * len(self.lines) + 0.45)
 
     @property
     def height(self) -> float:
@@ -88,18 +100,26 @@ class Panel:
 
     def _draw_row(self, axes: Axes, row: Figured, top: float) -> None:
         size = self.cell / ASPECT * 72
-        for line, positions in enumerate(wrap(self.widths, self.columns)):
+        for line, parts in enumerate(self.lines):
             x, y = 0, top + 2.0 * line
-            for state, run in groupby(positions, key=lambda i: row.states[i]):
+            for state, run in groupby(parts, key=lambda part: row.states[part.at]):
                 face, ink = FACES[state]
-                text = "".join(self._cell(row, i) for i in run)
+                text = "".join(self._cell(row, part) for part in run)
                 axes.add_patch(Rectangle((x, y + 0.06), len(text), 1.88, facecolor=face, linewidth=0))
                 for word in WORD.finditer(text):  # SVG folds blanks, so no text holds one
                     axes.text(x + word.start(), y + 1.0, word[0], size=size, color=ink, va="center_baseline")
                 x += len(text)
 
-    def _cell(self, row: Figured, i: int) -> str:
-        if State(row.states[i]).hidden:
-            return " " * self.widths[i]
-        text = cell(self.story.pieces[row.tokens[i]], row.states[i], self.widths[i])
-        return drawable(text).ljust(self.widths[i])  # a wide character has become a single one
+    def _cell(self, row: Figured, part: Part) -> str:
+        size = part.end - part.start
+        if State(row.states[part.at]).hidden:
+            return " " * size
+        width = cell_len(self.story.pieces[self.track.clean[part.at]])
+        text = cell(self.story.pieces[row.tokens[part.at]], row.states[part.at], max(width, part.end))
+        return drawable(text)[part.start : part.end].ljust(size)  # a wide character has become a single one
+
+
+def _columns(needed: int) -> int:
+    """Characters of a line, for a text that needs so many."""
+    fewest, most = COLUMNS
+    return max(fewest, min(most, needed))
