@@ -19,6 +19,7 @@ from typing import Any
 from .errors import DdcliError, nearest
 
 MANIFEST = "manifest.json"
+CONFIG = "config.json"  # what a model's folder has
 LARGEST = 256 * 2**20  # bytes of a file of settings; the largest vocabularies take 40 million
 PARTIAL = ".partial"  # what is not whole yet, or never will be: a process was killed while it wrote
 
@@ -155,11 +156,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def meant(path: str) -> str:
-    """`; did you mean 'runs/novel'?`, by the models' folders beside where a path leads, or nothing."""
+def meant(path: str, holding: str = "") -> str:
+    """`; did you mean 'runs/novel'?`, by what lies beside where a path leads, or nothing.
+
+    holding: a file that what is meant has in it, such as config.json.
+    """
     folder = Path(path).parent
     try:
-        beside = [str(folder / entry.name) for entry in os.scandir(folder)]
-    except OSError:
+        beside = [entry.name for entry in os.scandir(folder) if (Path(entry.path) / holding).exists()]
+    except (OSError, ValueError):
         return ""
-    return nearest(path, [name for name in beside if (Path(name) / "config.json").is_file()])
+    near = nearest(Path(path).name, beside)
+    return f"; did you mean {str(folder / near)!r}?" if near else ""

@@ -301,6 +301,8 @@ def test_a_dry_run_is_json_too(run, text_file):
 TRAINING_ERRORS = {
     "nowhere to write": (["--data", "good.txt"], "give the run folder with -o"),
     "missing data": (["--data", "missing.txt", "-o", "run"], "no such file or folder: missing.txt"),
+    "misspelt data": (["--data", "god.txt", "-o", "run"], "folder: god.txt; did you mean 'good.txt'?"),
+    "a run for a recipe": (["full", "-o", "run"], "to start from a run in it, give --from full"),
     "empty data": (["--data", "empty.txt", "-o", "run"], "empty.txt holds no text"),
     "data no UTF-8": (["--data", "latin.txt", "-o", "run"], "latin.txt is not UTF-8 text"),
     "short data": (["--data", "short.txt", "-o", "run"], "lower --length from 32"),
@@ -1040,6 +1042,7 @@ def test_noise_that_cannot_be_drawn_is_refused_and_writes_nothing(refused, tmp_p
     text = ["--text", "to be"]
     cases = {
         "No such file": [tmp_path / "to be"],
+        f"a model is given by -m {absorbing_run}": [absorbing_run],
         "is not UTF-8 text (byte 3)": [tmp_path / "latin.txt"],
         "give one text": [tmp_path / "latin.txt", *text],
         "the text is empty": ["--text", ""],

@@ -98,6 +98,8 @@ def _text(file: str | None, text: str | None) -> str:
         raise DdcliError("give one text: a FILE, - for stdin, or --text; or a --trace to replay")
     if text is None:
         assert file is not None
+        if Path(file).is_dir():
+            raise DdcliError(f"{file} is a folder, not a text; a model is given by -m {file}")
         try:
             text = read(file).decode()
         except UnicodeDecodeError as error:

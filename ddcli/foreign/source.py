@@ -8,7 +8,7 @@ from typing import Any
 
 from ..denoiser import Backbone
 from ..errors import DdcliError
-from ..files import check_regular, meant, read_small
+from ..files import CONFIG, check_regular, meant, read_small
 from ..hub import WEIGHTS, fetch, first_line, is_name, refuse_adapters, safe_weights
 from ..spelling import ForeignTokenizer
 
@@ -40,7 +40,7 @@ class Source:
         if not is_name(name):
             raise DdcliError(
                 f"{name} is no run folder: there is no such folder; train one with "
-                f"`ddcli train -o {name}`{meant(name)}"
+                f"`ddcli train -o {name}`{meant(name, CONFIG)}"
             )
         return cls(name, fetch(name), is_remote=True)
 
