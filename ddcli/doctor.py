@@ -13,7 +13,7 @@ from .checkpoint import best_checkpoint, checkpoints, verified
 from .config import find_recipe, load_config
 from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted
-from .files import read_small
+from .files import CONFIG, meant, read_small
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
 from .saved import load_writer
@@ -47,6 +47,8 @@ def examine(subject: str | Path | None = None, data: str | None = None) -> list[
         return found
     if Path(subject).is_dir():
         return found + list(_run(Path(subject)))
+    if Path(subject).name != str(subject) and not Path(subject).exists():
+        raise DdcliError(f"{subject} is no run folder: there is no such folder{meant(str(subject), CONFIG)}")
     return found + list(_recipe(find_recipe(subject), data))
 
 

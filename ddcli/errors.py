@@ -95,7 +95,12 @@ def alone(what: str, make: Callable[..., T]) -> Callable[..., T]:
 def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:
     """An error for a name that is not in a registry, with the nearest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    hint = f"; did you mean {near!r}?" if near else ""
     listed = f" (known: {', '.join(known)})" if len(known) <= 12 or not near else ""
     return DdcliError(f"unknown {what} {name!r}{hint}{listed}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that was meant, or '' where none is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)), "")

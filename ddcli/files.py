@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import DdcliError
+from .errors import DdcliError, nearest
 
 MANIFEST = "manifest.json"
+CONFIG = "config.json"  # what a model's folder has
 LARGEST = 256 * 2**20  # bytes of a file of settings; the largest vocabularies take 40 million
 PARTIAL = ".partial"  # what is not whole yet, or never will be: a process was killed while it wrote
 
@@ -154,3 +155,17 @@ def sha256(path: Path) -> str:
     check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def meant(path: str, holding: str = "") -> str:
+    """`; did you mean 'runs/novel'?`, by what lies beside where a path leads, or nothing.
+
+    holding: a file that what is meant has in it, such as config.json.
+    """
+    folder = Path(path).parent
+    try:
+        beside = [entry.name for entry in os.scandir(folder) if (Path(entry.path) / holding).exists()]
+    except (OSError, ValueError):
+        return ""
+    near = nearest(Path(path).name, beside)
+    return f"; did you mean {str(folder / near)!r}?" if near else ""

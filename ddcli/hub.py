@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import DdcliError
-from .files import check_regular, read_small
+from .files import CONFIG, check_regular, meant, read_small
 
 PATIENCE = 10.0  # seconds to wait for the hub
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
@@ -55,11 +55,12 @@ def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
     if isinstance(cause, RepositoryNotFoundError):
         raise DdcliError(
             f"{here} no such model on the hub (or it is private: `hf auth login`); train one with "
-            f"`ddcli train -o {name}`"
+            f"`ddcli train -o {name}`{meant(name, CONFIG)}"
         ) from None
     raise DdcliError(
         f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
         f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {name}`"
+        f"{meant(name, CONFIG)}"
     ) from None
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import DdcliError, counted
-from .files import sha256
+from .files import meant, sha256
 from .hub import is_name, quiet
 
 Document = str | bytes
@@ -286,7 +286,7 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
     name, _, config = source.partition(":")
     looks_like_a_file = {*READERS, *UNPACKERS, ".txt"} & set(Path(source).suffixes)
     if looks_like_a_file or not is_name(name):
-        raise DdcliError(f"no such file or folder: {source}")
+        raise DdcliError(f"no such file or folder: {source}{meant(source)}")
 
     import datasets
 

@@ -113,6 +113,7 @@ FLOORS = {
     "viz.twin": 9.2,
     "viz.writing": 9.2,
     "viz.figure": 9.3,
+    "viz.film": 9.3,
     "viz": 9.4,
     "viz.tradeoff": 9.4,
     "step": 9,

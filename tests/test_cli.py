@@ -194,8 +194,12 @@ def test_training_answers_nothing_and_says_how_it_goes(run, text_file, tmp_path)
     assert metrics(target)[-1]["step"] == 20
 
 
-def test_quiet_training_says_nothing(run, text_file, tmp_path):
-    assert run("train", "--data", text_file, *TINY, "-q", "-o", tmp_path / "run") == (0, b"", "")
+def test_quiet_training_says_nothing_but_how_it_ended_as_json(run, text_file, tmp_path):
+    code, out, err = run("train", "--data", text_file, *TINY, "-q", "--json", "-o", tmp_path / "run")
+    assert (code, err, out.count(b"\n")) == (0, "", 1)
+    told, last = json.loads(out), metrics(tmp_path / "run")[-1]
+    assert (told["run"], told["step"], told["steps"]) == (str(tmp_path / "run"), 20, 20)
+    assert told["bound_nats_per_token"] == last["bound_nats_per_token"]
 
 
 def test_the_command_and_its_twin_train_the_same_model(run, text_file, tmp_path):
@@ -286,9 +290,19 @@ def test_a_dry_run_of_a_timed_recipe_tells_its_time(run, text_file):
     assert b"# about 3.0 minutes and" in out
 
 
+def test_a_dry_run_is_json_too(run, text_file):
+    code, out, _ = run("train", "--data", text_file, *TINY, "--dry-run", "--json")
+    told = json.loads(out)
+    assert (code, told["settings"]["train"]["steps"]) == (0, 20)
+    assert told["parameters"] == told["trained_parameters"] > 1000
+    assert min(told["seconds"], told["memory_bytes"]) > 0
+
+
 TRAINING_ERRORS = {
     "nowhere to write": (["--data", "good.txt"], "give the run folder with -o"),
     "missing data": (["--data", "missing.txt", "-o", "run"], "no such file or folder: missing.txt"),
+    "misspelt data": (["--data", "god.txt", "-o", "run"], "folder: god.txt; did you mean 'good.txt'?"),
+    "a run for a recipe": (["full", "-o", "run"], "to start from a run in it, give --from full"),
     "empty data": (["--data", "empty.txt", "-o", "run"], "empty.txt holds no text"),
     "data no UTF-8": (["--data", "latin.txt", "-o", "run"], "latin.txt is not UTF-8 text"),
     "short data": (["--data", "short.txt", "-o", "run"], "lower --length from 32"),
@@ -536,6 +550,12 @@ def test_what_is_no_run_is_refused(refused, tmp_path, absorbing_run):
     (tmp_path / "full/thesis.tex").write_text("precious")
     gap = tmp_path / "gap.txt"
     gap.write_text("[MASK]")
+    assert "no run folder but a file; to train a model on it: `ddcli train --data" in refused("sample", gap)
+    near = absorbing_run.with_name(f"{absorbing_run.name}s")
+    assert (
+        f"there is no such folder; train one with `ddcli train -o {near}`; did you mean '{absorbing_run}'?"
+        in (refused("sample", near))
+    )
     for model in (tmp_path / "missing", tmp_path / "full", gap):
         assert "is no run folder" in refused("sample", model)
         assert "is no run folder" in refused("infill", model, gap)
@@ -734,7 +754,7 @@ def test_what_cannot_be_infilled_is_refused(refused, absorbing_run, uniform_run,
     assert "no gap to fill; write [MASK]" in refused("infill", absorbing_run, "-", stdin=b"text")
     assert "no gap to fill" in refused("infill", absorbing_run, "-", stdin=b"")
     assert "cannot be read: No such file" in refused("infill", absorbing_run, tmp_path / "missing.txt")
-    assert "cannot be read: Is a directory" in refused("infill", absorbing_run, tmp_path)
+    assert "the model comes first, then a text" in refused("infill", tmp_path / "text.txt", absorbing_run)
     assert "the mask token is empty" in refused("infill", absorbing_run, "-", "--mask-token", "", stdin=b"a")
     quiet = ["-q", "--sampler", "confidence"]
     assert "--sampler ancestral" in refused("infill", uniform_run, "-", *quiet, stdin=b"[MASK]")
@@ -984,6 +1004,8 @@ def test_noise_is_drawn_to_a_file_by_its_suffix(run, tmp_path, suffix, start):
     assert (code, out, err) == (0, b"", f"{target} is written\n")
     assert target.read_bytes()[: len(start)].lower() == start.lower()
     assert run("noise-viz", "--text", "to be", "-o", target, "-q") == (0, b"", "")
+    code, out, _ = run("noise-viz", "--text", "to be", "--process", "uniform", "--json")
+    assert [chapter["name"] for chapter in json.loads(out)["chapters"]] == ["uniform"]
 
 
 @pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
@@ -1020,11 +1042,12 @@ def test_noise_that_cannot_be_drawn_is_refused_and_writes_nothing(refused, tmp_p
     text = ["--text", "to be"]
     cases = {
         "No such file": [tmp_path / "to be"],
+        f"a model is given by -m {absorbing_run}": [absorbing_run],
         "is not UTF-8 text (byte 3)": [tmp_path / "latin.txt"],
         "give one text": [tmp_path / "latin.txt", *text],
         "the text is empty": ["--text", ""],
         "--text is not UTF-8 text": ["--text", "\udce9"],
-        "unknown picture format '.gif'": [*text, "-o", tmp_path / "a.gif"],
+        "unknown picture format '.jpg'": [*text, "-o", tmp_path / "a.jpg"],
         "there is no folder": [*text, "-o", tmp_path / "missing/a.png"],
         "unknown process 'gauss'": [*text, "--process", "gauss"],
         "unknown schedule 'x'": [*text, "--schedule", "x"],

@@ -279,16 +279,17 @@ def test_every_command_of_the_readme_runs(line, workplace, monkeypatch, capfd):
     """Each in this process, which need not start again. Whole pages are run by a slow test."""
     monkeypatch.chdir(workplace)
     (arguments,) = commands(Block("", "sh", line, False, None))
-    trained_for(line)
-    if arguments not in TRAININGS.values() or not Path(arguments[arguments.index("-o") + 1]).exists():
+    made = begun(arguments)
+    trained_for(line, [made])
+    if not made or not Path(made).exists():
         assert main(quick(arguments, QUICK)) == 0, capfd.readouterr().err
 
 
-def trained_for(text):
-    """Make the runs that a text names and does not make, by the commands that the pages show for them."""
+def trained_for(text, made=()):
+    """Make the runs that a text names and does not make by itself, by the commands that the pages show."""
     for run, arguments in TRAININGS.items():
-        if re.search(rf"{re.escape(run)}\b", text) and not Path(run).exists():
-            trained_for(" ".join(arguments).replace(f"-o {run}", ""))
+        if run not in made and re.search(rf"{re.escape(run)}\b", text) and not Path(run).exists():
+            trained_for(" ".join(arguments), [run])
             assert main([*quick(arguments, QUICK), "--quiet"]) == 0
 
 
@@ -321,9 +322,10 @@ def test_every_block_of_a_page_runs(page, workplace, monkeypatch):
         if block.file:
             Path(block.file).write_text(block.text)
             continue
-        for run in filter(None, map(begun, commands(block) if block.kind == "sh" else [])):
+        made = list(filter(None, map(begun, commands(block) if block.kind == "sh" else [])))
+        for run in made:
             shutil.rmtree(run, ignore_errors=True)
-        trained_for(block.text)
+        trained_for(block.text, made)
         program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else ["python", "-c"]
         done = subprocess.run(
             [*program, block.text], env=outside, capture_output=True, text=True, errors="replace"

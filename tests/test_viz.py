@@ -36,7 +36,7 @@ from ddcli.tokenizer import make_tokenizer
 from ddcli.viz import page
 from ddcli.viz.layout import cell, wrap
 from ddcli.viz.packing import packed
-from ddcli.viz.parts import Believed, Event, State, spread, visible
+from ddcli.viz.parts import Believed, Denoised, Event, State, Track, spread, visible
 from ddcli.viz.paths import SHOWN, gaussian_walk, levels, walk
 from ddcli.viz.story import existing
 from ddcli.viz.tradeoff import ROWS, _curves, _draw, draw_frontier
@@ -507,9 +507,37 @@ def test_one_token_before_any_noise_can_be_drawn(suffix):
     assert viz.FORMATS[suffix].render(make("a", times=[0.0])[0])
 
 
-@pytest.mark.parametrize("name", ["noise.gif", "noise", ".png"])
+def test_a_gif_shows_one_time_after_the_other_and_waits_at_the_last():
+    story, *_ = make("to be", times=[0.0, 0.5, 1.0], frames=perfect_run)
+    gif = Image.open(io.BytesIO(viz.FORMATS[".gif"].render(story)))
+    tracks = [track for chapter in story.chapters for track in chapter.tracks]
+    assert gif.n_frames == max(len(track.told(99, 99)) for track in tracks) > 3
+    pauses, shown = [], set()
+    for i in range(gif.n_frames):
+        gif.seek(i)
+        pauses.append(gif.info["duration"])
+        shown.add(gif.convert("RGB").tobytes())
+    assert len(shown) == gif.n_frames
+    assert pauses[-1] > 4 * max(pauses[:-1])
+
+
+def test_a_still_picture_of_writing_has_the_steps_in_which_something_changed():
+    """And tells what became of each token since the row above, whatever became of it in between."""
+    texts = ["____", "____", "a___", "ab__", "_bc_", "_bcd", "_bcd", "aBcd", "aBcd"]
+    states = ["mmmm", "mmmm", "ommm", "tomm", "xtom", "mtto", "mttt", "ortt", "kkkk"]
+    rows = [
+        Denoised(1 - step / 8, 0.0, list(map(ord, text)), state, step, step, text.count("_"), 0)
+        for step, (text, state) in enumerate(zip(texts, states, strict=True))
+    ]
+    track = Track("way back", 4, rows[-1].tokens, rows)
+    assert [row.step for row in track.told(4, 99)] == [0, 2, 3, 4, 5, 7, 8]
+    assert [row.step for row in track.told(1, 99)] == [0, 2, 4, 7, 8]
+    assert [(row.step, row.states) for row in track.told(4, 3)] == [(0, "mmmm"), (4, "moom"), (8, "orko")]
+
+
+@pytest.mark.parametrize("name", ["noise.jpg", "noise", ".png"])
 def test_an_unknown_suffix_names_the_known_ones(tmp_path, name):
-    with pytest.raises(DdcliError, match=r"\.html, \.png, \.svg"):
+    with pytest.raises(DdcliError, match=r"\.gif, \.html, \.png, \.svg"):
         viz.write(make("abc", ["absorbing"], times=[0.5])[0], tmp_path / name)
 
 
@@ -664,7 +692,7 @@ def test_in_a_browser_the_slider_moves_the_text(tmp_path):
       document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
     """
     dom = browse(tmp_path, story, act)
-    assert part_of(dom, "text") == "".join(story.pieces[token] for token in row.tokens)
+    assert part_of(dom, "text") == "".join(cell(story.pieces[token], "k", 1) for token in row.tokens)
     text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
     assert "".join(re.findall(r'<span class="(\w)', text)) == row.states
     assert f"{row.measures.information:.2f}" in part_of(dom, "figures")

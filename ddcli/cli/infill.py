@@ -144,6 +144,8 @@ def infill(
         raise DdcliError("--jsonl takes a FILE whose lines may hold a prefix and a suffix")
     if jsonl and explain:
         raise DdcliError("--explain tells how one FILE is filled: no --jsonl")
+    if file is not None and Path(file).is_dir():
+        raise DdcliError(f"{file} is a folder; the model comes first, then a text: ddcli infill MODEL FILE")
     text = b"" if file is None else read(file)
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DdcliError
-from .answers import check_utf8, read, tell
+from .answers import answer, check_utf8, read, tell
 from .options import AllowPickle, Quiet
 
 
@@ -21,7 +21,7 @@ def noise_viz(
         str | None, typer.Option("--model", "-m", help="As of `ddcli sample`: adds the way back from noise.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .png or .svg picture or .html page.")
+        Path | None, typer.Option("--output", "-o", help="A .png or .svg picture, .gif or .html page.")
     ] = None,
     process: Annotated[
         str | None,
@@ -44,6 +44,9 @@ def noise_viz(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the noise, and of the model's sample; 0 if not given.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: tokens and figures, as the .html page has them.")
+    ] = False,
     allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
 ) -> None:
@@ -56,6 +59,7 @@ def noise_viz(
     ddcli sample runs/novel --trace trace.jsonl && ddcli noise-viz --trace trace.jsonl -o trace.html
     """
     from .. import api
+    from ..viz import as_json as story_as_json
     from ..viz import default_times, format_of, show, write
 
     told: dict[str, Any] = {"--model": model, "--process": process, "--schedule": schedule, "--times": times}
@@ -77,14 +81,16 @@ def noise_viz(
         tokenizer=tokenizer,
         seed=seed or 0,
     )
-    if output is None:
+    if output is not None:
+        write(story, output)
+        if not quiet:
+            tell(f"{output} is written")
+    if as_json:
+        answer(story_as_json(story))
+    elif output is None:
         from rich.console import Console
 
         show(story, Console())
-        return
-    write(story, output)
-    if not quiet:
-        tell(f"{output} is written")
 
 
 def _text(file: str | None, text: str | None) -> str:
@@ -92,6 +98,8 @@ def _text(file: str | None, text: str | None) -> str:
         raise DdcliError("give one text: a FILE, - for stdin, or --text; or a --trace to replay")
     if text is None:
         assert file is not None
+        if Path(file).is_dir():
+            raise DdcliError(f"{file} is a folder, not a text; a model is given by -m {file}")
         try:
             text = read(file).decode()
         except UnicodeDecodeError as error:

@@ -1,14 +1,19 @@
 """`ddcli train`."""
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
 from ..errors import DdcliError
 from .answers import answer, tell
 from .options import Quiet
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 # flags and the settings they stand for
 TRAIN_FLAGS = {
@@ -144,6 +149,10 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON object: how it ended or, of --dry-run, what would be done."),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model into a run folder.
@@ -153,8 +162,7 @@ def train(
     ddcli train --from answerdotai/ModernBERT-base --data novel.txt --steps 2000 -o runs/tuned
     """
     from ..config import build_config, read_settings, read_toml
-    from ..plan import dry_run as plan_run
-    from ..training import estimate
+    from ..runlog import read_run
     from ..training import train as train_run
     from ..world import World
 
@@ -169,25 +177,41 @@ def train(
     config = build_config(base, overrides, where)
     reporter = _reporter(quiet)
     if dry_run:
-        if not World.here().leads:
-            return  # one of several processes says it for all
-        plan = plan_run(config, reporter)
-        answer(plan.config.to_toml())
-        settings = plan.config.train
-        few = f", of which {plan.trained:,} are trained" * (plan.trained < plan.parameters)
-        answer(f"# {plan.parameters:,} parameters{few}, {plan.data.description}")
-        if not settings.minutes:
-            answer(f"# {settings.steps * settings.batch_size * plan.data.length:,} tokens to train on")
-        seconds, memory = estimate(plan, reporter)
-        told = f"{seconds / 60:.1f} minutes"
-        if memory is not None:
-            told += f" and {memory / 1e9:.1f} GB of memory"
-        answer(f"# about {told}, by a few steps that were tried")
+        if World.here().leads:  # one of several processes says it for all
+            answer("\n".join(_planned(config, reporter, as_json)))
         return
     assert output is not None
     train_run(config, output, resume=resume, stop_after=stop_after, reporter=reporter)
-    if World.here().leads and not quiet:
+    if not World.here().leads:
+        return
+    if as_json:
+        answer(json.dumps({"run": str(output), **read_run(output).summary()}, ensure_ascii=False))
+    if not quiet:
         tell(f"{output} is trained, and {output}/report.html tells of it; try: ddcli sample {output}")
+
+
+def _planned(config: "Config", reporter: Any, as_json: bool) -> Iterator[str]:
+    """What a training would do, and need; a recipe to copy, with the figures as comments, or JSON."""
+    from ..plan import dry_run
+    from ..training import estimate
+
+    plan = dry_run(config, reporter)
+    train = plan.config.train
+    seconds, memory = estimate(plan, reporter)
+    known = {"parameters": plan.parameters, "trained_parameters": plan.trained, "data": plan.data.description}
+    known |= {"seconds": seconds, "memory_bytes": memory}
+    if as_json:
+        yield json.dumps({"settings": plan.config.model_dump(), **known}, ensure_ascii=False)
+        return
+    yield plan.config.to_toml()
+    few = f", of which {plan.trained:,} are trained" * (plan.trained < plan.parameters)
+    yield f"# {plan.parameters:,} parameters{few}, {plan.data.description}"
+    if not train.minutes:
+        yield f"# {train.steps * train.batch_size * plan.data.length:,} tokens to train on"
+    told = f"{seconds / 60:.1f} minutes"
+    if memory is not None:
+        told += f" and {memory / 1e9:.1f} GB of memory"
+    yield f"# about {told}, by a few steps that were tried"
 
 
 def _batch_size(text: str | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..denoiser import Backbone
 from ..errors import DdcliError
-from ..files import check_regular, read_small
+from ..files import CONFIG, check_regular, meant, read_small
 from ..hub import WEIGHTS, fetch, first_line, is_name, refuse_adapters, safe_weights
 from ..spelling import ForeignTokenizer
 
@@ -32,9 +32,15 @@ class Source:
         """Raises DdcliError where there is neither such a folder nor such a hub name."""
         if Path(name).is_dir():
             return cls(name, Path(name))
-        if Path(name).exists() or not is_name(name):
+        if Path(name).exists():
             raise DdcliError(
-                f"{name} is no run folder: there is no such folder; train one with `ddcli train -o {name}`"
+                f"{name} is no run folder but a file; to train a model on it: `ddcli train --data {name} "
+                "-o RUN`"
+            )
+        if not is_name(name):
+            raise DdcliError(
+                f"{name} is no run folder: there is no such folder; train one with "
+                f"`ddcli train -o {name}`{meant(name, CONFIG)}"
             )
         return cls(name, fetch(name), is_remote=True)
 

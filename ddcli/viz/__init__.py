@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import DdcliError, unknown
 from ..files import whole_file
+from .packing import as_json
 from .parts import Story
 from .story import check_drawable, retell, tell
 from .terminal import show
@@ -14,6 +15,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "Story",
+    "as_json",
     "check_drawable",
     "default_times",
     "format_of",
@@ -36,6 +38,12 @@ def _svg(story: Story) -> bytes:
     return svg(story)
 
 
+def _gif(story: Story) -> bytes:
+    from .film import gif
+
+    return gif(story)
+
+
 def _html(story: Story) -> bytes:
     from .page import html
 
@@ -50,7 +58,12 @@ class Format:
     times: int  # as many as it shows well
 
 
-FORMATS = {".png": Format(_png, 11), ".svg": Format(_svg, 11), ".html": Format(_html, 101)}
+FORMATS = {
+    ".png": Format(_png, 11),
+    ".svg": Format(_svg, 11),
+    ".gif": Format(_gif, 41),
+    ".html": Format(_html, 101),
+}
 TERMINAL_TIMES = 11
 
 

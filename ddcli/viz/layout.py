@@ -3,7 +3,9 @@
 A token has the same cells at every time, as wide as its clean piece, so that one sees it change in place.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
@@ -28,6 +30,36 @@ def wrap(widths: Sequence[int], columns: int) -> Iterator[range]:
             start, used = i, 0
         used += width
     yield range(start, len(widths))
+
+
+class Part(NamedTuple):
+    """Cells of a token that stand in one line: from `start` up to `end` of its own."""
+
+    at: int
+    start: int
+    end: int
+
+
+def whole(widths: Sequence[int], columns: int) -> list[list[Part]]:
+    """Lines that are as full as can be, for a picture of many times."""
+    return [[Part(i, 0, widths[i]) for i in positions] for positions in wrap(widths, columns)]
+
+
+def broken(story: Story, track: Track, columns: int, lines: int) -> list[list[Part]]:
+    """The first lines, as the text has them, for a picture of one time."""
+    found, used = [list[Part]()], 0
+    for i, id in enumerate(track.clean):
+        start = 0
+        for stretch in re.findall("[^↵]*↵|[^↵]+", story.pieces[id]):
+            size = min(columns, cell_len(stretch))
+            if used + size > columns:
+                found.append([])
+                used = 0
+            if len(found) > lines:
+                return found[:lines]
+            found[-1].append(Part(i, start, start + size))
+            start, used = start + size, columns if stretch.endswith("↵") else used + size
+    return found
 
 
 def cell(piece: str, state: str, width: int) -> str:

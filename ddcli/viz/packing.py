@@ -1,5 +1,6 @@
 """A story as the page reads it: numbers by columns, and of each row only what is not as in the row before."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -7,6 +8,11 @@ from typing import Any
 from .parts import Chain, Chapter, Figured, Measures, Noised, Story, Track
 
 DIGITS = 5  # behind the point: more than a picture shows
+
+
+def as_json(story: Story) -> str:
+    """The story as JSON, of ASCII."""
+    return json.dumps(packed(story), separators=(",", ":"), allow_nan=False)
 
 
 def packed(story: Story) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Noise as one web page that needs nothing else: no network, no library, no trust in the text it shows."""
 
-import json
 import re
 
-from .packing import packed
+from .packing import as_json
 from .parts import Story
 from .sheet import part, policy
 
@@ -25,5 +24,4 @@ def html(story: Story) -> bytes:
 
 def _embedded(story: Story) -> str:
     """JSON that cannot end the element it stands in: ASCII, and without the characters of markup."""
-    text = json.dumps(packed(story), separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", as_json(story))

@@ -5,9 +5,10 @@ Legend: L tokens, K states of a small alphabet, times t from 0 (clean) to 1 (noi
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from itertools import pairwise, starmap
+from typing import NamedTuple, Self, TypeVar
 
 PICTURES = {chr(c): chr(0x2400 + c) for c in range(32)}  # Unicode draws each control character
 SIGNS = PICTURES | {"\x7f": "␡", "\n": "↵", "\t": "⇥"}
@@ -19,9 +20,11 @@ class State(StrEnum):
 
     KEPT = "k"  # the clean token; in denoising, one that will not change any more
     MASKED = "m"
-    REPLACED = "r"  # another token stands in its place; denoising: since this very step
-    OPENED = "o"  # denoising: it was a mask before this very step
-    REMASKED = "x"  # denoising: it was visible before this very step, and is a mask again
+    REPLACED = "r"  # another token stands in its place; denoising: since this very step, or the row above
+    OPENED = "o"  # denoising: it was a mask before this very step, or in the row above
+    REMASKED = (
+        "x"  # denoising: it was visible before this very step, or in the row above, and is a mask again
+    )
     TENTATIVE = "t"  # denoising: visible, and may still change
 
     @property
@@ -34,8 +37,8 @@ MEANINGS = {
     State.KEPT: "kept",
     State.MASKED: "masked",
     State.REPLACED: "replaced",
-    State.OPENED: "opened in this step",
-    State.REMASKED: "masked again in this step",
+    State.OPENED: "opened",
+    State.REMASKED: "masked again",
     State.TENTATIVE: "may still change",
 }
 
@@ -69,6 +72,14 @@ class Noised(Row):
 
     measures: Measures
 
+    def differs(self, above: Row, tokens: int) -> bool:
+        """Whether there is something new to be seen: its time was asked for, so there is."""
+        return True
+
+    def since(self, above: Row) -> Self:
+        """The row with what became of its tokens since an earlier one: all of it, as noise only adds up."""
+        return self
+
     def figures(self) -> dict[str, str]:
         """What is printed beside the row, by its heading."""
         found = self.measures
@@ -90,6 +101,16 @@ class Denoised(Row):
     nfe: int  # network evaluations so far
     masks: int  # of all L positions, and more that are not shown
     revised: int  # replaced or masked again so far
+
+    def differs(self, above: Row, tokens: int) -> bool:
+        """Whether one of the first tokens is another."""
+        return self.tokens[:tokens] != above.tokens[:tokens]
+
+    def since(self, above: Row) -> Self:
+        """The row with what became of its tokens since an earlier one, not in its own step alone."""
+        before = zip(above.tokens, map(State, above.states), strict=True)
+        now = zip(self.tokens, map(State, self.states), strict=True)
+        return replace(self, states="".join(starmap(_became, zip(before, now, strict=True))))
 
     def figures(self) -> dict[str, str]:
         """What is printed beside the row, by its heading."""
@@ -144,6 +165,24 @@ class Track:
     events: Sequence[Event] = ()  # denoising, in the order of steps
     beliefs: Sequence[Believed] = ()
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Of denoising: the step before the first in which something happened, and the last."""
+        _, *steps = [row.step for row in self.rows if isinstance(row, Denoised)] or [0]
+        return (steps[0] - 1, steps[-1]) if steps else (0, 0)
+
+    def told(self, tokens: int, count: int) -> list[Figured]:
+        """At most `count` rows for a still picture of the first `tokens`, the first and the last among them.
+
+        Of denoising only those in which one of these changed, with what became of each since the row above.
+        """
+        changing = [row for above, row in pairwise(self.rows) if row.differs(above, tokens)]
+        rows = [self.rows[0], *changing]
+        if rows[-1] is not self.rows[-1]:
+            rows.append(self.rows[-1])
+        shown = spread(rows, count)
+        return [shown[0], *(row.since(above) for above, row in pairwise(shown))]
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -187,6 +226,16 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _became(before: tuple[int, State], now: tuple[int, State]) -> State:
+    """What became of a token between two rows of denoising: its id and state in each."""
+    (old, was), (new, state) = before, now
+    if state.hidden:
+        return State.MASKED if was.hidden else State.REMASKED
+    if was.hidden:
+        return State.OPENED
+    return state if old == new else State.REPLACED
 
 
 def visible(piece: str) -> str:

@@ -72,15 +72,25 @@ def _twin(ids: Tensor, measured: Sequence[Measures], seed: int) -> Values | None
 
 
 def backward(title: str, recording: Recording) -> Track:
-    """The way back from noise that was recorded, from a little before the first token it changed."""
+    """The way back from noise that was recorded, from a little before the first token it changed.
+
+    Steps in which nothing happened are left out.
+    """
     length = len(recording.begin.tokens)
     changed = [i for moment in recording.moments for i in _changed(moment)]
     start = max(0, min(changed, default=0) - BEFORE) if length > 2 * BEFORE else 0
     shown = slice(start, start + SHOWN)
-    rows, revised = [], 0
+    rows, revised, last = list[Denoised](), 0, len(recording.moments)
     for moment, x in zip((None, *recording.moments), recording.canvases(), strict=True):
         revised += len(moment.replaced) + len(moment.remasked) if moment else 0
-        rows.append(_denoised(recording, moment, x, shown, revised))
+        # in many steps of a few masks, none opens and nothing is asked: there is nothing to see
+        if (
+            not moment
+            or _changed(moment)
+            or moment.nfe > rows[-1].nfe
+            or moment is recording.moments[last - 1]
+        ):
+            rows.append(_denoised(recording, moment, x, shown, revised))
     rows = spread(rows, FRAMES)
     events = [
         Event(moment.step, i - start, state, id, log_p)

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from ..errors import printable
 from .layout import cell, cell_widths, left_out, wrap
-from .parts import MEANINGS, Figured, State, Story, Track, spread
+from .parts import MEANINGS, Figured, State, Story, Track
 
 LINES = 4  # of text at each time
 ROWS = 24  # times
@@ -35,21 +35,21 @@ def show(story: Story, console: Console) -> None:
 
 def _drawn(story: Story, track: Track, console: Console) -> Iterator[Text]:
     plain = console.no_color or console.color_system is None
-    rows = spread(track.rows, ROWS)
-    figures = [row.figures() for row in rows]
+    figures = [row.figures() for row in track.rows]
     heads = {name: max(len(name), *(len(figure[name]) for figure in figures)) for name in figures[0]}
     margin = sum(heads.values()) + len(heads) + 1
     beside = console.width - margin >= NARROW
     columns = max(2, console.width - margin * beside)
     widths = cell_widths(story, track, columns, LINES)
+    rows = track.told(len(widths), ROWS)
 
     yield Text(printable(track.title), style="bold")
     yield _legend(rows, plain)
     if note := left_out(story, track, len(widths), len(rows)):
         yield Text(note, style="dim")
     yield Text(_figures({name: name for name in heads}, heads), style="dim")
-    for row, figure in zip(rows, figures, strict=True):
-        label = Text(_figures(figure, heads), style="dim")
+    for row in rows:
+        label = Text(_figures(row.figures(), heads), style="dim")
         body = list(_lines(story, row, widths, columns, plain))
         if beside:
             indents = [label, *([Text(" " * margin)] * (len(body) - 1))]

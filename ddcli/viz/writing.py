@@ -48,10 +48,11 @@ class Writing:
                 marker=SIGNS[state],
                 color=INKS[state],
                 linewidths=0.8,
-                label=_short(state),
+                label=MEANINGS[state],
             )
         axes.set(xlim=(-1, len(self.track.clean)), xlabel="position", ylabel="step")
-        axes.set_ylim(max(1, self._steps) + 0.8, -0.2)  # noise is above, text below, as in the panel
+        first, last = self._steps
+        axes.set_ylim(last + 0.8, first - 0.2)  # noise is above, text below, as in the panel
         _legend(axes, len(self._kinds()))
 
     def _surprise(self, axes: Axes) -> None:
@@ -66,23 +67,26 @@ class Writing:
         _dots(axes, cost, "#d9632b", "-log₂ p(token)")
         _dots(axes, surely, "#2f6fb3", "entropy")
         most = max((bits for _, bits in (*cost, *surely)), default=1.0)
-        axes.set(xlim=(0, max(1, self._steps) + 0.5), ylim=(0, 1.08 * most + 0.01), xlabel="step")
+        first, last = self._steps
+        axes.set(xlim=(first, last + 0.5), ylim=(0, 1.08 * most + 0.01), xlabel="step")
         _legend(axes, 2)
 
     def _cost(self, axes: Axes) -> None:
         axes.set_title("masks, evaluations, revisions", **_TITLE)
         rows = [row for row in self.track.rows if isinstance(row, Denoised)]
-        steps = [row.step for row in rows]
+        first, last = self._steps
+        steps = [max(first, row.step) for row in rows]
         axes.plot(steps, [row.masks for row in rows], color=INK, linewidth=1.6, label="masks")
         axes.plot(steps, [row.nfe for row in rows], color="#2f6fb3", linewidth=1.6, label="evaluations")
         axes.plot(steps, [row.revised for row in rows], color="#8a56a8", linewidth=1.2, label="revised")
-        axes.set(xlim=(0, max(1, self._steps)), xlabel="step")
+        axes.set(xlim=(first, last), xlabel="step")
         axes.set_ylim(bottom=0)
         _legend(axes, 3)
 
     @property
-    def _steps(self) -> int:
-        return max((row.step for row in self.track.rows if isinstance(row, Denoised)), default=0)
+    def _steps(self) -> tuple[int, int]:
+        first, last = self.track.steps
+        return first, max(first + 1, last)
 
     def _kinds(self) -> dict[State, list[Event]]:
         """The events of each kind that occurs."""
@@ -97,10 +101,6 @@ def _dots(axes: Axes, places: list[tuple[int, float]], colour: str, label: str) 
     if places:
         x, y = zip(*places, strict=True)
         axes.scatter(x, y, s=8, color=colour, alpha=0.55, label=label)
-
-
-def _short(state: State) -> str:
-    return MEANINGS[state].removesuffix(" in this step")
 
 
 def _legend(axes: Axes, columns: int) -> None:

@@ -9,19 +9,21 @@ const CURVES = [
 const BOX = { left: 30, top: 8, width: 256, height: 120 };
 const SVG_DOTS = 4000; // of one chart: more cannot be told apart
 
-const round = (value) => `${+value.toPrecision(2)}`;
+const round = (value) => `${+value.toPrecision(value < 100 ? 2 : 3)}`;
 
 // series: { xs, ys, kind }, with kind a class; dots: [x, y, kind]. Values above `high` are cut off.
-function chart({ title, unit, right, high, falls = false, series = [], dots = [] }) {
-  const x = (value) => BOX.left + value / right * BOX.width;
-  const share = (value) => Math.min(value, high) / high;
+function chart({ title, unit, left = 0, right, low = 0, high, falls = false, series = [], dots = [] }) {
+  const x = (value) => BOX.left + Math.max(0, value - left) / (right - left) * BOX.width;
+  const share = (value) => Math.max(0, Math.min(value, high) - low) / (high - low);
+  const at = (part) => low + part * (high - low);
   const y = (value) => BOX.top + (falls ? share(value) : 1 - share(value)) * BOX.height;
   const svg = element("svg", { viewBox: "0 0 300 150", role: "img", "aria-label": title });
   for (const part of [0, 0.5, 1]) {
     svg.append(
-      element("line", { class: "axis", x1: x(0), x2: x(right), y1: y(part * high), y2: y(part * high) }),
-      element("text", { x: x(0) - 5, y: y(part * high) + 4, "text-anchor": "end" }, round(part * high)),
-      element("text", { x: x(part * right), y: 145, "text-anchor": "middle" }, part ? round(part * right) : `${unit} 0`));
+      element("line", { class: "axis", x1: x(left), x2: x(right), y1: y(at(part)), y2: y(at(part)) }),
+      element("text", { x: x(left) - 5, y: y(at(part)) + 4, "text-anchor": "end" }, round(at(part))),
+      element("text", { x: BOX.left + part * BOX.width, y: 145, "text-anchor": "middle" },
+        `${part ? "" : unit} ${round(left + part * (right - left))}`));
   }
   for (const { xs, ys, kind } of series) {
     const points = xs.map((at, k) => [at, ys[k]]).filter(([, value]) => value !== null && value <= high * 1.2);
@@ -35,7 +37,7 @@ function chart({ title, unit, right, high, falls = false, series = [], dots = []
   svg.append(falls
     ? element("line", { class: "now level", x1: BOX.left, x2: BOX.left + BOX.width })
     : element("line", { class: "now", y1: BOX.top, y2: BOX.top + BOX.height }));
-  svg.right = right;
+  svg.place = falls ? y : x;
   return element("figure", {}, element("figcaption", {}, title), svg);
 }
 
@@ -51,7 +53,8 @@ function noiseCharts() {
 }
 
 function writingCharts() {
-  const { rows, events, beliefs } = track, xs = rows.map((row) => row.step), right = Math.max(1, xs.at(-1));
+  const { rows, events, beliefs } = track, xs = rows.map((row) => row.step);
+  const left = rows.length > 1 ? xs[1] - 1 : 0, right = Math.max(left + 1, xs.at(-1));
   const column = (name, kind) => ({ xs, ys: rows.map((row) => row[name]), kind });
   const mean = new Map();
   for (const [step, , bits] of beliefs) {
@@ -62,14 +65,14 @@ function writingCharts() {
   const counts = rows.flatMap((row) => [row.masks, row.nfe, row.revised]);
   const order = chart({
     title: "Order: at which step (down) each position changed", unit: "", right: Math.max(1, track.clean.length),
-    high: right, falls: true, dots: events.map(([step, at, state]) => [at, step, `event-${state}`]),
+    low: left, high: right, falls: true, dots: events.map(([step, at, state]) => [at, step, `event-${state}`]),
   });
   const cost = chart({
-    title: "Masks left (line), network calls (dots)", unit: "step", right, high: Math.max(1, ...counts),
+    title: "Masks left (line), network calls (dots)", unit: "step", left, right, high: Math.max(1, ...counts),
     series: [column("masks", "process-0"), column("nfe", "process-1 dotted")],
   });
   const entropy = chart({
-    title: "Entropy of a belief, mean, bits", unit: "step", right,
+    title: "Entropy of a belief, mean, bits", unit: "step", left, right,
     high: Math.max(1, ...bits), series: [{ xs: steps, ys: bits, kind: "process-2" }],
   });
   return steps.length ? [order, cost, entropy] : [order, cost];
@@ -84,20 +87,13 @@ function drawCharts() {
   $("left").textContent = writes ? "How it was written" : "What is left at time t";
   $("processes").hidden = writes;
   $("curves").replaceChildren(...(writes ? writingCharts() : noiseCharts()));
+  $("curves").lines = [...$("curves").querySelectorAll(".now")];
 }
 
 function drawNow(row) {
-  const at = row.step ?? row.t;
-  for (const line of document.querySelectorAll(".now")) {
-    if (line.classList.contains("level")) {
-      const y = BOX.top + BOX.height * at / Math.max(1, track.rows.at(-1).step);
-      line.setAttribute("y1", y);
-      line.setAttribute("y2", y);
-    } else {
-      const x = BOX.left + BOX.width * at / line.parentNode.right;
-      line.setAttribute("x1", x);
-      line.setAttribute("x2", x);
-    }
+  for (const line of $("curves").lines) {
+    const place = line.parentNode.place(row.step ?? row.t), ends = line.classList.contains("level") ? ["y1", "y2"] : ["x1", "x2"];
+    for (const end of ends) line.setAttribute(end, place);
   }
 }
 
@@ -105,36 +101,45 @@ function drawNow(row) {
 
 const CELL = 22, REACH = 3; // narrowest column; standard deviations from the middle to an edge
 
-function drawValues() {
+let plate; // what the values are drawn on
+
+// Reads what stays the same from one time to the next: sizes and colours.
+function makeValues() {
   const canvas = $("values"), values = track.values;
   $("twin").hidden = !values;
   if (!values) return;
   const room = canvas.parentNode.clientWidth, count = Math.min(values.clean.length, Math.max(8, Math.floor(room / CELL)));
   const width = Math.min(room, count * 36), height = 150, dense = Math.min(3, devicePixelRatio || 1);
-  const size = [Math.round(width * dense), Math.round(height * dense)];
-  if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+  [canvas.width, canvas.height] = [Math.round(width * dense), Math.round(height * dense)];
   canvas.style.setProperty("width", `${width}px`);
-  const pen = canvas.getContext("2d"), look = getComputedStyle(document.documentElement);
-  const colour = (name) => look.getPropertyValue(`--${name}`);
-  const column = width / count, middle = 92, unit = 54 / REACH;
+  const look = getComputedStyle(document.documentElement), pen = canvas.getContext("2d"), column = width / count;
+  const colour = Object.fromEntries(["masked", "replaced", "replaced-ink", "raised", "ink", "faint", "process-0", "process-1"]
+    .map((name) => [name, look.getPropertyValue(`--${name}`)]));
   pen.setTransform(dense, 0, 0, dense, 0, 0);
-  pen.clearRect(0, 0, width, height);
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   pen.font = `${Math.min(16, column * 0.7)}px ui-monospace, monospace`;
-  const faces = { m: colour("masked"), r: colour("replaced"), k: colour("raised") };
+  plate = { pen, colour, count, column, width, height };
+}
+
+function drawValues() {
+  const values = track.values;
+  if (!values) return;
+  const { pen, colour, count, column, width, height } = plate, middle = 92, unit = 54 / REACH;
+  const faces = { m: colour.masked, r: colour.replaced, k: colour.raised };
+  pen.clearRect(0, 0, width, height);
   for (let i = 0; i < count; i++) {
     const left = i * column, state = stateAt(i), z = Math.max(-REACH, Math.min(REACH, values.rows[frame][i]));
     pen.fillStyle = faces[state];
     pen.fillRect(left + 1, 2, column - 2, 26);
-    pen.fillStyle = state === "r" ? colour("replaced-ink") : colour("ink");
+    pen.fillStyle = state === "r" ? colour["replaced-ink"] : colour.ink;
     const piece = [...story.pieces[tokenAt(i)].replaceAll(" ", "␣")].slice(0, 4).join("");
     if (!HIDDEN.includes(state)) pen.fillText(piece, left + column / 2, 16, column - 2);
-    pen.fillStyle = z > 0 ? colour("process-1") : colour("process-0");
+    pen.fillStyle = z > 0 ? colour["process-1"] : colour["process-0"];
     pen.fillRect(left + column * 0.2, middle, column * 0.6, -z * unit);
-    pen.fillStyle = colour("ink");
+    pen.fillStyle = colour.ink;
     pen.fillRect(left + column * 0.08, middle - values.clean[i] * unit - 0.5, column * 0.84, 1.2);
   }
-  pen.fillStyle = colour("faint");
+  pen.fillStyle = colour.faint;
   pen.fillRect(0, middle - 0.5, width, 1);
 }

@@ -29,8 +29,14 @@ function show(index) {
   const step = row.step === undefined ? "" : `step ${row.step}, `;
   $("slider").value = frame;
   $("slider").setAttribute("aria-valuetext", `${step}t = ${row.t.toFixed(2)}, ${percent(row.noise)} noise`);
-  $("figures").replaceChildren(...Object.entries(told).map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, `${value}`))));
+  Object.values(told).forEach((value, i) => { $("figures").values[i].data = `${value}`; });
+}
+
+function makeFigures() {
+  const named = Object.keys(figures(track.rows[0])).map((name) => [name, document.createTextNode("")]);
+  $("figures").values = named.map(([, value]) => value);
+  $("figures").replaceChildren(...named.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 }
 
 function about() {
@@ -47,14 +53,15 @@ function watch(chosen) {
   unfold(track);
   index(track);
   makeText();
+  makeFigures();
   $("about").textContent = about();
-  $("text").className = spans.length <= 300 ? "short" : "";
   $("slider").max = track.rows.length - 1;
   const occurring = Object.keys(MEANING).filter((state) =>
     track.unfolded.some((row) => row.states.includes(state.charCodeAt(0))));
   $("key").replaceChildren(...occurring.map((state) => element("span", { class: state }, MEANING[state])), "↵ line break");
   tellToken();
   makeMatrices();
+  makeValues();
   drawCharts();
   show(0);
 }
@@ -106,9 +113,13 @@ $("slider").addEventListener("input", () => { play(false); show(Number($("slider
 $("text").addEventListener("pointerover", pointAt);
 $("text").addEventListener("click", pointAt);
 $("text").addEventListener("focus", () => { if (pointed === null) point(0); });
-addEventListener("resize", drawValues);
+addEventListener("resize", () => {
+  makeValues();
+  drawValues();
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   makeMatrices(); // which hold colours
+  makeValues();
   show(frame);
 });
 

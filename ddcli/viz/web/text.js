@@ -45,32 +45,60 @@ const stateAt = (i) => String.fromCharCode(track.unfolded[frame].states[i]);
 
 // -- the text ------------------------------------------------------------------------------------------------
 
+// Each token has as many characters as its clean piece, and each word a box of its own, as wide as it was at first: so
+// nothing else moves when a token changes, and a frame costs the words that change in it, no layout of the whole text.
+// A token whose piece breaks the line within, as indented code does, is in no box, but flows.
+const LINE = 24; // characters of a word that is not broken: they fit a phone
+
 let spans = [], drawn;
 
+const flows = (piece) => /↵./u.test(piece);
+
 function glyphs(clean, token, state) {
-  const there = story.pieces[clean], now = story.pieces[token];
-  if (HIDDEN.includes(state)) return there.replace(/[^]/gu, (sign) => (sign === "↵" ? "░\n" : "░"));
-  if (clean === token) return now.replaceAll("↵", "↵\n");
+  const there = story.pieces[clean], now = story.pieces[token], broken = flows(there);
+  if (HIDDEN.includes(state)) return there.replace(/[^]/gu, (sign) => (broken && sign === "↵" ? "░\n" : "░"));
+  if (!broken) return fitted(now, [...there].length);
   // lines and their indents stay where the clean text has them
-  return there.includes("↵") ? now + there.replace(/[^↵ ]/gu, "").replaceAll("↵", "\n") : now;
+  return clean === token ? now.replaceAll("↵", "↵\n") : now + there.replace(/[^↵ ]/gu, "").replaceAll("↵", "\n");
+}
+
+function fitted(piece, room) {
+  const signs = [...piece];
+  return signs.length > room ? `${signs.slice(0, room - 1).join("")}…` : piece + " ".repeat(room - signs.length);
 }
 
 function makeText() {
-  spans = track.clean.map((_, i) => {
-    const span = element("span");
-    span.place = i;
+  const text = $("text"), parts = [], words = [];
+  let length = Infinity; // of the word at hand
+  spans = track.clean.map((id, place) => {
+    const piece = story.pieces[id], span = element("span", {}, glyphs(id, id, "k"));
+    span.place = place;
+    if (!flows(piece) && (length + piece.length > LINE || /^ ./u.test(piece))) {
+      words.push(element("span", { class: "word" }));
+      parts.push(words.at(-1));
+      length = 0;
+    }
+    if (flows(piece)) parts.push(span);
+    else words.at(-1).append(span);
+    length = flows(piece) || /[ ↵]$/u.test(piece) ? Infinity : length + piece.length;
+    if (piece.endsWith("↵")) parts.push(element("br"));
     return span;
   });
+  text.className = spans.length <= 300 ? "short" : "";
+  text.replaceChildren(...parts);
+  const size = parseFloat(getComputedStyle(text).fontSize);
+  const widths = words.map((word) => word.getBoundingClientRect().width / size);
+  words.forEach((word, i) => word.style.setProperty("width", `${widths[i]}em`));
+  text.classList.add("set");
   drawn = { tokens: new Int32Array(spans.length).fill(-1), states: new Uint8Array(spans.length) };
-  $("text").replaceChildren(...spans);
 }
 
 function drawText() {
   const now = track.unfolded[frame];
   for (let i = 0; i < spans.length; i++) {
     if (drawn.tokens[i] === now.tokens[i] && drawn.states[i] === now.states[i]) continue;
-    const state = String.fromCharCode(now.states[i]);
-    spans[i].textContent = glyphs(track.clean[i], now.tokens[i], state);
+    const state = String.fromCharCode(now.states[i]), written = glyphs(track.clean[i], now.tokens[i], state);
+    if (spans[i].firstChild.data !== written) spans[i].firstChild.data = written;
     spans[i].className = state;
   }
   drawn = now;
