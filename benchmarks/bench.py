@@ -236,17 +236,20 @@ def training(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
 
 def memory_of(which: str, shape: Shape, device: torch.device, dtype: torch.dtype) -> int:
     """Bytes that a step needs at its peak, beside weights, gradients, moments and averages."""
-    drawn = text(shape, 0)
+    work: Callable[[], object]
     if which == "ours":
         ours = Ours(shape, device, dtype, compiled=device.type == "cuda")
-        network, copies = ours.denoiser.network, 5
+        parameters, copies = [*ours.state.network.parameters()], 5
         work = ours.step
     else:
-        network, copies = theirs(shape, device), 4
-        optimizer = textbook.make_optimizer(network, 3e-4)
-        tokens = torch.tensor(drawn, device=device)
-        work = lambda: textbook.update(network, optimizer, tokens)  # noqa: E731
-    weights = sum(w.numel() * w.element_size() for w in network.parameters())
+        network = theirs(shape, device)
+        parameters, copies = [*network.parameters()], 4
+        optimizer, tokens = (
+            textbook.make_optimizer(network, 3e-4),
+            torch.tensor(text(shape, 0), device=device),
+        )
+        work = partial(textbook.update, network, optimizer, tokens)
+    weights = sum(w.numel() * w.element_size() for w in parameters)
     if device.type == "cuda":
         work()
         torch.cuda.reset_peak_memory_stats()

@@ -65,10 +65,11 @@ def row(name: str, folder: Path, data: Path, *, starts_first: bool, told: str = 
     """What a model in a folder can do; of decoders, once they are trained to."""
     print(name, file=sys.stderr)
     runs = folder.parent / f"{folder.name}-runs"
-    begun = [
-        works(lambda key=key, more=more: train(start_config(folder, data, **BRIEF, **more), runs / key))
-        for key, more in STARTS.items()
-    ]
+
+    def start(key: str) -> object:
+        return train(start_config(folder, data, **BRIEF, **STARTS[key]), runs / key)
+
+    begun = [works(partial(start, key)) for key in STARTS]
     model = runs / "`train --from`" if starts_first else folder
     used = [works(partial(use, model)) for use in USES.values()]
     return f"| {name}{told} | {' | '.join(used + begun)} |\n"

@@ -181,6 +181,7 @@ def measured(
     for number, (ids, start) in enumerate(drawn(model, text, tokens, count, seed)):
         gap = slice(start, start + tokens)
         document, truth = document_of(model, ids, gap, most)
+        before, behind = document.pieces
         characters[number] = len(truth.decode(errors="replace"))
         for side, hidden in SIDES.items():
             bits[side][number] = nats(model, ids, gap, hidden, derive_seed(seed, number)) / math.log(2)
@@ -189,7 +190,7 @@ def measured(
             n = 1 + int((sureness(model, document, most) / usual).argmax())
             lengths.append(range(n, n + 1))
         for i, able in enumerate(lengths):
-            (way,) = model.infill(between(*document.pieces, able), seed=seed, **surest(model))
+            (way,) = model.infill(between(before, behind, able), seed=seed, **surest(model))
             hits.exact[i] += way.gaps[0].content == truth
             if i:
                 hits.right[i - 1] += len(way.gaps[0].content) == len(truth)

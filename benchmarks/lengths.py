@@ -56,7 +56,8 @@ def knowing(source: Source) -> Model:
         continuation=lambda before, ids, text=b"": written(ids),
     )
     process = make_process("absorbing", "linear", vocabulary)
-    return Model(Oracle(process, source), process, tokenizer, 32, torch.device("cpu"))
+    oracle: Any = Oracle(process, source)  # which knows no more than what a denoiser is asked here
+    return Model(oracle, process, tokenizer, 32, torch.device("cpu"))
 
 
 def written(ids: Sequence[int] | np.ndarray) -> bytes:
@@ -77,7 +78,7 @@ def best(source: Source, before: bytes, behind: bytes, longest: int) -> tuple[li
 
 def measured(letters: int, slips: float, longest: int, count: int, seed: int) -> str:
     """A row of the table."""
-    source, likeliest = ring(letters, slips), {"temperature": 0.0, "sampler": "confidence", "seed": seed}
+    source = ring(letters, slips)
     model, texts = knowing(source), source.draw(count, BEFORE + longest + BEHIND, seed).tolist()
     hits = np.zeros(4, int)
     for number, ids in enumerate(texts):
@@ -87,7 +88,11 @@ def measured(letters: int, slips: float, longest: int, count: int, seed: int) ->
         )
         of_length, of_all = best(source, before, behind, longest)
         given, chosen = (
-            infill(model, between(before, behind, lengths), **likeliest)[0].gaps[0].content
+            infill(model, between(before, behind, lengths), temperature=0.0, sampler="confidence", seed=seed)[
+                0
+            ]
+            .gaps[0]
+            .content
             for lengths in (range(n, n + 1), range(1, longest + 1))
         )
         hits += [text == truth for text in (given, of_length[n - 1], chosen, of_all)]

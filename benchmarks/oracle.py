@@ -128,13 +128,12 @@ def main() -> None:
         truth = Truth.of_hidden(hidden, asked.length, asked.seed + 2)
     else:
         truth = Truth.of_chain(random_chain(asked.symbols, asked.seed), asked.length)
-    found, columns = rows(truth, asked), COLUMNS
+    columns: tuple[str, ...] = COLUMNS
+    found = rows(truth, asked)
     if asked.wide:
         next(found)
-        found, columns = (
-            wide(found, asked.length),
-            ("noise", "sampler", *map(str, doublings(asked.length)[1:])),
-        )
+        columns = ("noise", "sampler", *map(str, doublings(asked.length)[1:]))
+        found = wide(found, asked.length)
     printed(columns)
     printed(("---",) * len(columns))
     for row in found:

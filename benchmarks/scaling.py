@@ -100,9 +100,9 @@ def memory(source: Path, folder: Path, width: int, layers: int) -> None:
 
 def count(width: int, layers: int, heads: int, vocabulary: int) -> int:
     """Parameters of an absorbing network."""
-    shape = {"width": width, "layers": layers, "heads": heads}
+    config = DiffusionTransformerConfig(vocab_size=vocabulary, width=width, layers=layers, heads=heads)
     with torch.device("meta"):
-        network = DiffusionTransformer(DiffusionTransformerConfig(vocab_size=vocabulary, **shape))
+        network = DiffusionTransformer(config)
     return sum(weight.numel() for weight in network.parameters())
 
 

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # tin
 
 import torch
 from bench import commit, machine
+from killing import assert_whole, kill_while_training
 from safetensors.torch import load_file
 from tiny import Heard, assert_same_run, copy_of, files, tiny_config, words
-from torture import assert_whole, kill_while_training
 
 from ddcli.checkpoint import checkpoints, intact_checkpoint, read_checkpoint, verified
 from ddcli.config import Config, load_config

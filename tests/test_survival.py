@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from killing import assert_whole, kill_while_training
 from safetensors.torch import load_file
 from tiny import (
     SETTINGS,
@@ -29,7 +30,6 @@ from tiny import (
     train_tiny,
     untried,
 )
-from torture import assert_whole, kill_while_training
 
 import ddcli
 from ddcli import cli, training
