@@ -9,7 +9,7 @@ length in gaps of other lengths (the mean of as many, in place of a curve throug
 With --longest a last row has all lengths together, and a line says which share of the exact matches is left
 when the length is not given: of those there were, and of those the model itself expects, by ln p of each
 length and of its likeliest filling. No rule that knows but this model's beliefs has more to expect.
---words: gaps that begin and end where words do, as people cut them, in place of where tokens do.
+--words: how often gaps that begin and end where words do, as people cut them, are filled with these.
 With --code, how many of its functions still parse with a gap filled by draws, by the likeliest tokens,
 and left empty. Each with its standard error: of bits, clustered by gap; of shares, binomial (with two hits
 and two misses more, since none or all of a few is not certain).
@@ -322,10 +322,7 @@ def main() -> None:
             )
         if asked.words:
             print()
-            table(
-                ("tokens of words", "exact, length given"),
-                (cut_at_words(model, text, *rest) for _ in range(1)),
-            )
+            table(("words", "exact, as many tokens as they had"), iter([cut_at_words(model, text, *rest)]))
     if asked.code:
         print()
         files = sorted(asked.code.rglob("*.py"))

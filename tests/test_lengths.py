@@ -128,6 +128,27 @@ def test_the_length_of_the_likeliest_filling_is_that_of_enumeration(name):
     assert differ
 
 
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_a_token_that_reaches_into_a_gap_is_evidence_and_fillings_begin_with_it(name):
+    """Before the gap stands a, which is given up; of the others only b begins as a does."""
+    model = model_of(make(name), CHAIN, 24)
+    spelling = [b"x", b"xy", b"z", b"", b""]
+    text = encode(parse(b"abacba[MASK:2-5]cab"), TOKENIZER, model.length, spelling=spelling)
+    assert text.beside(0).before == b"x"
+    asked = weighing.ask(model, text.giving_up(text.sides), 0, ())
+    answer = posterior(model, model.denoiser, asked, 1)
+    torch.testing.assert_close(answer.log_p.exp(), law_of_chain("b", "cab", [n - 1 for n in range(2, 6)]))
+    assert answer.nfe == asked.calls[1] == 4 * (3 + 1)
+    found = likeliest(model, model.denoiser, asked, answer, 1)
+    best = []
+    for n, log_p in zip(answer.lengths, answer.log_p, strict=True):
+        strings, _ = world(n)
+        around = [torch.tensor(TOKENIZER.encode(part)).long().expand(len(strings), -1) for part in ("b", "c")]
+        law = CHAIN.log_prob(torch.cat([around[0], strings, around[1]], 1))[strings[:, 0] == 1]
+        best.append(log_p + law.log_softmax(0).max())
+    assert list(found.lengths) == [answer.lengths[int(torch.stack(best).argmax())]]
+
+
 @pytest.mark.parametrize("name", ["absorbing", "uniform", "hybrid"])
 def test_a_filling_has_the_likelihood_of_the_text_that_comes_out(name):
     """Along a chain that is nearly a ring the surest tokens make up the likeliest text."""
