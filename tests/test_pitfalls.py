@@ -3,13 +3,24 @@
 import math
 import os
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from chains import OneStream, Oracle, random_chain, sample
 from scipy.stats import chisquare
 from tiny import tiny_config
-from worlds import CONTINUOUS, PER_POSITION, RING, STEPS, SYMBOLS, continuous, make, random_belief
+from worlds import (
+    CONTINUOUS,
+    PER_POSITION,
+    RING,
+    STEPS,
+    SYMBOLS,
+    chain_states,
+    continuous,
+    make,
+    random_belief,
+)
 
 from ddcli.data import pack
 from ddcli.denoiser import HEADS
@@ -22,6 +33,7 @@ from ddcli.process import (
     Absorbing,
     Uniform,
     Vocabulary,
+    clean_posterior,
     one_hot,
     posterior,
     prior,
@@ -257,6 +269,26 @@ def test_what_stands_for_impossible_stays_finite_in_low_precision():
     row = torch.full((4,), LOG_ZERO).to(torch.bfloat16)
     assert torch.isfinite(row).all()
     assert torch.isfinite(row.log_softmax(-1)).all()
+
+
+@pytest.mark.parametrize("name", ["uniform", "hybrid", "stationary"])
+def test_a_posterior_in_the_place_of_a_belief_counts_the_own_token_twice(name):
+    """The law of one position after 50 steps, enumerated: exact by the belief, far off by the posterior."""
+    process, states = make(name), torch.tensor(chain_states(make(name)))
+    source = torch.tensor([0.6, 0.3, 0.1, 0.0, 0.0], dtype=F64)
+
+    def drawn(plugged_in):
+        law = prior(process).exp()
+        for clocks in pairwise(time_grid(50)):
+            t, s = (clock.expand(len(states)) for clock in clocks)
+            belief = source.log().clamp(min=LOG_ZERO).expand(len(states), -1)
+            law = law[states] @ posterior(process, plugged_in(belief, states, t), states, s, t).exp()
+        return law
+
+    exact = drawn(lambda belief, xt, t: belief)
+    twice = drawn(lambda belief, xt, t: clean_posterior(process, belief, xt, t))
+    torch.testing.assert_close(exact, source, rtol=0, atol=1e-9)
+    assert (twice - source).abs().sum() > 0.1
 
 
 # -- states ------------------------------------------------------------------------------------------------
