@@ -162,7 +162,7 @@ class _Run:
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
-        self.compiles = bool(self.config.train.compile)  # in its next step
+        self.compiles = True  # in its next step, if at all
         self.ahead = Ahead(self._make_ready)
         self.place = plan.data.train.place()
         self._begin_in_parts()
@@ -273,7 +273,7 @@ class _Run:
                 noised, self.place = ready.noised, ready.place
                 told = self.world.all(noised.count, ready.tokens)
                 count, tokens = (int(n) for n in told.sum(0))
-                with spared() if self.compiles else nullcontext():
+                with spared() if self.compiles and train.compile else nullcontext():
                     loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
                 self.compiles = False
                 loss = float(self.world.all(loss).sum())
@@ -316,6 +316,7 @@ class _Run:
         at_once = counted(train.batch_size // more, "sequence")
         self.reporter.say(f"{why}: {at_once} at a time from here on")
         self.state.optimizer.zero_grad(set_to_none=True)
+        self.compiles = True  # for other shapes
         if self.plan.device.type == "cuda":
             torch.cuda.empty_cache()
         changed = {"train": train.model_copy(update={"accumulate": more})}
