@@ -694,7 +694,7 @@ def test_in_a_browser_the_slider_moves_the_text(tmp_path):
     dom = browse(tmp_path, story, act)
     assert part_of(dom, "text") == "".join(cell(story.pieces[token], "k", 1) for token in row.tokens)
     text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
-    assert "".join(re.findall(r'<span class="(\w)', text)) == row.states
+    assert "".join(re.findall(r'<span class="(\w)"', text)) == row.states
     assert f"{row.measures.information:.2f}" in part_of(dom, "figures")
     assert 'aria-valuetext="t = 0.70' in dom
 

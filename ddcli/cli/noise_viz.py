@@ -59,8 +59,7 @@ def noise_viz(
     ddcli sample runs/novel --trace trace.jsonl && ddcli noise-viz --trace trace.jsonl -o trace.html
     """
     from .. import api
-    from ..viz import as_json as story_as_json
-    from ..viz import default_times, format_of, show, write
+    from ..viz import default_times, format_of, show, to_json, write
 
     told: dict[str, Any] = {"--model": model, "--process": process, "--schedule": schedule, "--times": times}
     told |= {"--tokenizer": tokenizer, "--seed": seed, "--text": text, "FILE": file}
@@ -86,7 +85,7 @@ def noise_viz(
         if not quiet:
             tell(f"{output} is written")
     if as_json:
-        answer(story_as_json(story))
+        answer(to_json(story))
     elif output is None:
         from rich.console import Console
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import DdcliError, unknown
 from ..files import whole_file
-from .packing import as_json
+from .packing import to_json
 from .parts import Story
 from .story import check_drawable, retell, tell
 from .terminal import show
@@ -15,13 +15,13 @@ __all__ = [
     "FORMATS",
     "Format",
     "Story",
-    "as_json",
     "check_drawable",
     "default_times",
     "format_of",
     "retell",
     "show",
     "tell",
+    "to_json",
     "write",
 ]
 

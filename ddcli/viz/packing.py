@@ -10,7 +10,7 @@ from .parts import Chain, Chapter, Figured, Measures, Noised, Story, Track
 DIGITS = 5  # behind the point: more than a picture shows
 
 
-def as_json(story: Story) -> str:
+def to_json(story: Story) -> str:
     """The story as JSON, of ASCII."""
     return json.dumps(packed(story), separators=(",", ":"), allow_nan=False)
 

@@ -2,7 +2,7 @@
 
 import re
 
-from .packing import as_json
+from .packing import to_json
 from .parts import Story
 from .sheet import part, policy
 
@@ -24,4 +24,4 @@ def html(story: Story) -> bytes:
 
 def _embedded(story: Story) -> str:
     """JSON that cannot end the element it stands in: ASCII, and without the characters of markup."""
-    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", as_json(story))
+    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", to_json(story))

@@ -20,11 +20,10 @@ class State(StrEnum):
 
     KEPT = "k"  # the clean token; in denoising, one that will not change any more
     MASKED = "m"
-    REPLACED = "r"  # another token stands in its place; denoising: since this very step, or the row above
-    OPENED = "o"  # denoising: it was a mask before this very step, or in the row above
-    REMASKED = (
-        "x"  # denoising: it was visible before this very step, or in the row above, and is a mask again
-    )
+    # of denoising, what became of it in this very step, or in a still picture since the row above:
+    REPLACED = "r"  # another token stands in its place
+    OPENED = "o"  # it was a mask
+    REMASKED = "x"  # it was visible, and is a mask again
     TENTATIVE = "t"  # denoising: visible, and may still change
 
     @property

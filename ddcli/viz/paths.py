@@ -80,16 +80,12 @@ def backward(title: str, recording: Recording) -> Track:
     changed = [i for moment in recording.moments for i in _changed(moment)]
     start = max(0, min(changed, default=0) - BEFORE) if length > 2 * BEFORE else 0
     shown = slice(start, start + SHOWN)
-    rows, revised, last = list[Denoised](), 0, len(recording.moments)
-    for moment, x in zip((None, *recording.moments), recording.canvases(), strict=True):
+    rows, revised = list[Denoised](), 0
+    *_, last = moments = (None, *recording.moments)
+    for moment, x in zip(moments, recording.canvases(), strict=True):
         revised += len(moment.replaced) + len(moment.remasked) if moment else 0
-        # in many steps of a few masks, none opens and nothing is asked: there is nothing to see
-        if (
-            not moment
-            or _changed(moment)
-            or moment.nfe > rows[-1].nfe
-            or moment is recording.moments[last - 1]
-        ):
+        # in many steps with few masks most open none and ask nothing: there is nothing to see
+        if moment is None or moment is last or _changed(moment) or moment.nfe > rows[-1].nfe:
             rows.append(_denoised(recording, moment, x, shown, revised))
     rows = spread(rows, FRAMES)
     events = [
