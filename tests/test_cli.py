@@ -170,7 +170,7 @@ def test_what_nobody_foresaw_is_one_line_too(run, monkeypatch, error):
     def accident(*_, **__):
         raise error
 
-    monkeypatch.setattr("ddcli.api.load", accident)
+    monkeypatch.setattr("ddcli.saved.load_writer", accident)
     code, out, err = run("sample", "runs/x")
     assert (code, out) == ((130, b"") if isinstance(error, KeyboardInterrupt) else (1, b""))
     assert err.count("\n") == 1

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from test_filling import MODELS
 from tiny import SETTINGS, assignments, command, copy_of, edit_json, files, tiny_config, train_tiny
 
-from ddcli import api
+from ddcli import api, saved
 from ddcli.checkpoint import checkpoints
 from ddcli.display import TrainingDisplay
 from ddcli.errors import escaped, printable
@@ -551,6 +551,7 @@ def babbler(monkeypatch):
     """A model that writes any bytes whatever."""
     model = MODELS["byte", "absorbing"]
     monkeypatch.setattr(api, "load", lambda *_, **__: model)
+    monkeypatch.setattr(saved, "load_writer", lambda *_, **__: model)
     return model
 
 
@@ -725,8 +726,8 @@ def test_where_there_is_no_text_it_is_said(absorbing_run, tmp_path):
         assert "holds no text" in refusal("train", "--data", source, "--dry-run")
         refusal("noise-viz", source)
         refusal("eval", absorbing_run, "--data", source)
-    assert "Is a directory" in refusal("infill", absorbing_run, tmp_path)
-    assert "Is a directory" in refusal("noise-viz", tmp_path)
+    assert "is a folder; the model comes first" in refusal("infill", absorbing_run, tmp_path)
+    assert "is a folder, not a text" in refusal("noise-viz", tmp_path)
     assert "recipe" in refusal("train", tmp_path, "--dry-run")
 
 
