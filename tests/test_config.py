@@ -196,6 +196,10 @@ def test_an_unknown_recipe_is_refused_and_the_known_ones_named(name):
     assert all(known in message for known in recipe_names())
 
 
+def test_a_folder_in_the_place_of_a_recipe_is_told_as_one():
+    assert refusal(".").startswith(". is a folder, not a recipe; to start from a run in it, give --from .")
+
+
 def test_settings_do_not_change_once_made():
     with pytest.raises(ValidationError):
         Config().train.lr = 1
