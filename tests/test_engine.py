@@ -55,7 +55,14 @@ CELLS = {
 
 
 # much like others of them
-LATER = ("absorbing, geometric", "absorbing with a clock", "uniform, flat weights", "gaussian, by its score")
+LATER = (
+    "absorbing, geometric",
+    "absorbing with a clock",
+    "uniform in steps",
+    "uniform, flat weights",
+    "uniform, no time",
+    "gaussian, by its score",
+)
 
 
 @pytest.fixture(scope="module")
