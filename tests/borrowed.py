@@ -222,9 +222,9 @@ DECODERS: dict[str, Callable[[], tuple[Any, Any]]] = {
 CANVAS = 8  # tokens
 
 
-def diffusion_gemma(folder: Path, *, chats: bool = False) -> Path:
-    """A folder of a small DiffusionGemma, its vocabulary padded beyond its tokenizer's. chats: whether it was
-    taught to answer."""
+def diffusion_gemma(folder: Path, *, chats: bool = False, spare: int = 7) -> Path:
+    """A folder of a small DiffusionGemma. chats: whether it was taught to answer. spare: ids that it has and its
+    tokenizer has not."""
     tokenizer = byte_pairs()
     tokenizer.eos_token, tokenizer.bos_token = "</s>", "<s>"
     if chats:
@@ -233,7 +233,7 @@ def diffusion_gemma(folder: Path, *, chats: bool = False) -> Path:
             "{% if add_generation_prompt %}<s>{% endif %}"
         )
     text = {
-        "vocab_size": len(tokenizer) + 7,
+        "vocab_size": len(tokenizer) + spare,
         "num_key_value_heads": 1,
         "head_dim": 16,
         "global_head_dim": 16,

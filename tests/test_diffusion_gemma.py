@@ -8,6 +8,7 @@ import torch
 import transformers as hf
 from borrowed import CANVAS
 from tiny import command as ran
+from tiny import edit_json
 from transformers.models.diffusion_gemma import EntropyBoundSamplerConfig
 
 import ddcli
@@ -114,6 +115,21 @@ def test_whatever_else_is_asked_of_it_is_refused(command, said, folder, tmp_path
     assert said in told.err
     assert told.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gaps.txt"]
+
+
+def test_settings_of_its_own_that_will_not_do_are_named(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    edit_json(tmp_path / "generation_config.json", t_min=0.9)  # above what t_max is if nobody says
+    with pytest.raises(DdcliError, match=r"generation_config\.json cannot be used: .t_max. must be"):
+        ddcli.load_writer(tmp_path)
+
+
+def test_every_id_of_the_network_may_be_a_token(tmp_path):
+    """As of the published model, where none is to be left out."""
+    writer = ddcli.load_writer(borrowed.diffusion_gemma(tmp_path / "gemma", spare=0))
+    assert writer.tokenizer.vocab_size == writer.network.config.text_config.vocab_size
+    assert writer.sample(length=10, steps=2, seed=1)[0].nfe == 4
 
 
 def test_a_network_for_fewer_tokens_than_its_tokenizer_has_is_refused(folder, tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DdcliError
 from ..generate import Frame
-from ..hub import quiet
+from ..hub import first_line, quiet
 from ..model import Asked, OnFrame, SamplerSettings, fresh_seed
 from ..process import Process, Vocabulary, make_process
 from ..randomness import derive_seed
@@ -175,8 +175,8 @@ class DiffusionGemma:
                 return_dict_in_generate=True,
             )
         drawn: list[int] = found.sequences[0, len(given) :].tolist()[:new]
-        ends = self.usual.eos_token_id
-        ends = {ends} if isinstance(ends, int) else {*(ends or ()), self.tokenizer.eos_id}
+        named = self.usual.eos_token_id  # one, several or none
+        ends = {self.tokenizer.eos_id, *([named] if isinstance(named, int) else named or ())}
         drawn = drawn[: next((place for place, id in enumerate(drawn) if id in ends), new)]
         before = b"" if self.tokenizer.hf.chat_template else prompt.encode()
         content = before + self.tokenizer.continuation(given, drawn, before)
@@ -238,7 +238,12 @@ def diffusion_gemma(
             f"{entries:,}"
         )
     network = loaded(DiffusionGemmaForBlockDiffusion, source, config, filled=True, dtype=dtype).to(device)
-    usual, _ = network._prepare_generation_config(None)
+    try:
+        usual, _ = network._prepare_generation_config(None)
+    except ValueError as error:
+        raise DdcliError(
+            f"{source.name}: generation_config.json cannot be used: {first_line(error)}"
+        ) from None
     settings = SamplerSettings(
         sampler=f"entropy-bounded:{usual.sampler_config.entropy_bound}", steps=usual.max_denoising_steps
     )
