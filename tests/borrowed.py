@@ -223,8 +223,8 @@ CANVAS = 8  # tokens
 
 
 def diffusion_gemma(folder: Path, *, chats: bool = False, spare: int = 7) -> Path:
-    """A folder of a small DiffusionGemma. chats: whether it was taught to answer. spare: ids that it has and its
-    tokenizer has not."""
+    """A folder of a small DiffusionGemma. chats: whether it was taught to answer. spare: ids that it has and
+    its tokenizer has not."""
     tokenizer = byte_pairs()
     tokenizer.eos_token, tokenizer.bos_token = "</s>", "<s>"
     if chats:
