@@ -28,8 +28,9 @@ from .likelihood import nelbo
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Autoregressive, pure_noise
 from .randomness import Streams, derive_seed
+from .sampler import Shape
 from .schedule import stratified
-from .shaping import Among, Shaped, Temperature, Without
+from .shaping import Among, InTurn, Shaped, Temperature, Without
 
 Log = Callable[[str], None]
 
@@ -375,19 +376,19 @@ def _fill(
     ids = np.tile(layout.ids, (len(ways), 1))
     shares = np.zeros(ids.shape)  # ln p of each token, nats
     for window in layout.windows:
-        believed = _within_window(model, layout, window)
+        possible = _possible(model, layout, window)
         canvas = Canvas(
             ids[:, window.span],
             np.tile(window.frozen, (len(ways), 1)),
             [len(window.frozen)] * len(ways),
             [way.draw("infill", number, window.gaps.start) for way in ways],
         )
-        frame = last_of(model.denoise(canvas, settings, believed), on_frame)
+        frame = last_of(model.denoise(canvas, settings, possible), on_frame)
         window.write(ids, frame.x.cpu().numpy())
         for way, row, share, nfe in zip(ways, ids, shares, frame.nfe.tolist(), strict=True):
             way.nfe += nfe
             if score:
-                share[window.span] += _log_probs(model, believed, row[window.span], window, way.seed)
+                share[window.span] += _log_probs(model, possible, row[window.span], window, way.seed)
     for way, row, share in zip(ways, ids, shares, strict=True):
         each = zip(layout.gaps, layout.edges, layout.before, log_sizes, strict=True)
         content = b""
@@ -428,18 +429,18 @@ def _never(model: Model) -> list[int]:
     return sorted({model.tokenizer.eos_id, *model.tokenizer.special_ids})
 
 
-def _within_window(model: Model, layout: Layout, window: Window) -> Denoiser:
-    """What is believed of the gaps of a window, whose edges may have to spell what was given up to them."""
+def _possible(model: Model, layout: Layout, window: Window) -> Shape:
+    """No text ends in the gaps of a window, and their edges may have to spell what was given up to them."""
     start, stop = window.span.start, window.span.stop
     allowed = {
         place - start: torch.tensor(fits, device=model.device)
         for place, fits in layout.allowed.items()
         if start <= place < stop
     }
-    return Shaped(_within_text(model), Among(allowed)) if allowed else _within_text(model)
+    return InTurn([Without(_never(model)), Among(allowed)])
 
 
-def _log_probs(model: Model, believed: Denoiser, ids: np.ndarray, window: Window, seed: int) -> np.ndarray:
+def _log_probs(model: Model, possible: Shape, ids: np.ndarray, window: Window, seed: int) -> np.ndarray:
     """Each token's share (n,) of a lower bound on ln p(its gaps | what a window was given), nats.
 
     Every way meets the same noise.
@@ -452,7 +453,7 @@ def _log_probs(model: Model, believed: Denoiser, ids: np.ndarray, window: Window
     with torch.no_grad():
         nats = nelbo(
             model.process,
-            believed,
+            Shaped(model.denoiser, possible),
             repeated(ids),
             repeated(window.own),
             stratified(rng.uniform()),

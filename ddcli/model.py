@@ -22,7 +22,7 @@ from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
 from .process import Autoregressive, Masking, Process, pure_noise
 from .randomness import Streams, derive_seed
-from .sampler import Draw, Sampler, Shape, by_chance, make_sampler
+from .sampler import Draw, Sampler, Shape, as_believed, by_chance, make_sampler
 from .shaping import GreedyTail, InTurn, Shaped, Temperature, TopK, TopP
 from .tokenizer import Tokenizer
 from .weights import count
@@ -294,22 +294,22 @@ class Model:
         self,
         canvas: Canvas,
         settings: SamplerSettings,
-        denoiser: Denoiser | None = None,
+        possible: Shape = as_believed,
         sampler: Sampler | None = None,
         pen: Draw = by_chance,
     ) -> Iterator[Frame]:
-        """Fill a canvas; every state on the way. `denoiser`, `sampler`: in place of the model's own, and of
-        the settings'. pen: see `Step`.
+        """Fill a canvas; every state on the way. `possible`: what is known of its tokens, which beliefs are
+        conditioned on. `sampler`: in place of the settings'. pen: see `Step`.
 
         Raises DdcliError, before anything is asked for, where the settings do not go with the model.
         """
         sampler = sampler or self.sampler(settings)
-        believed = self._asked(settings, denoiser)
+        believed = self._asked(settings, possible)
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
         frozen = torch.tensor(canvas.frozen, device=self.device)
         mix = None
         if settings.guidance != 1:
-            blind = self._asked(settings, denoiser)
+            blind = self._asked(settings, possible)
             strength, blindfold = settings.guidance, self._blindfold(canvas)
             believed, mix = guided(believed, blind, self.process, strength, blindfold)
         shares = [self.shares(settings, sampler, ~frozen) for frozen in canvas.frozen]
@@ -332,15 +332,15 @@ class Model:
             pen=pen,
         )
 
-    def believed(self, settings: SamplerSettings, denoiser: Denoiser | None = None) -> Denoiser:
+    def believed(self, settings: SamplerSettings) -> Denoiser:
         """What tokens are drawn from in one run of the loop, without guidance or a greedy tail."""
-        return Shaped(self._asked(settings, denoiser), InTurn(self._shapes(settings)))
+        return Shaped(self._asked(settings), InTurn(self._shapes(settings)))
 
-    def _asked(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
+    def _asked(self, settings: SamplerSettings, possible: Shape = as_believed) -> Denoiser:
         """Who believes, with a memory of one run where there is any."""
-        asked = denoiser or self.denoiser
-        if settings.cache == "prefix":
-            asked = self._prefix_cached(settings, denoiser)
+        asked: Denoiser = self._prefix_cached(settings) if settings.cache == "prefix" else self.denoiser
+        if possible is not as_believed:
+            asked = Shaped(asked, possible)
         if self.network is not None and self.network.config.self_conditioned:
             asked = SelfConditioned(asked, self.network, self.process)
         return asked
@@ -367,7 +367,7 @@ class Model:
             shapes.append(GreedyTail(self.process, last))
         return shapes
 
-    def _prefix_cached(self, settings: SamplerSettings, denoiser: Denoiser | None) -> Denoiser:
+    def _prefix_cached(self, settings: SamplerSettings) -> Denoiser:
         """Raises DdcliError where there is nothing to keep, or it is kept exactly."""
         if self.block or isinstance(self.process, Autoregressive) or not settings.block:
             raise DdcliError(
@@ -378,8 +378,6 @@ class Model:
             raise DdcliError(
                 "networks that others made have no cache of what stands before a block; leave --cache out"
             )
-        if denoiser:
-            raise DdcliError("the prefix cache does not go with --fix, nor with gaps; leave --cache out")
         if self.plain is None or self.network is None or self.network.config.self_conditioned:
             raise DdcliError(
                 "the prefix cache serves sampling with a network that is told nothing else; leave --cache out"

@@ -120,7 +120,7 @@ def replayed(
         cost = torch.zeros(text.shape, dtype=torch.float64, device=model.device)
         seeds = [derive_seed(seed, "replay", int(block)) for block in chosen[here]]
         canvas = Canvas(whole.tokens[here], ~running[here], whole.valid[here].sum(-1).tolist(), seeds)
-        frame = last_of(model.denoise(canvas, settings, None, sampler, Copyist(text, cost)), None)
+        frame = last_of(model.denoise(canvas, settings, sampler=sampler, pen=Copyist(text, cost)), None)
         nats[here], nfe[here] = cost.cpu().numpy(), frame.nfe.numpy()
     return Replayed(settings, not isinstance(sampler, BY_CHANCE), blocks, chosen, nats, nfe)
 

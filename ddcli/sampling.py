@@ -7,13 +7,13 @@ from typing import Protocol, Unpack
 import numpy as np
 import torch
 
-from .denoiser import Denoiser
 from .errors import DdcliError
 from .generate import Frame
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
 from .process import Process
 from .randomness import Streams, derive_seed
-from .shaping import Among, Shaped
+from .sampler import Shape, as_believed
+from .shaping import Among
 from .tokenizer import Tokenizer
 
 Label = str | Sequence[str | None] | None  # of all samples; or a list, whose members they take in turn
@@ -107,11 +107,11 @@ def samples(
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
     given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
-    believed = _conditioned(model, len(given), pieces, first)
+    possible = _possible(model, len(given), pieces, first)
     for start in range(0, len(numbers), batch_size):
         indices = numbers[start : start + batch_size]
         canvas = _blank(model, length, given, label, seed, indices, pieces)
-        frames = model.denoise(canvas, chosen, believed)
+        frames = model.denoise(canvas, chosen, possible)
         if model.block:
             frames = _until_end(model, frames, canvas)
         frame = last_of(frames, on_frame)
@@ -139,7 +139,7 @@ def frames(
     given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
-    return model.denoise(canvas, model.choose(**settings), _conditioned(model, len(given), pieces, first))
+    return model.denoise(canvas, model.choose(**settings), _possible(model, len(given), pieces, first))
 
 
 def _blank(
@@ -206,18 +206,16 @@ def _given(model: Model, prompt: str) -> tuple[np.ndarray, np.ndarray | None]:
     return model.tokenizer.encode(read), first
 
 
-def _conditioned(
-    model: Model, start: int, pieces: Mapping[int, np.ndarray], first: np.ndarray | None
-) -> Denoiser | None:
-    """Beliefs given that no text ends before the last piece that is fixed, and of what can be the first token
-    behind the prompt, (V,) bool. None where all that is believed is possible."""
+def _possible(model: Model, start: int, pieces: Mapping[int, np.ndarray], first: np.ndarray | None) -> Shape:
+    """No text ends before the last piece that is fixed; and of what can be the first token behind the prompt,
+    (V,) bool."""
     edge = 1 if model.record_lengths else 0
     text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
     text[model.tokenizer.eos_id] = False
     allowed = dict.fromkeys(range(edge + start, edge + max(pieces, default=start)), text)
     if first is not None:
         allowed[edge + start] = torch.tensor(first)
-    return Shaped(model.denoiser, Among(allowed)) if allowed or pieces else None
+    return Among(allowed) if allowed else as_believed
 
 
 def explain(
@@ -235,8 +233,7 @@ def explain(
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
     chosen = model.choose(**settings)
-    believed = _conditioned(model, len(given), pieces, first)
-    model.denoise(canvas, chosen, believed)  # refuses what it would refuse
+    model.denoise(canvas, chosen, _possible(model, len(given), pieces, first))  # refuses what it would refuse
     return model.explain(chosen, ~canvas.frozen[0])
 
 

@@ -241,8 +241,18 @@ def test_the_prefix_cache_is_refused_where_it_has_no_use(absorbing_run):
     for how in ({"cache": "prefix"}, {"cache": "some", "block": 8}):
         with pytest.raises(DdcliError, match="cache"):
             model.sample(1, **how)
-    with pytest.raises(DdcliError, match="leave --cache out"):
-        model.infill("the [MASK:3]", cache="prefix", block=8)
+
+
+def test_the_prefix_cache_goes_with_what_is_known_of_a_text(absorbing_run):
+    model = ddcli.load(absorbing_run)
+    how = {"seed": 2, "steps": 12, "cache": "prefix"}
+    (fixed,) = model.sample(1, length=24, block=8, fixed={3: "the", 17: "o"}, **how)
+    assert (fixed.text[3:6], fixed.text[17]) == ("the", "o")
+    text = "the t[MASK:6]n the[MASK:4]ea"
+    (whole,), (cached,) = (model.infill(text, block=64, **how | {"cache": c}) for c in ("none", "prefix"))
+    assert whole.text == cached.text
+    (cached,) = model.infill(text, block=4, **how)
+    assert (cached.text[:5], cached.text[11:16], cached.text[20:]) == ("the t", "n the", "ea")
 
 
 # -- what a reader of the options would expect ------------------------------------------------------------
@@ -363,7 +373,7 @@ def test_first_hitting_waits_for_those_alone_that_are_masked_at_the_start(absorb
         return flat_text(process).expand(int(rows.sum()), -1)
 
     how = model.choose(sampler="first-hitting")
-    first, *others = replace(model, process=process).denoise(canvas, how, flat)
+    first, *others = replace(model, process=process, denoiser=flat).denoise(canvas, how)
     masked = (first.x == process.mask_id).sum(-1)
     assert (others[-1].nfe == masked).all()
     opened = [frame.clock[frame.rows.any(-1) & (masked == 1), 0] for frame in others]
