@@ -464,6 +464,7 @@ class _Run:
                 data.labels,
                 settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
                 network=network if isinstance(network, DiffusionTransformer) else None,
+                block=self.config.model.block or 0,
                 about=network.config.diffusion,
             )
             own = self.world.share(samples.count)
