@@ -89,7 +89,7 @@ def test_a_folder_that_bears_its_name_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "wandered").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        DdcliError, match="needs the package wandered .the folder .*wandered only bears its name"
+        DdcliError, match=r"needs the package wandered .the folder .*wandered only bears its name"
     ):
         needed("wandered", "--track", "wandb")
 
