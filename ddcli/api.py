@@ -114,7 +114,7 @@ def noise_viz(
 
 def _length(model: TextModel, text: str) -> int:
     """As many tokens as the text has, as far as the model can write them."""
-    longest = model.length - (2 if model.record_lengths else 0)
+    longest = model.length - sum(model.edges)
     return max(1, min(len(model.tokenizer.encode(text)), longest))
 
 

@@ -61,6 +61,17 @@ class Blocks:
         given = np.zeros_like(valid) if self.given is None else self.given[rows]
         return Batch(tokens, given, valid, of=len(rows))
 
+    def led_by(self, first: int) -> Blocks:
+        """These blocks, each with what stands before it in front of it, given: `first` before all of them."""
+        before = np.concatenate([[first], self.tokens[:-1, -1]]).astype(self.tokens.dtype)
+        given = np.zeros(self.tokens.shape, bool) if self.given is None else self.given
+        return replace(
+            self,
+            tokens=np.column_stack([before, self.tokens]),
+            document=np.column_stack([self.document[:, 0], self.document]),
+            given=np.column_stack([np.ones(len(self), bool), given]),
+        )
+
     def batch(self, step: int, size: int, seed: int, rows: range | None = None) -> Batch:
         """Batch number `step` of `size` blocks, or some `rows` of it; in a new order each epoch.
 

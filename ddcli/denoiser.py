@@ -326,6 +326,27 @@ def guess_of(network: DiffusionTransformer, log_p0: Tensor, rows: Tensor, before
     return before.masked_scatter(rows[..., None], network.expected(log_p0).to(before))
 
 
+class BlockNetwork(Backbone, Protocol):
+    """A network of blocks, each of which sees itself and those before it. Also told of what is `clean`."""
+
+    @property
+    def block(self) -> int:
+        """Positions of each."""
+
+    @property
+    def window(self) -> int:
+        """Blocks that are seen, its own included."""
+
+    def go_on(
+        self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Hidden states of the whole blocks (B, n) that begin at position `start`, after what is in `past`.
+
+        past: keys and values of each layer, of the positions just before `start`. Returns them with those of
+        the new positions added, which is of use once these are clean.
+        """
+
+
 class Cached:
     """A network of blocks, asked about one block at a time: what stands before it is computed only once.
 
@@ -333,7 +354,7 @@ class Cached:
     the text of the blocks, so any number of sequences may take turns.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, network: DiffusionTransformer, room: int = 256) -> None:
+    def __init__(self, denoiser: NetworkDenoiser, network: BlockNetwork, room: int = 256) -> None:
         """`room`: how many calls' keys and values are kept at most."""
         self.denoiser = denoiser
         self.network = network
@@ -343,7 +364,7 @@ class Cached:
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
-        block = self.network.config.block
+        block = self.network.block
         asked = rows.any(0).nonzero()[:, 0] // block
         start, end = int(asked.min()) * block, (int(asked.max()) + 1) * block
         if valid is not None or told or end - start > block or bool((t[:, :start] > 0).any()):
@@ -357,17 +378,17 @@ class Cached:
 
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
         """Keys and values of finished blocks, (B, n), as far back as the next one looks."""
-        config, n = self.network.config, ids.shape[1]
-        if not n or config.window == 1:
+        block, window, n = self.network.block, self.network.window, ids.shape[1]
+        if not n or window == 1:
             return None
         key = self._key(ids)
         if key not in self._held:
-            before = n - config.block
+            before = n - block
             known = self._held.pop(self._key(ids[:, :before]), None)
             first = before if known else 0
             clock = torch.zeros(ids[:, first:].shape, device=ids.device)
             _, present = self.network.go_on(ids[:, first:], clock, first, known)
-            far = (config.window - 1) * config.block
+            far = (window - 1) * block
             self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present]
             while len(self._held) > self.room:
                 self._held.pop(next(iter(self._held)))

@@ -70,7 +70,10 @@ def no_parameter(what: str, parameter: str) -> None:
 def needed(package: str, what: str, extra: str) -> Any:
     """A package that only some have a use for. Raises DdcliError where it is missing, or broken."""
     try:
-        return importlib.import_module(package)
+        found = importlib.import_module(package)
+        if getattr(found, "__file__", "") is None:
+            raise ImportError(f"the folder {next(iter(found.__path__))} only bears its name")
+        return found
     except Exception as error:  # a broken one raises whatever it runs into
         reason = str(error).partition("\n")[0]
         raise DdcliError(

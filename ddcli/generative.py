@@ -225,14 +225,16 @@ def real_texts(model: Model, blocks: Blocks, *, count: int, length: int | None) 
     At most `count` blocks, evenly spread, of at most `length` tokens each. One at the end of the text that
     is not as long is left out; a record is as long as it is.
     """
-    sizes = (blocks.document >= 0).sum(-1)
+    front, back = model.edges
+    sizes = (blocks.document >= 0).sum(-1) - (front + back)
     least = 0 if model.record_lengths else min(length or model.length, int(sizes.max()))
     able = np.flatnonzero(sizes >= least)
     batch = blocks.take(able[spread_evenly(len(able), count)])
     tokenizer = model.tokenizer
     names, texts = {id: name for name, id in tokenizer.label_ids.items()}, []
     for row, valid in zip(batch.tokens, batch.valid, strict=True):
-        tokens = row[valid][1:-1] if model.record_lengths else row[valid]  # without the ends of a record
+        tokens = row[valid]
+        tokens = tokens[front : len(tokens) - back]
         drawn = tokens[:length].tolist()
         if tokenizer.eos_id in drawn:
             drawn = drawn[: drawn.index(tokenizer.eos_id)]

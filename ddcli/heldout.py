@@ -91,7 +91,9 @@ def blocks_of(model: Model, documents: Sequence[Document], name: str, labels: Se
         eos = model.tokenizer.eos_id
         # what parts texts without being one is given, where there are several
         ends = None if eos in model.tokenizer.special_ids else bool(model.process.vocabulary.is_text[eos])
-        blocks = pack(list(documents), model.tokenizer, model.length, end_of_text=ends)
+        length = model.length - sum(model.edges)
+        blocks = pack(list(documents), model.tokenizer, length, end_of_text=ends)
+        blocks = blocks.led_by(model.tokenizer.bos_id) if model.opened else blocks
     if not blocks.predicted or not blocks.characters:
         raise DdcliError(f"no symbol of {name} is in the model's vocabulary; give another text")
     return blocks

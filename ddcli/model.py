@@ -131,6 +131,8 @@ class Model:
         None  # of ours, behind the denoiser, which may hide how it is asked
     )
     plain: NetworkDenoiser | None = None  # the network asked about all sequences at once
+    block: int = 0  # tokens that it denoises at once, given all before them; 0: all
+    opened: bool = False  # canvases begin with a <bos> that is given, though their texts are no records
     settings: SamplerSettings = field(default_factory=SamplerSettings)
     budgets: Mapping[str, SamplerSettings] = field(default_factory=dict)  # by a name of `BUDGETS`
     folder: Path | None = None  # of the run it was read from
@@ -146,14 +148,14 @@ class Model:
         return f"<{type(self).__name__}{source}: {noise}, {self.length} {unit}s at once, {entries}>"
 
     @property
-    def block(self) -> int:
-        """Tokens that a network of blocks denoises at once; 0: all."""
-        return self.network.config.block if self.network is not None else 0
-
-    @property
     def parts(self) -> int:
         """Into how many blocks a network of them divides a sequence; 1 for any other."""
         return self.length // (self.block or self.length)
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """How many tokens that are given stand before and behind every text on a canvas."""
+        return (1, 1) if self.record_lengths else (int(self.opened), 0)
 
     def opening(self, label: str | None) -> int:
         """The id that opens a record, of a label or of none. Raises DdcliError for a label unknown to it."""
@@ -251,7 +253,7 @@ class Model:
         size = self.block or settings.block or max(1, len(unknown))
         spans = [slice(start, start + size) for start in range(0, len(unknown), size)]
         counts = [int(np.sum(unknown[span])) for span in spans]
-        whole = min(sum(counts), self.length) if self.block else sum(counts)
+        whole = min(sum(counts), self.length - sum(self.edges)) if self.block else sum(counts)
         fullest = -(-settings.steps * max(counts, default=0) // max(1, whole))
         fewest = min(sampler.fewest, fullest)  # a short last block is no reason to refuse
         return [

@@ -10,12 +10,18 @@ from .dataset import TrainingData
 from .errors import printable
 from .evaluation import Bound
 from .hub import is_name
+from .model import SamplerSettings
 from .weights import count, weights_of
 
 
 def _error(found: Bound) -> str:
     known = math.isfinite(found.stderr)  # one cluster tells nothing of the spread
     return f" (standard error {found.stderr:.4f} over {found.clusters} clusters)" if known else ""
+
+
+def _shown(source: str) -> str:
+    """A source or model as a card names it, which strangers may read: of a path on this machine its end."""
+    return _code(Path(source).name if Path(source).is_absolute() else source)
 
 
 def _code(name: str) -> str:
@@ -29,9 +35,16 @@ def _base_model(start: str | None) -> list[str]:
 
 
 def model_card(
-    config: Config, data: TrainingData, network: Network, step: int, bounds: Sequence[Bound]
+    config: Config,
+    data: TrainingData,
+    network: Network,
+    step: int,
+    bounds: Sequence[Bound],
+    defaults: SamplerSettings,
+    *,
+    fills: bool,
 ) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """Markdown with the front matter that model hubs read. fills: whether it can fill gaps."""
     unit = data.tokenizer.unit
     adapted = sum(weight.numel() for weight in weights_of(network).values()) if network.given else 0
     lines = [
@@ -48,11 +61,11 @@ def model_card(
         f"objective {_code(config.objective.name)}",
         f"- Network: {count(network) - adapted:,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
-        f"- Data: {_code(config.data.source)} (sha256 {data.fingerprint[:16]}...)",
+        f"- Data: {_shown(config.data.source)} (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
     ]
     if config.model.start is not None:
-        lines.append(f"- Started from {_code(config.model.start)}")
+        lines.append(f"- Started from {_shown(config.model.start)}")
     if network.given:
         lora = _code(str(config.model.lora))
         lines.append(
@@ -73,10 +86,12 @@ def model_card(
         for b in bounds
     ]
     lines += [
+        f"- Sampler, if nobody says: {_code(defaults.sampler)}, {defaults.steps:,} steps "
+        "(`generation_config.json`)",
         "",
         "```",
         "ddcli sample .          # write text",
-        "ddcli infill . FILE     # fill the [MASK:12] gaps of a file",
+        *(["ddcli infill . FILE     # fill the [MASK:12] gaps of a file"] if fills else []),
         "```",
         "",
         "`AutoTokenizer.from_pretrained` reads this folder as it is, and so does",

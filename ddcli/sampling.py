@@ -116,9 +116,9 @@ def samples(
             frames = _until_end(model, frames, canvas)
         frame = last_of(frames, on_frame)
         rows = frame.x.cpu().numpy()
-        edge = 1 if model.record_lengths else 0
+        front, back = model.edges
         for i, row, size, nfe in zip(indices, rows, canvas.sizes, frame.nfe.tolist(), strict=True):
-            drawn = row[edge + len(given) : size - edge].tolist()
+            drawn = row[front + len(given) : size - back].tolist()
             if model.tokenizer.eos_id in drawn:
                 drawn = drawn[: drawn.index(model.tokenizer.eos_id)]
             content = prompt.encode() + model.tokenizer.continuation(given, drawn, prompt.encode())
@@ -151,8 +151,8 @@ def _blank(
     indices: range,
     fixed: Mapping[int, np.ndarray] | None = None,
 ) -> Canvas:
-    """Canvases that hold a prompt and nothing else; between the ends of a record if it is to be one."""
-    edge = 1 if model.record_lengths else 0
+    """Canvases that hold a prompt and nothing else; between what stands around every text, as records do."""
+    front, back = model.edges
     labels = [_label_of(label, i) for i in indices]
     openings = [model.opening(own) for own in labels]
     usual = [model.record_lengths if own is None else model.labels[own] for own in labels]
@@ -161,23 +161,22 @@ def _blank(
         _length(model, length, counts, len(given), least, seed, i)
         for counts, i in zip(usual, indices, strict=True)
     ]
-    tokens = np.full((len(lengths), max(lengths) + 2 * edge), model.tokenizer.pad_id)
+    tokens = np.full((len(lengths), front + max(lengths) + back), model.tokenizer.pad_id)
     frozen = np.ones_like(tokens, dtype=bool)
     for row, kept, size, opening in zip(tokens, frozen, lengths, openings, strict=True):
-        row[edge : edge + len(given)] = given
-        kept[edge + len(given) : edge + size] = False
-        if edge:
-            row[0], row[edge + size] = opening, model.tokenizer.eos_id
+        row[:front], row[front + size : front + size + back] = opening, model.tokenizer.eos_id
+        row[front : front + len(given)] = given
+        kept[front + len(given) : front + size] = False
         for place, ids in (fixed or {}).items():
             if place + len(ids) > size:
                 raise DdcliError(
                     f"the text fixed at {place} would end at {place + len(ids)}, past the {size} "
                     f"{model.tokenizer.unit}s there are; place it earlier, or set --length"
                 )
-            row[edge + place : edge + place + len(ids)] = ids
-            kept[edge + place : edge + place + len(ids)] = True
+            row[front + place : front + place + len(ids)] = ids
+            kept[front + place : front + place + len(ids)] = True
     seeds = [derive_seed(seed, "sample", i) for i in indices]
-    return Canvas(tokens, frozen, [size + 2 * edge for size in lengths], seeds)
+    return Canvas(tokens, frozen, [front + size + back for size in lengths], seeds)
 
 
 def _label_of(label: Label, index: int) -> str | None:
@@ -209,12 +208,12 @@ def _given(model: Model, prompt: str) -> tuple[np.ndarray, np.ndarray | None]:
 def _possible(model: Model, start: int, pieces: Mapping[int, np.ndarray], first: np.ndarray | None) -> Shape:
     """No text ends before the last piece that is fixed; and of what can be the first token behind the prompt,
     (V,) bool."""
-    edge = 1 if model.record_lengths else 0
+    front, _ = model.edges
     text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
     text[model.tokenizer.eos_id] = False
-    allowed = dict.fromkeys(range(edge + start, edge + max(pieces, default=start)), text)
+    allowed = dict.fromkeys(range(front + start, front + max(pieces, default=start)), text)
     if first is not None:
-        allowed[edge + start] = torch.tensor(first)
+        allowed[front + start] = torch.tensor(first)
     return Among(allowed) if allowed else as_believed
 
 
@@ -251,7 +250,7 @@ def _length(
 
     Raises DdcliError for what the model cannot write.
     """
-    longest = model.length - (2 if model.record_lengths else 0)
+    longest = model.length - sum(model.edges)
     unit = model.tokenizer.unit
     if 0 < model.block < longest and asked is not None and asked > longest:
         longest = asked  # block after block, a text may be of any length

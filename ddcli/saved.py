@@ -119,6 +119,7 @@ def _load(
         labels=about["labels"],
         network=own,
         plain=plain,
+        block=own.config.block if own is not None else 0,
         settings=_settings(sampling, folder / "generation_config.json"),
         budgets=_budgets(sampling, folder / "generation_config.json"),
         folder=folder,

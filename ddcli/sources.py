@@ -14,8 +14,10 @@ import lzma
 import os
 import re
 import sysconfig
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -52,6 +54,7 @@ LONGEST_ROW = 50_000_000  # characters of a row of a table: more is no document,
 PIECE = 2**16  # bytes of a single text that is streamed, and what is missing to the end of a line
 REACH = 2**12  # bytes; in a line that goes on for longer, a piece ends amid it
 PIECES = 256  # of a shard
+SHARDS = 64  # of a dataset on this machine that is streamed
 
 
 class BadRow(DdcliError):  # noqa: N818 - the row is bad
@@ -111,9 +114,10 @@ def read_corpus(
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
     A text file is one document, or with `lines` one for each non-empty line, and so is any file of a folder
-    that holds more than .jsonl, .csv and .parquet. Of these, .json files and datasets (their `split`), each
-    row's `text_column` is one, with what its `label_column` says, if asked for: a text or a whole number,
-    null or empty for none. .gz, .bz2, .xz and .zst files are unpacked. With `as_bytes`, documents that are
+    or .zip that holds more than tables. Of tables (`TABLES`), .json files and datasets (their `split`), those
+    in a folder that `save_to_disk` wrote too, each row's `text_column` is one, with what its `label_column`
+    says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
+    unpacked. With `as_bytes`, documents that are
     not UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long
     to be any: refused, or left out with `skip_bad`.
     DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
@@ -123,7 +127,7 @@ def read_corpus(
     if (local := _local(source)) is not None:
         rows = [row for file in local.files for row in local.read(file, reading)]
     else:
-        rows = list(_rows_of(_hub_rows(source, split, streaming=False), reading, source))
+        rows = list(_rows_of(_dataset(source, split, streaming=False), reading, source))
     documents = list(present(row.text for row in rows))
     problems = [row.problem for row in rows if row.problem]
     if not documents:
@@ -212,7 +216,7 @@ def stream_documents(
             return islice(local.read(local.files[number], reading), start, None)
 
         return StreamedDocuments(source, len(local.files), of_file, log, known)
-    rows: Any = _hub_rows(source, split, streaming=True)  # an IterableDataset
+    rows: Any = _dataset(source, split, streaming=True)  # an IterableDataset
     shards = rows.num_shards
 
     def of_dataset(number: int, start: int) -> Iterable[Row]:
@@ -263,18 +267,19 @@ class _Files(NamedTuple):
     """A source on this machine."""
 
     files: list[Path]
-    read: Reader
+    read: Callable[[Path, Reading], Iterable[Row]]
 
 
 def _local(source: str) -> _Files | None:
-    """None where it can but be the name of a dataset."""
+    """None where it can but be a dataset: the name of one, or a folder that `save_to_disk` wrote."""
     path = Path(source)
     if source == STDLIB_SOURCE:
-        return _Files(list(_stdlib_files()), _read_text)
+        return _Files(list(_stdlib_files()), _read_file)
+    if _is_saved(path):
+        return None
     if path.is_dir():
         files = _files_below(path)
-        tables = all(_inner(file).suffix in (".jsonl", ".csv", ".parquet") for file in files)
-        return _Files(files, _read_file if tables else _read_member)
+        return _Files(files, _read_file if _are_tables(files) else _read_member)
     if path.exists():
         return _Files([path], _read_file)
     if glob.has_magic(source):
@@ -282,9 +287,38 @@ def _local(source: str) -> _Files | None:
     return None
 
 
+def _is_saved(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _are_tables(files: Iterable[Path]) -> bool:
+    return all(_inner(file).suffix in TABLES for file in files)
+
+
+def _dataset(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
+    return (_saved_rows if _is_saved(Path(source)) else _hub_rows)(source, split, streaming=streaming)
+
+
+def _saved_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    try:
+        with quiet():
+            found = datasets.load_from_disk(source)
+    except Exception as error:  # of whatever its files are damaged by
+        raise DdcliError(f"{source} cannot be read as a dataset: {_first_line(error)}") from error
+    if isinstance(found, dict):
+        if split not in found:
+            raise DdcliError(
+                f"{source} has no split {split!r} but {', '.join(map(str, found))}; set data.split to one"
+            )
+        found = found[split]
+    return found.to_iterable_dataset(max(1, min(SHARDS, len(found)))) if streaming else found
+
+
 def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
     name, _, config = source.partition(":")
-    looks_like_a_file = {*READERS, *UNPACKERS, ".txt"} & set(Path(source).suffixes)
+    looks_like_a_file = {*TABLES, *READERS, *UNPACKERS, ".txt"} & set(Path(source).suffixes)
     if looks_like_a_file or not is_name(name):
         raise DdcliError(f"no such file or folder: {source}{meant(source)}")
 
@@ -295,13 +329,15 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
             return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
         raise DdcliError(
-            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}"
+            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}; "
+            "give files, or a folder that save_to_disk wrote"
         ) from error
 
 
 def _read_file(path: Path, reading: Reading) -> Iterable[Row]:
     """Documents of one file, by the ending of its name (before that of its compression)."""
-    return READERS.get(_inner(path).suffix, _read_text)(path, reading)
+    read = READERS.get(_inner(path).suffix, _read_text)
+    return read(_unpack(path), str(path), reading)
 
 
 def _inner(path: Path) -> Path:
@@ -310,26 +346,39 @@ def _inner(path: Path) -> Path:
 
 
 def _read_member(path: Path, reading: Reading) -> Iterable[Row]:
-    """Documents of a file in a folder: text whatever its name, None if it is binary (as git sees it)."""
-    data = _unpack(path)
-    binary = not reading.as_bytes and b"\0" in data[:8000]
-    return [Row(None)] if binary else _decode_text(data, path, reading)
+    """Documents of a file in a folder: text whatever its name, None if it is binary (as git sees it).
+
+    Raises DdcliError for a table that would be passed over as such.
+    """
+    if _inner(path).suffix in BINARY_TABLES:
+        raise DdcliError(
+            f"{path} is a table, but beside it are files that are none; give the tables alone, as "
+            f"--data '{path.parent}/*{path.suffix}'"
+        )
+    return _member(_unpack(path), str(path), reading)
 
 
-def _read_text(path: Path, reading: Reading) -> Iterable[Row]:
-    return _decode_text(_unpack(path), path, reading)
+def _member(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
+    binary = not reading.as_bytes and _is_binary(data)
+    return [Row(None)] if binary else _read_text(data, where, reading)
 
 
-def _decode_text(data: bytes, path: Path, reading: Reading) -> Iterable[Row]:
+def _is_binary(data: bytes) -> bool:
+    return b"\0" in data[:8000]
+
+
+def _read_text(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
     if reading.label_column:
         raise DdcliError(
-            f"{path} is plain text, which has no column {reading.label_column!r}; "
+            f"{where} is plain text, which has no column {reading.label_column!r}; "
             "--label-column takes .jsonl, .json, .csv or .parquet files, or a dataset"
         )
+    if not reading.as_bytes and _is_binary(data):
+        raise DdcliError(f"{where} is binary, no text; --tokenizer byte takes it, or unpack what it holds")
     if not reading.lines:
-        return [reading.row(_text_row, data, str(path))]
+        return [reading.row(_text_row, data, where)]
     lines = enumerate(re.split(rb"\r?\n", data), 1)
-    return [reading.row(_text_row, line, f"{path} line {i}") for i, line in lines if line]
+    return [reading.row(_text_row, line, f"{where} line {i}") for i, line in lines if line]
 
 
 def _text_row(data: bytes, reading: Reading, where: str) -> Row:
@@ -343,11 +392,35 @@ def _text_row(data: bytes, reading: Reading, where: str) -> Row:
         ) from error
 
 
-def _read_jsonl(path: Path, reading: Reading) -> Iterable[Row]:
+def _read_zip(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
+    """As a folder is read, without what is hidden."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [Path(name) for name in sorted(archive.namelist()) if not name.endswith("/")]
+            files = [
+                name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)
+            ]
+            held = {
+                file: _unpacked(archive.read(file.as_posix()), file, f"{where}: {file}") for file in files
+            }
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        KeyError,
+    ) as error:  # damaged, or encrypted
+        raise DdcliError(f"{where} cannot be read: {_first_line(error)}") from error
+    tables = _are_tables(files)
+    for file, content in held.items():
+        read = READERS.get(_inner(file).suffix, _member) if tables else _member
+        yield from read(content, f"{where}: {file}", reading)
+
+
+def _read_jsonl(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
     # Not splitlines, which would also cut at the line separators that JSON strings may hold.
-    for number, line in enumerate(io.BytesIO(_without_mark(_unpack(path))), 1):
+    for number, line in enumerate(io.BytesIO(_without_mark(data)), 1):
         if line.strip():
-            yield reading.row(_json_row, line, f"{path} line {number}")
+            yield reading.row(_json_row, line, f"{where} line {number}")
 
 
 def _json_row(line: bytes, reading: Reading, where: str) -> Row:
@@ -359,43 +432,65 @@ def _json_row(line: bytes, reading: Reading, where: str) -> Row:
         raise BadRow(f"{where} is not JSON: {error}") from error
 
 
-def _read_json(path: Path, reading: Reading) -> Iterable[Row]:
+def _read_json(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
     try:
-        rows = json.loads(_decode_table(path))
+        rows = json.loads(_decode_table(data))
     except (ValueError, RecursionError) as error:
-        raise DdcliError(f"{path} is not JSON: {error}") from error
+        raise DdcliError(f"{where} is not JSON: {error}") from error
     if not isinstance(rows, list):
-        raise DdcliError(f"{path} is not a list of rows; rename it .jsonl if each line is one")
-    return _rows_of(rows, reading, str(path))
+        raise DdcliError(f"{where} is not a list of rows; rename it .jsonl if each line is one")
+    return _rows_of(rows, reading, where)
 
 
-def _read_csv(path: Path, reading: Reading) -> Iterable[Row]:
+def _read_csv(data: bytes, where: str, reading: Reading, delimiter: str = ",") -> Iterable[Row]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 kB is less than a long document
-    rows = csv.DictReader(io.StringIO(_decode_table(path), newline=""))
+    rows = csv.DictReader(io.StringIO(_decode_table(data), newline=""), delimiter=delimiter)
     try:
         for row in rows:
-            yield reading.row(_row, row, f"{path} line {rows.line_num}")
+            yield reading.row(_row, row, f"{where} line {rows.line_num}")
     except csv.Error as error:
-        raise DdcliError(f"{path} line {rows.line_num}: {error}") from error
+        raise DdcliError(f"{where} line {rows.line_num}: {error}") from error
 
 
-def _read_parquet(path: Path, reading: Reading) -> Iterable[Row]:
+def _read_parquet(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(_unpack(path)))
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
     except pyarrow.ArrowException as error:
-        raise DdcliError(f"{path} is not a parquet file: {_first_line(error)}") from error
+        raise DdcliError(f"{where} is not a parquet file: {_first_line(error)}") from error
+    columns = _columns_of(file.schema_arrow.names, where, reading)
+    return _table_rows(file.read(columns=columns), columns, where, reading)
+
+
+def _read_arrow(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
+    """As `datasets` writes them (streams), and others (files)."""
+    import pyarrow
+
+    try:
+        is_file = data.startswith(b"ARROW1")
+        with (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(data) as file:
+            table = file.read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DdcliError(f"{where} is not an arrow file: {_first_line(error)}") from error
+    return _table_rows(table, _columns_of(table.column_names, where, reading), where, reading)
+
+
+def _columns_of(names: Collection[str], where: str, reading: Reading) -> list[str]:
+    """The columns that are read. Raises DdcliError where there is none of that name."""
     columns = {reading.text_column: "--text-column"}
     if reading.label_column:
         columns[reading.label_column] = "--label-column"
     for column, option in columns.items():
-        if column not in file.schema_arrow.names:
-            raise _no_column(str(path), column, file.schema_arrow.names, option)
-    table = file.read(columns=list(columns))
+        if column not in names:
+            raise _no_column(where, column, names, option)
+    return list(columns)
+
+
+def _table_rows(table: Any, columns: list[str], where: str, reading: Reading) -> Iterator[Row]:
     cells = zip(*(_cells_of(table[column]) for column in columns), strict=True)
-    return _rows_of((dict(zip(columns, row, strict=True)) for row in cells), reading, str(path))
+    return _rows_of((dict(zip(columns, row, strict=True)) for row in cells), reading, where)
 
 
 def _cells_of(column: Any) -> list[Any]:
@@ -421,13 +516,17 @@ def _unpack_zst(packed: bytes) -> bytes:
     return b"".join(unpacked)
 
 
-Reader = Callable[[Path, Reading], Iterable[Row]]
-READERS: dict[str, Reader] = {
+Reader = Callable[[bytes, str, Reading], Iterable[Row]]  # of what a file holds, unpacked, and its name
+TABLES: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
-    ".json": _read_json,
+    ".ndjson": _read_jsonl,
     ".csv": _read_csv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }
+BINARY_TABLES = {".parquet", ".arrow"}
+READERS: dict[str, Reader] = {**TABLES, ".json": _read_json, ".zip": _read_zip}
 UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
     ".bz2": bz2.decompress,
@@ -438,18 +537,26 @@ UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 def _unpack(path: Path) -> bytes:
     try:
-        return UNPACKERS.get(path.suffix, bytes)(path.read_bytes())
-    except Exception as error:  # each compression has exceptions of its own
+        data = path.read_bytes()
+    except OSError as error:
         raise DdcliError(f"{path} cannot be read: {_first_line(error)}") from error
+    return _unpacked(data, path, str(path))
+
+
+def _unpacked(data: bytes, name: Path, where: str) -> bytes:
+    try:
+        return UNPACKERS.get(name.suffix, bytes)(data)
+    except Exception as error:  # each compression has exceptions of its own
+        raise DdcliError(f"{where} cannot be read: {_first_line(error)}") from error
 
 
 def _without_mark(data: bytes) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)  # in a table a byte order mark is no part of the text
 
 
-def _decode_table(path: Path) -> str:
+def _decode_table(data: bytes) -> str:
     """Bytes that are no UTF-8 become halves of surrogate pairs, so that the row they are in can be named."""
-    return _without_mark(_unpack(path)).decode(errors="surrogateescape")
+    return _without_mark(data).decode(errors="surrogateescape")
 
 
 def _rows_of(rows: Iterable[Any], reading: Reading, source: str, first: int = 1) -> Iterator[Row]:

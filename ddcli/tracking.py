@@ -1,8 +1,11 @@
 """Metrics of a run told to a tracker too, by its name, through accelerate; metrics.jsonl is there anyway."""
 
 import math
+import sys
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +36,21 @@ def _by_id(run: Path, first: int) -> dict[str, Any]:
     return {**found, "id": found["name"].rpartition("-")[2]}
 
 
-# by name, what accelerate's class is made with for a run that begins, or goes on, behind a step
-TRACKERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "tensorboard": _in_the_run,
-    "trackio": _elsewhere,
-    "wandb": _by_id,
+@dataclass(frozen=True)
+class Kind:
+    """A tracker that accelerate knows by the same name."""
+
+    arguments: Callable[
+        [Path, int], dict[str, Any]
+    ]  # of its class, for a run that goes on behind a step, or 0
+    finish: Callable[[Any], object] = lambda tracker: tracker.finish()
+
+
+TRACKERS: dict[str, Kind] = {
+    "tensorboard": Kind(_in_the_run),
+    # accelerate's own leaves the run open, which trackio then ends again, and says so
+    "trackio": Kind(_elsewhere, lambda _: needed("trackio", "--track trackio", "trackio").finish()),
+    "wandb": Kind(_by_id),
 }
 
 
@@ -54,7 +67,7 @@ class Tracked(Silent):
             raise unknown("tracker", name, TRACKERS)
         for package in ("accelerate", name):
             needed(package, f"--track {name}", name)
-        self.reporter, self.name, self.run = reporter, name, run
+        self.reporter, self.name, self.run, self.kind = reporter, name, run, TRACKERS[name]
         self.tracker: Any = None
 
     def begin(self, step: int, steps: int) -> None:
@@ -65,11 +78,14 @@ class Tracked(Silent):
         settings = flatten(read_toml(self.run / "config.toml"))
         try:
             PartialState()  # without which its log says nothing but that it is missing
-            tracker = LOGGER_TYPE_TO_CLASS[self.name](**TRACKERS[self.name](self.run, step))
-            tracker.main_process_only = False  # which this one is, whatever accelerate makes of the others
-            tracker.start()
-            if not step:
-                tracker.store_init_configuration(settings)
+            with redirect_stdout(sys.stderr):  # some speak where answers belong
+                tracker = LOGGER_TYPE_TO_CLASS[self.name](**self.kind.arguments(self.run, step))
+                tracker.main_process_only = (
+                    False  # which this one is, whatever accelerate makes of the others
+                )
+                tracker.start()
+                if not step:
+                    tracker.store_init_configuration(settings)
         except Exception as error:  # whatever a service and its client make of their troubles
             raise DdcliError(f"--track {self.name}: it cannot be started: {first_line(error)}") from None
         self.tracker = tracker
@@ -82,13 +98,14 @@ class Tracked(Silent):
 
     def end(self) -> None:
         self.reporter.end()
-        self._tell(lambda tracker: tracker.finish())
+        self._tell(self.kind.finish)
 
     def _tell(self, what: Callable[[Any], object]) -> None:
         """Whatever becomes of a tracker, the training goes on."""
         if self.tracker:
             try:
-                what(self.tracker)
+                with redirect_stdout(sys.stderr):
+                    what(self.tracker)
             except Exception as error:
                 self.tracker = None
                 self.reporter.say(f"--track {self.name}: it is told no more: {first_line(error)}")

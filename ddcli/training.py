@@ -50,6 +50,7 @@ from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, check_as_it_was, plan_of, resolved, too_large
+from .process import Autoregressive
 from .runlog import ABOUT, METRICS, metrics_of
 from .sampler import default_sampler
 from .saved import save_model
@@ -464,6 +465,7 @@ class _Run:
                 data.labels,
                 settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
                 network=network if isinstance(network, DiffusionTransformer) else None,
+                block=self.config.model.block or 0,
                 about=network.config.diffusion,
             )
             own = self.world.share(samples.count)
@@ -533,9 +535,11 @@ class _Run:
         measured: bool,
     ) -> None:
         process, network = self.plan.process, self.state.plain or self.plan.network
-        defaults = SamplerSettings(sampler=default_sampler(process), **self.plan.own_steps).model_dump()
-        save_model(self.folder, network, groups["ema"], process.tables(), defaults)
-        card = model_card(self.config, self.plan.data, network, step, self.bounds[-1:])
+        defaults = SamplerSettings(sampler=default_sampler(process), **self.plan.own_steps)
+        save_model(self.folder, network, groups["ema"], process.tables(), defaults.model_dump())
+        fills = not (self.config.model.block or isinstance(process, Autoregressive))
+        data, bounds = self.plan.data, self.bounds[-1:]
+        card = model_card(self.config, data, network, step, bounds, defaults, fills=fills)
         write_text(self.folder / "README.md", card)
         state = {
             "step": step,

@@ -1,5 +1,5 @@
-"""The network of MDLM, SEDD, UDLM, Duo and GIDD by its definition, position by position: slow, and written
-apart from ddcli's, which is compared with it. And checkpoints in the layouts of these codebases.
+"""The network of MDLM, SEDD, UDLM, Duo, GIDD and BD3-LM by its definition, position by position: slow, and
+written apart from ddcli's, which is compared with it. And checkpoints in the layouts of these codebases.
 """
 
 import json
@@ -57,8 +57,9 @@ def conditioning(number: float, weights: Weights) -> Tensor:
     return silu(affine(hidden, weights, "sigma_map.mlp.2"))
 
 
-def logits_of(weights: Weights, heads: int, ids: list[int], number: float) -> Tensor:
-    """What the backbone says of one sequence, (L, V), told one number."""
+def logits_of(weights: Weights, heads: int, ids: list[int], number: float, block: int = 0) -> Tensor:
+    """What the backbone says of one sequence, (L, V), told one number. block: tokens that see each other and
+    all before them; 0: all see all."""
     x = weights["vocab_embed.embedding"][ids]
     length, width = x.shape
     size = width // heads
@@ -73,7 +74,10 @@ def logits_of(weights: Weights, heads: int, ids: list[int], number: float) -> Te
         for h in range(heads):
             q = torch.stack([turned(qkv[i, 0, h], i) for i in range(length)])
             k = torch.stack([turned(qkv[i, 1, h], i) for i in range(length)])
-            mixed[:, h] = (q @ k.T / math.sqrt(size)).softmax(-1) @ qkv[:, 2, h]
+            scores = q @ k.T / math.sqrt(size)
+            for i in range(length):
+                end = (i // block + 1) * block if block else length
+                mixed[i, h] = scores[i, :end].softmax(-1) @ qkv[:end, 2, h]
         x = x + gate * (mixed.reshape(length, width) @ own["attn_out.weight"].T)
         read = norm(x, own["norm2.weight"]) * (1 + scale2) + shift2
         x = x + gate2 * affine(gelu(affine(read, own, "mlp.0")), own, "mlp.2")
@@ -81,6 +85,15 @@ def logits_of(weights: Weights, heads: int, ids: list[int], number: float) -> Te
     shift, scale = affine(told, weights, "output_layer.adaLN_modulation").split(width)
     x = norm(x, weights["output_layer.norm_final.weight"]) * (1 + scale) + shift
     return affine(x, weights, "output_layer.linear")
+
+
+def block_logits(weights: Weights, heads: int, noisy: list[int], clean: list[int], block: int) -> Tensor:
+    """What BD3-LM says of every noisy token, (L, V): of each block by itself and the clean ones before it."""
+    found = []
+    for start in range(0, len(noisy), block):
+        ids = clean[:start] + noisy[start : start + block]
+        found.append(logits_of(weights, heads, ids, 0.0, block)[start:])
+    return torch.cat(found)
 
 
 # -- what their parametrisations make of logits (V,) at one position ----------------------------------------
@@ -151,7 +164,7 @@ def random_weights(vocab_size: int, seed: int = 0) -> Weights:
 
 
 def hub_config(kind: str, vocab_size: int, **more: Any) -> dict[str, Any]:
-    """As `configuration_mdlm.py`, `configuration_udlm.py` and Duo's have it."""
+    """As `configuration_mdlm.py` and those of UDLM, Duo and BD3-LM have it."""
     return {
         "model_type": kind,
         "architectures": [kind.upper()],
@@ -225,6 +238,8 @@ class Original:
     told: Callable[[float], float]
     has_ends: bool
     buffers: Weights = field(default_factory=dict)
+    block: int = 0
+    beside: Weights = field(default_factory=dict)  # under these names, without the prefix
 
 
 def frequencies() -> Weights:
@@ -245,6 +260,18 @@ def hub(kind: str, told: Callable[[float], float], **more: Any) -> Original:
     return Original(lambda v: hub_config(kind, v, **more), "backbone.", told, True, frequencies())
 
 
+OF_BLOCKS = {
+    "adaln": True,
+    "attn_backend": "flex",
+    "causal": False,
+    "cross_attn": True,
+    "return_dict": False,
+    "sampling_eps_max": 0.999,
+    "sampling_eps_min": 1e-3,
+    "time_conditioning": False,
+    "var_min": True,
+}
+
 ORIGINALS: dict[str, Original] = {
     "mdlm": hub("mdlm", lambda t: 0.0, time_conditioning=False),
     "mdlm-told": hub("mdlm", loglinear, time_conditioning=True),
@@ -255,6 +282,15 @@ ORIGINALS: dict[str, Original] = {
     "sedd-nested": Original(lambda v: {"config": sedd_config(v)}, "", loglinear, False),
     "udlm": hub("udlm", loglinear, time_conditioning=True, cfg=False, cfg_num_classes=-1),
     "duo": hub("duo", loglinear, causal=False, var_min=True),
+    "bd3lm": Original(
+        lambda v: hub_config("bd3lm", v, block_size=4, **OF_BLOCKS),
+        "backbone.",
+        lambda t: 0.0,
+        False,
+        frequencies(),
+        4,
+        {"sampling_eps_min": torch.tensor(0.45), "sampling_eps_max": torch.tensor(0.95)},
+    ),
     "gidd": Original(
         lambda v: gidd_config(v, 0.2), "", lambda t: min(max(t, 1e-4), 1 - 1e-4), True, tables()
     ),
@@ -269,6 +305,7 @@ def save(kind: str, folder: Path, tokenizer: Any, *, as_pickle: bool = False) ->
     vocab_size = len(tokenizer) + (tokenizer.mask_token is None)
     weights, original = random_weights(vocab_size), ORIGINALS[kind]
     kept = {original.prefix + name: value for name, value in (weights | original.buffers).items()}
+    kept |= original.beside
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(original.config(vocab_size)))
     tokenizer.save_pretrained(folder)

@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import threading
+import zipfile
 
 import datasets
 import numpy as np
@@ -120,8 +121,11 @@ def write_table(path, rows, column="text"):
         ".jsonl": lambda: "\n".join(json.dumps(o, ensure_ascii=False) for o in objects).encode(),
         ".json": lambda: json.dumps(objects).encode(),
         ".csv": lambda: ("\ufeff" + csv(rows)).encode(),
+        ".tsv": lambda: ("\ufeff" + csv(rows).replace(",", "\t", 1).replace(',"', '\t"')).encode(),
         ".parquet": lambda: parquet(pyarrow.Table.from_pylist(objects)),
+        ".arrow": lambda: arrow(pyarrow.Table.from_pylist(objects), pyarrow.ipc.new_stream),
     }
+    writers[".ndjson"] = writers[".jsonl"]
     path.write_bytes(writers[path.suffix]())
     return str(path)
 
@@ -132,7 +136,14 @@ def parquet(table):
     return sink.getvalue().to_pybytes()
 
 
-TABLES = (".jsonl", ".json", ".csv", ".parquet")
+def arrow(table, kind):
+    sink = pyarrow.BufferOutputStream()
+    with kind(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
 @pytest.mark.parametrize("ending", TABLES)
@@ -143,6 +154,56 @@ def test_each_row_of_a_table_is_a_document(ending, tmp_path):
     assert corpus.documents == [row for row in rows if row]
     assert corpus.skipped == 1
     assert read_corpus(source, text_column="story", lines=True) == corpus
+
+
+def test_an_arrow_file_may_be_one_that_can_be_read_in_any_order(tmp_path):
+    table = pyarrow.table({"text": ["a", "b"]})
+    (tmp_path / "t.arrow").write_bytes(arrow(table, pyarrow.ipc.new_file))
+    assert read_corpus(str(tmp_path / "t.arrow")).documents == ["a", "b"]
+
+
+def test_a_dataset_that_was_saved_is_its_rows_and_not_its_description(tmp_path):
+    rows = Dataset.from_dict({"text": [f"row {i}" for i in range(5)]})
+    rows.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=rows, test=rows.select([1])).save_to_disk(tmp_path / "more")
+    one, more = str(tmp_path / "one"), str(tmp_path / "more")
+    assert read_corpus(one).documents == read_corpus(more).documents == rows["text"][:]
+    assert read_corpus(more, split="test").documents == ["row 1"]
+    streamed = stream_documents(more)
+    assert sorted(streamed.all()) == rows["text"][:]
+    with pytest.raises(DdcliError, match=r"no split 'valid' but train, test; set data.split to one"):
+        read_corpus(more, split="valid")
+    (tmp_path / "one" / "state.json").write_text("{")
+    with pytest.raises(DdcliError, match="cannot be read as a dataset"):
+        read_corpus(one)
+
+
+def test_an_archive_is_read_as_a_folder_is(tmp_path):
+    def archive(**members):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            for name, content in members.items():
+                file.writestr(name.replace("__", "."), content)
+        return read_corpus(str(tmp_path / "a.zip"))
+
+    texts = archive(b__txt="two", a__md="one", c__bin=b"\0", d__jsonl='{"text": "x"}')
+    assert texts.documents == ["one", "two", '{"text": "x"}']
+    assert texts.skipped == 1
+    assert archive(a__csv="text\none\ntwo", b__jsonl__gz=gzip.compress(b'{"text": "x"}')).documents == [
+        "one",
+        "two",
+        "x",
+    ]
+    (tmp_path / "a.zip").write_bytes(b"PK and nothing else")
+    with pytest.raises(DdcliError, match=r"a\.zip cannot be read: "):
+        read_corpus(str(tmp_path / "a.zip"))
+
+
+def test_no_table_is_passed_over_among_other_files(tmp_path):
+    """As in a dataset's repository, beside its card."""
+    (tmp_path / "README.md").write_text("a card")
+    write_table(tmp_path / "t.parquet", ROWS)
+    with pytest.raises(DdcliError, match=r"t\.parquet is a table, but beside it .* --data '.*/\*\.parquet'"):
+        read_corpus(str(tmp_path))
 
 
 def test_a_table_may_end_its_lines_in_any_way(tmp_path):
@@ -176,6 +237,8 @@ def test_a_compressed_table_is_still_a_table(tmp_path):
         ("a.jsonl", b'{"text": "\\ud83d"}', "half a surrogate pair"),
         ("a.json", b'{"text": "a"}', "rename it .jsonl"),
         ("a.parquet", b"PAR", "is not a parquet file"),
+        ("a.arrow", b"ARR", "is not an arrow file"),
+        ("a.tar", b"a.txt\0\0\0text", "is binary, no text; --tokenizer byte takes it, or unpack"),
     ],
 )
 def test_data_that_cannot_be_read_is_refused_in_one_line(name, data, said, tmp_path):
@@ -316,7 +379,7 @@ def test_a_dataset_that_cannot_be_loaded_is_refused_in_one_line(monkeypatch):
         raise ConnectionError("Couldn't reach the Hub\nand much more")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DdcliError, match=r"no file or folder wikitext.*Couldn't reach the Hub$"):
+    with pytest.raises(DdcliError, match=r"no file or folder wikitext.*Couldn't reach the Hub; give files"):
         stream_documents("wikitext")
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import borrowed
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 import ddcli
 from ddcli.cli import main
-from ddcli.denoiser import Batched
+from ddcli.denoiser import Batched, OneByOne
 from ddcli.errors import DdcliError
 from ddcli.process import posterior
 from ddcli.randomness import LOG_ZERO
@@ -89,7 +90,9 @@ def test_logits_are_those_of_the_published_network(kind, t, opened):
     ).double()  # what is given stands at 0; the network knows the running time
     ends = model.plain.network.ends
     ids = [*ends.opening, *xt[0].tolist(), *ends.closing]
-    wanted = reference.logits_of(weights, reference.HEADS, ids, ORIGINALS[kind].told(t))
+    wanted = reference.logits_of(
+        weights, reference.HEADS, ids, ORIGINALS[kind].told(t), ORIGINALS[kind].block
+    )
     found = model.plain.logits(xt, clock, rows)
     assert len(ends) == 2 * ORIGINALS[kind].has_ends
     torch.testing.assert_close(
@@ -98,7 +101,7 @@ def test_logits_are_those_of_the_published_network(kind, t, opened):
     assert wanted.std() > 0.1
 
 
-@pytest.mark.parametrize("kind", ["mdlm", "udlm", "sedd"])
+@pytest.mark.parametrize("kind", ["mdlm", "udlm", "sedd", "bd3lm"])
 def test_padding_and_neighbours_do_not_change_what_is_believed(kind, opened):
     _, _, model = opened(kind)
     short, few = noisy(model, 5)
@@ -204,6 +207,82 @@ def test_texts_are_written_filled_and_measured(kind, opened):
     (sample,) = model.sample(1, prompt="The dog", length=12, steps=3, seed=2)
     assert sample.text.startswith("The dog")
     assert math.isfinite(model.score("the quick brown fox jumps over the lazy dog", draws=1).nats_per_token)
+
+
+def masked(xt, rows, model):
+    return xt.masked_fill(rows, model.tokenizer.mask_id)
+
+
+def test_blocks_in_one_pass_are_those_of_a_pass_for_each(opened):
+    _, weights, model = opened("bd3lm")
+    clean = noisy(model, 12)[0]
+    rows = torch.arange(12)[None] % 3 != 1
+    xt = masked(clean, rows, model)
+    wanted = reference.block_logits(weights, reference.HEADS, xt[0].tolist(), clean[0].tolist(), 4)
+    found = model.plain.logits(xt, rows.double(), rows, clean=clean)
+    torch.testing.assert_close(found, wanted[rows[0]], atol=1e-4, rtol=1e-4)
+
+
+def test_blocks_are_written_behind_what_parts_texts_from_what_is_kept_of_those_before(opened, monkeypatch):
+    model = opened("bd3lm")[2]
+    begin = model.tokenizer.bos_id
+    asked = {"prompt": "The quick", "length": 40, "steps": 16, "seed": 2}  # more than it was trained on
+    frames = list(model.frames(**asked))
+    assert all(frame.x[0, 0] == begin and frame.clock[0, 0] == 0 for frame in frames)
+    assert frames[-1].x.shape == (1, 41)
+    for frame in frames:  # later blocks wait for earlier ones
+        opens = (frame.clock[0] > 0).nonzero()[:, 0]
+        assert (frame.clock[0, (opens[0] // 4 + 1) * 4 :] == 1).all() if len(opens) else True
+    lengths, go_on = [], model.plain.network.go_on
+    monkeypatch.setattr(
+        model.plain.network, "go_on", lambda ids, *rest: lengths.append(ids.shape[1]) or go_on(ids, *rest)
+    )
+    monkeypatch.setattr(model.denoiser.denoiser, "_held", {})
+    (kept,) = model.sample(**asked)
+    assert max(lengths) <= 8  # the prompt's two blocks, and then never more than one
+    plain = replace(model, denoiser=OneByOne(model.plain))
+    assert plain.sample(**asked)[0].tokens == kept.tokens
+    assert kept.text.startswith("The quick")
+    with pytest.raises(DdcliError, match="a block model sees only what stands before a gap"):
+        model.infill("the [MASK:2] dog")
+    with pytest.raises(DdcliError, match="writes blocks of 4; leave --block out"):
+        model.sample(block=8)
+
+
+def test_the_bound_of_blocks_of_one_is_the_likelihood_of_each_token_by_those_before(opened, tmp_path):
+    """The first of each block of text is told what stands before it, and costs nothing itself."""
+    folder, weights, _ = opened("bd3lm")
+    folder = Path(shutil.copytree(folder, tmp_path / "ones"))
+    edit_json(folder / "config.json", block_size=1, model_length=8)
+    model = ddcli.load(folder)
+    text = "The quick brown fox jumps."
+    ids = [*model.tokenizer.encode(text).tolist(), model.tokenizer.eos_id]
+    assert len(ids) > 14
+    nats, before = 0.0, model.tokenizer.bos_id
+    for start in range(0, len(ids), 7):
+        clean = [before, *ids[start : start + 7]]
+        masks = [model.tokenizer.mask_id] * len(clean)
+        said = reference.block_logits(weights, reference.HEADS, masks, clean, 1)
+        for logits, token in zip(said[1:], clean[1:], strict=True):
+            nats -= reference.subs(logits, model.tokenizer.mask_id)[token].item()
+        before = clean[-1]
+    bound = model.score(text)
+    assert bound.tokens == len(ids)
+    assert bound.nats_per_token == pytest.approx(nats / len(ids), rel=1e-4)
+    assert bound.bits_per_char == pytest.approx(nats / math.log(2) / len(text), rel=1e-4)
+
+
+def test_one_block_is_a_model_that_sees_both_sides(opened, tmp_path):
+    folder, weights, _ = opened("bd3lm")
+    folder = Path(shutil.copytree(folder, tmp_path / "whole"))
+    edit_json(folder / "config.json", block_size=32)
+    model = ddcli.load(folder)
+    assert (model.block, model.length) == (0, 31)
+    xt, rows = noisy(model)
+    wanted = reference.logits_of(weights, reference.HEADS, [model.tokenizer.bos_id, *xt[0].tolist()], 0.0)
+    found = model.plain.logits(xt, rows.double(), rows)
+    torch.testing.assert_close(found, wanted[1:][rows[0]], atol=1e-4, rtol=1e-4)
+    assert model.infill("the [MASK:2] dog", steps=2, seed=1, score=False)[0].text.endswith(" dog")
 
 
 def test_no_gap_holds_a_special_token(opened, monkeypatch):
@@ -370,7 +449,10 @@ def test_weights_that_do_not_fit_are_refused_by_name(what, copied):
         ("sedd-geometric", {"noise__sigma_min": 0.1}, "its least sigma is another"),
         ("sedd-geometric", {"noise__sigma_max": 1e9}, "sigma_max 1000000000.0"),
         ("gidd", {"p_uniform": 1.0}, "p_uniform 1.0"),
-        ("mdlm", {"model_type": "bd3lm"}, "BD3-LM"),
+        ("bd3lm", {"block_size": 5}, "blocks of 5 do not fill 32 tokens"),
+        ("bd3lm", {"block_size": ...}, "block_size: field required"),
+        ("bd3lm", {"time_conditioning": True}, "its blocks are told the time"),
+        ("bd3lm", {"causal": True}, "it sees what stands before a token alone"),
     ],
 )
 def test_a_config_that_is_not_read_is_refused_in_one_line(kind, change, said, opened, tmp_path):

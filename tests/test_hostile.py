@@ -32,6 +32,7 @@ from ddcli.checkpoint import checkpoints
 from ddcli.display import TrainingDisplay
 from ddcli.errors import escaped, printable
 from ddcli.files import MANIFEST, sha256
+from ddcli.model import SamplerSettings
 from ddcli.modelcard import model_card
 from ddcli.plan import Silent, make_plan
 
@@ -624,7 +625,8 @@ def test_a_model_card_is_text_whatever_the_data_is_called(text_file, tmp_path):
     plan = make_plan(tiny_config(text_file), None, Silent())
     name = "a`b\n# <script>\x1b[2J"
     config = plan.config.model_copy(update={"data": plan.config.data.model_copy(update={"source": name})})
-    card = model_card(config, replace(plan.data, labels={"</p>`\n": {3: 1}}), plan.network, 1, [])
+    data, settings = replace(plan.data, labels={"</p>`\n": {3: 1}}), SamplerSettings()
+    card = model_card(config, data, plan.network, 1, [], settings, fills=True)
     assert harmless(card)
     assert "- Data: `a'b␊# <script>␛[2J` (sha256" in card
     assert "`</p>'␊`" in card

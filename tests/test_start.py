@@ -225,7 +225,7 @@ def test_a_dry_run_tells_what_would_be_done(folders, text_file):
 def test_the_card_says_where_a_run_began(bert_run, folders):
     card = (bert_run / "README.md").read_text()
     assert "library_name: transformers" in card
-    assert f"- Started from `{folders('bert')}`" in card
+    assert f"- Started from `{folders('bert').name}`" in card
     assert "AutoModelForMaskedLM.from_pretrained" in card
 
 

@@ -9,7 +9,7 @@ from accelerate import tracking as theirs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import metrics, stop_at, tiny_config, train_tiny
 
-from ddcli.errors import DdcliError
+from ddcli.errors import DdcliError, needed
 from ddcli.training import train
 
 
@@ -45,13 +45,14 @@ class Service(theirs.GeneralTracker):
         self.settings = values
 
     def log(self, values, step):
+        print("heard")  # as trackio does
         self.told.append((step, values))
 
     def finish(self):
         self.finished = True
 
 
-def test_a_run_that_goes_on_is_the_one_that_was_begun(text_file, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_is_the_one_that_was_begun(text_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
     monkeypatch.setitem(theirs.LOGGER_TYPE_TO_CLASS, "wandb", Service)
     settings = {"train__steps": 4, "checkpoint__every": 2, "metrics__every": 1, "validation__every": 0}
@@ -68,6 +69,7 @@ def test_a_run_that_goes_on_is_the_one_that_was_begun(text_file, tmp_path, monke
     assert [step for step, _ in begun.told + on.told] == [1, 2, 3, 4]
     assert all(math.isfinite(value) for _, line in on.told for value in line.values())
     assert all(tracker.finished for tracker in Service.made)
+    assert "heard" not in capsys.readouterr().out  # which is for answers
 
 
 def test_a_tracker_that_fails_is_no_end_of_a_run(text_file, tmp_path, monkeypatch):
@@ -80,6 +82,16 @@ def test_a_tracker_that_fails_is_no_end_of_a_run(text_file, tmp_path, monkeypatc
     heard = train_tiny(tmp_path / "run", text_file, metrics__track="wandb", validation__every=0)
     assert heard.lines == ["--track wandb: it is told no more: no network"]
     assert len(metrics(tmp_path / "run")) == 4
+
+
+def test_a_folder_that_bears_its_name_is_no_package(tmp_path, monkeypatch):
+    """As the one that wandb writes to where it runs."""
+    (tmp_path / "wandered").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        DdcliError, match=r"needs the package wandered .the folder .*wandered only bears its name"
+    ):
+        needed("wandered", "--track", "wandb")
 
 
 @pytest.mark.parametrize(

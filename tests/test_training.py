@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny import (
@@ -270,6 +271,10 @@ def test_the_card_says_what_the_model_is(absorbing_run):
     assert f"{last['bound_bits_per_char']:.3f} bits per character" in card
     assert "`absorbing`, `linear` schedule" in card
     assert "Trained for 100 of 100 steps of 8 sequences" in card
+    assert "Sampler, if nobody says: `ancestral`, 128 steps" in card
+    assert str(absorbing_run.parent) not in card  # which strangers may read
+    front = ModelCard(card).data.to_dict()
+    assert (front["library_name"], front["pipeline_tag"]) == ("ddcli", "fill-mask")
 
 
 def test_samples_during_training_are_told_and_written(text_file, tmp_path):

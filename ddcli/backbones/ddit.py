@@ -1,14 +1,14 @@
 """The network that most research on text diffusion trained: a transformer that is told how noisy its text is.
 
 SEDD (arXiv:2310.16834) made it from DiT (arXiv:2212.09748), and MDLM (arXiv:2406.07524), UDLM
-(arXiv:2412.10193), Duo (arXiv:2506.10892) and GIDD (arXiv:2503.04482) kept it: rotary positions, norms with
-no bias, a GELU, and scales, shifts and gates of each layer from one number for the sequence. Modules bear the
-names that the weights have in files, so that nothing is renamed. Legend: B batch, L length, D width, H heads,
-C numbers that a layer is told by, V vocabulary.
+(arXiv:2412.10193), Duo (arXiv:2506.10892), GIDD (arXiv:2503.04482) and BD3-LM (arXiv:2503.09573) kept it:
+rotary positions, norms with no bias, a GELU, and scales, shifts and gates of each layer from one number for
+the sequence. Modules bear the names that the weights have in files, so that nothing is renamed. Legend: B
+batch, L length, D width, H heads, C numbers that a layer is told by, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .ends import Ends
-from .transformer import Bias, Rotation, attend, rotary, rotate
+from .transformer import (
+    Bias,
+    KeysValues,
+    Rotation,
+    attend,
+    bias_of,
+    in_blocks,
+    noisy_and_clean,
+    rotary,
+    rotate,
+)
 
 FREQUENCIES = 256  # sines and cosines by which the network is told its number
 SLOWEST = 10_000.0
@@ -68,17 +78,31 @@ class DDiT(nn.Module):
                 if valid is not None
                 else clock.double().amax(-1)
             )
-        with torch.autocast(input_ids.device.type, enabled=False):  # few numbers, which all else hangs on
-            told = self.sigma_map(self.told(time).float())
         ids, seen = self.ends.around(input_ids, valid)
-        bias = None
-        if valid is not None:
-            bias = torch.zeros(seen.shape, device=ids.device).masked_fill(~seen, -1e4)[:, None, None]
+        bias = None if valid is None else bias_of(seen)[:, None, None]
+        position = torch.arange(ids.shape[1], device=ids.device)
+        return self.ends.taken_off(self._layers(ids, self.told(time), position, bias))
+
+    def _layers(
+        self,
+        ids: Tensor,
+        number: Tensor,
+        position: Tensor,
+        bias: Bias | None,
+        past: Sequence[KeysValues | None] | None = None,
+        present: list[KeysValues] | None = None,
+    ) -> Tensor:
+        """Hidden states (B, L, D) of ids (B, L) at positions (L,), told numbers (B,). Keys and values of each
+        layer are added to what is `present`, where that is kept."""
+        with torch.autocast(ids.device.type, enabled=False):  # few numbers, which all else hangs on
+            told = self.sigma_map(number.float())
         x = self.vocab_embed(ids)
-        rotation = rotary(torch.arange(ids.shape[1], device=ids.device), self.size)
-        for block in self.blocks:
-            x = block(x, rotation, bias, told)
-        return self.ends.taken_off(self.output_layer.steered(x, told))
+        rotation = rotary(position, self.size)
+        for block, before in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
+            x, keys_values = block(x, rotation, bias, told, before)
+            if present is not None:
+                present.append(keys_values)
+        return self.output_layer.steered(x, told)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D)."""
@@ -86,6 +110,52 @@ class DDiT(nn.Module):
 
     def head_weights(self) -> list[Tensor]:
         return [weight for weight in self.output_layer.linear.parameters() if weight.requires_grad]
+
+
+class BlockDDiT(DDiT):
+    """One that writes block after block: a position sees its own block and those before it, within a window
+    of blocks, and no time is told (BD3-LM). Nothing stands around a text: blocks are counted from its start.
+    """
+
+    def __init__(self, shape: DDiTShape, block: int, window: int, pad_id: int) -> None:
+        super().__init__(shape, untold, Ends([], [], pad_id))
+        self.block = block
+        self.window = window
+
+    def trunk(
+        self,
+        input_ids: Tensor,
+        clock: Tensor | None = None,
+        valid: Tensor | None = None,
+        clean: Tensor | None = None,
+    ) -> Tensor:
+        """As of any such network. `clean` (B, L): what stands in the blocks before each one, of which
+        input_ids holds a noisy copy."""
+        n = input_ids.shape[1]
+        position = torch.arange(n, device=input_ids.device)
+        if clean is None:
+            seen = in_blocks(position, position, self.block, self.window)
+        else:
+            seen = noisy_and_clean(n, self.block, self.window, input_ids.device)
+            input_ids, position = torch.cat([input_ids, clean], 1), torch.cat([position, position])
+            valid = None if valid is None else torch.cat([valid, valid], 1)
+        if valid is not None:
+            seen = seen & valid[:, None, None, :]
+        return self._layers(input_ids, self._untold(input_ids), position, bias_of(seen))[:, :n]
+
+    def go_on(
+        self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """As of a `denoiser.BlockNetwork`."""
+        held = 0 if past is None else past[0][0].shape[2]
+        key = torch.arange(start - held, start + input_ids.shape[1], device=input_ids.device)
+        seen = bias_of(in_blocks(key[held:], key, self.block, self.window))
+        present: list[KeysValues] = []
+        hidden = self._layers(input_ids, self._untold(input_ids), key[held:], seen, past, present)
+        return hidden, present
+
+    def _untold(self, ids: Tensor) -> Tensor:
+        return self.told(torch.zeros(len(ids), device=ids.device))
 
 
 class Embedding(nn.Module):
@@ -127,15 +197,19 @@ class Block(nn.Module):
         )
         self.adaLN_modulation = nn.Linear(shape.told, 6 * width)
 
-    def forward(self, x: Tensor, rotation: Rotation, bias: Bias | None, told: Tensor) -> Tensor:
-        """x (B, L, D), told (B, C)."""
+    def forward(
+        self, x: Tensor, rotation: Rotation, bias: Bias | None, told: Tensor, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        """x (B, L, D), told (B, C). Returns keys and values too, those that are past included."""
         b, n, d = x.shape
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(told)[:, None].chunk(6, -1)
         parts = self.attn_qkv(self.norm1(x) * (1 + scale) + shift)
         q, k, v = parts.view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = attend(rotate(q, rotation), rotate(k, rotation), v, bias)
-        x = x + gate * self.attn_out(mixed.transpose(1, 2).reshape(b, n, d))
-        return x + mlp_gate * self.mlp(self.norm2(x) * (1 + mlp_scale) + mlp_shift)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        x = x + gate * self.attn_out(attend(q, k, v, bias).transpose(1, 2).reshape(b, n, d))
+        return x + mlp_gate * self.mlp(self.norm2(x) * (1 + mlp_scale) + mlp_shift), (k, v)
 
 
 class OutputLayer(nn.Module):

@@ -221,6 +221,14 @@ class DiffusionTransformer(PreTrainedModel, Network):
     def layers(self) -> Sequence[nn.Module]:
         return list(self.blocks)
 
+    @property
+    def block(self) -> int:
+        return int(self.config.block)
+
+    @property
+    def window(self) -> int:
+        return int(self.config.window)
+
     def head_weights(self) -> list[Tensor]:
         return [self.head.weight]
 
@@ -261,9 +269,7 @@ class DiffusionTransformer(PreTrainedModel, Network):
             if valid is None and by_tiles(input_ids.device):
                 tiles = noisy_and_clean_tiles(n, self.config.block, self.config.window, input_ids.device)
             else:
-                own = position[:, None] // self.config.block == position // self.config.block
-                noisy, copy = torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)
-                seen = torch.cat([noisy, copy])
+                seen = noisy_and_clean(n, self.config.block, self.config.window, input_ids.device)
             position = torch.cat([position, position])
         if valid is not None:
             seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
@@ -278,11 +284,7 @@ class DiffusionTransformer(PreTrainedModel, Network):
     def go_on(
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Hidden states of the whole blocks (B, n) that begin at position `start`, after what is in `past`.
-
-        past: keys and values of each layer, of the positions just before `start`. Returns them with those of
-        the new positions added, which is of use once these are clean.
-        """
+        """As of a `denoiser.BlockNetwork`; and of whole texts, where all see all."""
         held = 0 if past is None else past[0][0].shape[2]
         key = torch.arange(start - held, start + input_ids.shape[1], device=input_ids.device)
         seen = self._seen(key[held:], key)
@@ -294,10 +296,7 @@ class DiffusionTransformer(PreTrainedModel, Network):
         """Which positions see which, (n, m) bool; None where all see all."""
         if self.config.causal:
             return key <= query[:, None]
-        if not self.config.block:
-            return None
-        behind = query[:, None] // self.config.block - key // self.config.block
-        return (behind >= 0) & (behind < self.config.window)
+        return in_blocks(query, key, self.config.block, self.config.window) if self.config.block else None
 
     def _layers(
         self,
@@ -319,9 +318,7 @@ class DiffusionTransformer(PreTrainedModel, Network):
             x = x + self.told(told)
         x = rms_norm(x)
         rotation = rotary(position, self.config.width // self.config.heads)
-        bias: Bias | None = seen
-        if isinstance(seen, Tensor):
-            bias = torch.zeros(seen.shape, device=x.device).masked_fill(~seen, -1e4)
+        bias = bias_of(seen) if isinstance(seen, Tensor) else seen
         for block, before in zip(self.blocks, past, strict=True):
             x = block(x, rotation, bias, told, before, present)
         return rms_norm(x)
@@ -337,6 +334,28 @@ class DiffusionTransformer(PreTrainedModel, Network):
         return MaskedLMOutput(logits=self.head(self.trunk(input_ids, clock, valid)))
 
 
+def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
+    """Which of the positions `query` (n,) see which of `key` (m,), (n, m) bool: those of their own block, and
+    of the blocks before it, within a window of blocks."""
+    behind = query[:, None] // block - key // block
+    return (behind >= 0) & (behind < window)
+
+
+def noisy_and_clean(n: int, block: int, window: int, device: torch.device) -> Tensor:
+    """Which of n noisy and then n clean positions see which, (2 n, 2 n) bool: a noisy one its own block and
+    the clean ones before it, a clean one the clean blocks up to its own (BD3-LM, arXiv:2503.09573)."""
+    position = torch.arange(n, device=device)
+    seen = in_blocks(position, position, block, window)
+    own = in_blocks(position, position, block, 1)
+    noisy, copy = torch.cat([own, seen & ~own], 1), torch.cat([torch.zeros_like(own), seen], 1)
+    return torch.cat([noisy, copy])
+
+
+def bias_of(seen: Tensor) -> Tensor:
+    """What is added to scores where only some are `seen`, bool of any shape."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -1e4)
+
+
 def by_tiles(device: torch.device) -> bool:
     """Whether FlexAttention pays for masks that are mostly empty: on a GPU, and compiled."""
     return device.type == "cuda" and torch.compiler.is_compiling()
@@ -345,9 +364,7 @@ def by_tiles(device: torch.device) -> bool:
 @torch.compiler.disable  # made once for each shape, outside of what is compiled
 @lru_cache(maxsize=8)
 def noisy_and_clean_tiles(n: int, block: int, window: int, device: torch.device) -> BlockMask:
-    """Which of n noisy and then n clean positions see which: a noisy one its own block and the clean ones
-    before it, a clean one the clean blocks up to its own, within a window of blocks (BD3-LM,
-    arXiv:2503.09573). Tiles that are empty are never computed."""
+    """`noisy_and_clean` as tiles, of which those that are empty are never computed."""
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         behind = query % n // block - key % n // block

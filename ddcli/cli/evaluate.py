@@ -220,7 +220,8 @@ def _text(found: "Evaluation") -> Iterator[str]:
         f"  {counted(blocks.characters, 'character')}, {counted(blocks.predicted, unit)} to predict; "
         f"{measured:,} of {counted(len(blocks), found.unit)} of up to {found.model.length} {unit}s measured"
     )
-    yield "  each on its own: no context is carried over from one to the next"
+    most = " but one token" if found.model.opened else ""
+    yield f"  each on its own: no context{most} is carried over from one to the next"
     if text.unknown:
         yield f"  {counted(text.unknown, 'symbol')} that the vocabulary lacks: context, never predicted"
     if not found.model.tokenizer.is_exact:

@@ -10,14 +10,15 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..denoiser import Batched, NetworkDenoiser, OneByOne, find_head
+from ..backbones.ddit import BlockDDiT
+from ..denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from ..errors import DdcliError
 from ..model import Origin
 from ..process import Vocabulary, make_process
 from ..sampling import Writer
 from ..textmodel import TextModel
 from . import decoders
-from .ddit import no_blocks, no_start, opener
+from .ddit import no_start, opener
 from .diffusion_gemma import diffusion_gemma
 from .families import FAMILIES
 from .masked import masked_lm
@@ -41,7 +42,6 @@ WRITERS: dict[str, Callable[[Source, Mapping[str, Any], torch.device, torch.dtyp
 
 # by kind; any other is a masked language model, or refused as none
 OPENERS: dict[str, Opener] = {kind: opener(family) for kind, family in FAMILIES.items()}
-OPENERS["bd3lm"] = no_blocks
 OPENERS |= dict.fromkeys(WRITERS, only_writes)
 STARTERS: dict[str, Starter] = {
     **dict.fromkeys(WRITERS, only_writes),
@@ -67,13 +67,16 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, parts.excluded)
     process = make_process(parts.process, parts.schedule, vocabulary)
     plain = NetworkDenoiser(parts.network, process, find_head(parts.predicts, process), dtype)
+    asked: Denoiser = Cached(plain, parts.network) if isinstance(parts.network, BlockDDiT) else plain
     return TextModel(
-        denoiser=OneByOne(plain) if dtype == torch.float32 or not parts.heeds_padding else Batched(plain),
+        denoiser=OneByOne(asked) if dtype == torch.float32 or not parts.heeds_padding else Batched(asked),
         process=process,
         tokenizer=tokenizer,
         length=parts.length,
         device=device,
         plain=plain,
+        block=parts.block,
+        opened=parts.block > 0,
         origin=Origin(
             source.name,
             parts.architecture,

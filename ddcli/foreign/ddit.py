@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..backbones.ddit import DDiT
+from ..backbones.ddit import BlockDDiT, DDiT
 from ..backbones.ends import Ends
 from ..backbones.transformer import rotary
 from ..errors import DdcliError, shorten
@@ -34,10 +34,16 @@ def open_ddit(family: Family, source: Source, described: Mapping[str, Any], devi
     meaning, shape = config.meaning, config.shape
     tokenizer = research_tokenizer(source, shape.vocab_size)
     ends = Ends(*meaning.ends(tokenizer), tokenizer.pad_id)
-    files = source.weights()
+    block, files = config.block, source.weights()
     with torch.device("meta"):  # so that no memory is taken before the files are known to hold as much
-        empty = DDiT(shape, meaning.told, ends)
-    network = read_weights(empty, files, source.name, prefix=family.prefix, known=_tables(empty.size))
+        empty = (
+            BlockDDiT(shape, block, config.length // block, tokenizer.pad_id)
+            if block
+            else DDiT(shape, meaning.told, ends)
+        )
+    known = {family.prefix + name: agrees for name, agrees in _tables(empty.size).items()}
+    known |= dict.fromkeys(family.beside, _one_number)
+    network = read_weights(empty, files, source.name, prefix=family.prefix, known=known)
     return Parts(
         network=network.to(device),
         tokenizer=tokenizer,
@@ -45,11 +51,12 @@ def open_ddit(family: Family, source: Source, described: Mapping[str, Any], devi
         schedule=meaning.schedule,
         predicts=meaning.predicts,
         excluded=(tokenizer.mask_id,) if meaning.masks else (),
-        length=config.length - len(ends),
+        length=config.length - (0 if block else len(ends)),
         architecture=f"{family.name} ({type(network).__name__})",
         parameters=count(network),
         weights=files,
         heeds_padding=True,
+        block=block,
     )
 
 
@@ -63,14 +70,6 @@ def no_start(family: Family) -> Callable[..., NoReturn]:
         )
 
     return refuse
-
-
-def no_blocks(source: Source, described: Mapping[str, Any], device: torch.device) -> Parts:
-    """Raises DdcliError: what it would take is in docs/design.md."""
-    raise DdcliError(
-        f"{source.name} is a BD3-LM network, which writes block after block behind a first token of its "
-        "own; such are not read yet; use an MDLM, as kuleshov-group/mdlm-owt"
-    )
 
 
 def _read(family: Family, described: Mapping[str, Any], name: str) -> Described:
@@ -88,6 +87,10 @@ def _read(family: Family, described: Mapping[str, Any], name: str) -> Described:
     if shape.width % (2 * shape.heads):
         raise DdcliError(
             f"{name}: config.json is damaged: width {shape.width} does not fit {shape.heads} heads"
+        )
+    if found.block and found.length % found.block:
+        raise DdcliError(
+            f"{name}: config.json is damaged: blocks of {found.block} do not fill {found.length} tokens"
         )
     return found
 
@@ -112,6 +115,10 @@ def _tables(size: int) -> dict[str, Agrees]:
         "rotary_emb.cos_cached": cosines,
         "rotary_emb.sin_cached": sines,
     }
+
+
+def _one_number(kept: Tensor) -> bool:
+    return kept.numel() == 1
 
 
 def _close(kept: Tensor, ours: Tensor) -> bool:

@@ -39,6 +39,11 @@ def both_ends(tokenizer: WriterTokenizer) -> tuple[list[int], list[int]]:
     return [tokenizer.bos_id], [tokenizer.eos_id]
 
 
+def opening(tokenizer: WriterTokenizer) -> tuple[list[int], list[int]]:
+    """What stands before a text alone."""
+    return [tokenizer.bos_id], []
+
+
 def no_ends(tokenizer: WriterTokenizer) -> tuple[list[int], list[int]]:
     return [], []
 
@@ -81,6 +86,11 @@ class Described(_Section, ABC):
     @abstractmethod
     def length(self) -> int:
         """Tokens that it reads at once, ends included."""
+
+    @property
+    def block(self) -> int:
+        """Tokens that it denoises at once, given all before them; 0: all that it reads."""
+        return 0
 
     @property
     @abstractmethod
@@ -147,6 +157,29 @@ class _Duo(_Hub):
     @property
     def meaning(self) -> Meaning:
         return Meaning("uniform", "linear", "leave-one-out", _told(True), False, both_ends)
+
+
+class _Bd3lm(_Hub):
+    """arXiv:2503.09573. As MDLM, but block after block, and behind a first token that is given: in training
+    any that stands before a text, in sampling the one that parts texts.
+
+    Of one block it is an MDLM. The shares of masks that its blocks were trained on (`sampling_eps`) say
+    nothing of how they are to be written.
+    """
+
+    block_size: int = Field(ge=1, le=MOST_TOKENS)
+    cross_attn: bool = True  # blocks see those before them
+    time_conditioning: Annotated[bool, _only(False, "its blocks are told the time")] = False
+    adaln: Annotated[bool, _only(True, "its layers are not steered")] = True
+    causal: Annotated[bool, _only(False, "it sees what stands before a token alone")] = False
+
+    @property
+    def block(self) -> int:
+        return self.block_size if self.cross_attn and self.block_size < self.model_length else 0
+
+    @property
+    def meaning(self) -> Meaning:
+        return Meaning("absorbing", "linear", "leave-one-out", untold, True, opening)
 
 
 class _Gidd(Described):
@@ -262,12 +295,14 @@ class Family:
     name: str
     config: type[Described]
     prefix: str = ""  # of the names of all weights
+    beside: frozenset[str] = frozenset()  # numbers that its files hold too, and only training asks for
 
 
 FAMILIES: dict[str, Family] = {
     "mdlm": Family("MDLM", _Mdlm, "backbone."),
     "udlm": Family("UDLM", _Udlm, "backbone."),
     "duo": Family("Duo", _Duo, "backbone."),
+    "bd3lm": Family("BD3-LM", _Bd3lm, "backbone.", frozenset({"sampling_eps_min", "sampling_eps_max"})),
     "sedd": Family("SEDD", _Sedd),
     "dit": Family("GIDD", _Gidd),
 }

@@ -197,6 +197,7 @@ def assembled(
         parameters=network.num_parameters(),
         weights=source.weights() if filled else [],
         heeds_padding=heeds_padding,
+        block=0,
         most=most,
     )
 

@@ -38,18 +38,17 @@ def read_weights(
 ) -> N:
     """A network on the device meta, filled with float32 weights from files, on the CPU.
 
-    prefix: what stands before the names in the files. known: tensors that may be there beside the weights,
-    each with whether it says what the network computes. No memory is taken before all names and sizes are
-    known to fit.
+    prefix: what stands before the names of weights in the files. known: tensors that may be there beside
+    them, by their names there, each with whether it says what the network computes. No memory is taken before
+    all names and sizes are known to fit.
     Raises DdcliError, by the name of the model, where one is missing, or strange, or not all numbers.
     """
     known = known or {}
     wanted = {prefix + own: [*weight.shape] for own, weight in empty.state_dict().items()}
-    beside = {prefix + own: agrees for own, agrees in known.items()}
     with _reading(files, name) as kept:
-        _check(wanted, {n: k.shape() for n, k in kept.items() if n not in beside}, files[0].name, name)
-        for own in beside.keys() & kept.keys():
-            if not beside[own](kept[own].read()):
+        _check(wanted, {n: k.shape() for n, k in kept.items() if n not in known}, files[0].name, name)
+        for own in known.keys() & kept.keys():
+            if not known[own](kept[own].read()):
                 raise DdcliError(
                     f"{name}: {own} in {files[0].name} is not that of such a network; it cannot be read"
                 )

@@ -103,3 +103,4 @@ class Parts:
     parameters: int
     weights: list[Path]  # files
     heeds_padding: bool  # or else no sequence is padded to be asked about beside another
+    block: int  # tokens that the network writes at once, behind a first one that is given; 0: all
