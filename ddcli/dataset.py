@@ -139,8 +139,8 @@ def _corpus(settings: Data, source: str, split: str, as_bytes: bool, log: Log) -
 
 def _mixed_ends(documents: Sequence[Document]) -> str:
     """What to know of texts some lines of which end as on Windows: a model would learn to write both."""
-    every = sum(text.count("\n" if isinstance(text, str) else b"\n") for text in documents)
-    windows = sum(text.count("\r\n" if isinstance(text, str) else b"\r\n") for text in documents)
+    texts = [text for text in documents if isinstance(text, str)]
+    every, windows = (sum(text.count(end) for text in texts) for end in ("\n", "\r\n"))
     if not 0 < windows < every:
         return ""
     return (

@@ -5,6 +5,7 @@ that failed; 128 + the signal for one that was stopped, 75 for one whose time wa
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -105,6 +106,11 @@ for name, command in COMMANDS.items():
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code. What goes wrong is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # texts are UTF-8, wherever they go: on Windows, a pipe's is not
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
     debug = "--debug" in arguments
     try:
         outcome = app([a for a in arguments if a != "--debug"], prog_name="ddcli", standalone_mode=False)
