@@ -306,7 +306,6 @@ def test_a_dry_run_is_json_too(run, text_file):
         (("infill", "RUN", "a.txt", "b.txt"), "no use for 'b.txt'; a text itself is given on stdin: echo"),
         (("train", "names", "names.txt"), "what to train on is given by --data"),
         (("report", "RUN", "page.html"), "`ddcli report -h` shows what it takes"),
-        (("doctor", "nmaes"), "unknown run or recipe 'nmaes'; did you mean 'names'?"),
     ],
 )
 def test_what_is_said_in_the_wrong_place_is_told_the_right_one(refused, arguments, hint):
