@@ -259,7 +259,9 @@ def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: s
     tree: dict[str, dict[str, Any]] = {}
     for key, value in {**base, **overrides}.items():
         if key not in known:
-            meant = [k for k in known if k.endswith(f".{key}")]  # `lr` for `train.lr`
+            name = key.rpartition(".")[2]
+            initials = "".join(word[:1] for word in name.split("_"))  # `learning_rate` for `train.lr`
+            meant = [k for k in known if k.rpartition(".")[2] in (name, initials)]
             raise unknown(f"setting in {where}" if key in base else "setting", key, meant or known)
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value

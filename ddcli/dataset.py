@@ -126,6 +126,8 @@ def _corpus(settings: Data, source: str, split: str, as_bytes: bool, log: Log) -
         as_bytes=as_bytes,
         skip_bad=settings.bad_rows == "skip",
     )
+    if told := _mixed_ends(corpus.documents):
+        log(f"{source}: {told}")
     if corpus.skipped:
         log(f"{source}: {corpus.skipped:,} empty or unreadable documents left out")
     if corpus.problems:
@@ -133,6 +135,18 @@ def _corpus(settings: Data, source: str, split: str, as_bytes: bool, log: Log) -
             log(f"left out: {problem}")
         log(f"{source}: {len(corpus.problems):,} bad rows left out")
     return corpus
+
+
+def _mixed_ends(documents: Sequence[Document]) -> str:
+    """What to know of texts some lines of which end as on Windows: a model would learn to write both."""
+    texts = [text for text in documents if isinstance(text, str)]
+    every, windows = (sum(text.count(end) for text in texts) for end in ("\n", "\r\n"))
+    if not 0 < windows < every:
+        return ""
+    return (
+        f"{windows:,} of {every:,} lines end in CR LF, as on Windows, and the model learns both; for one "
+        "kind: sed -i 's/\\r$//' FILES"
+    )
 
 
 def _label_names(settings: Data, labels: Sequence[str]) -> list[str]:

@@ -17,8 +17,9 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):  # mps knows no float64, which clocks and draws need
-            raise RuntimeError("ddcli computes on cpu or cuda")
+        if device.type not in ("cpu", "cuda"):
+            why = "; mps knows no float64, which clocks and draws need" * (device.type == "mps")
+            raise RuntimeError(f"ddcli computes on cpu or cuda{why}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DdcliError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 
 from .checkpoint import best_checkpoint, checkpoints, verified
-from .config import find_recipe, load_config
+from .config import find_recipe, load_config, recipe_names
 from .device import can_compile, pick_device, pick_precision
-from .errors import DdcliError, counted
+from .errors import DdcliError, counted, unknown
 from .files import CONFIG, meant, read_small
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
@@ -49,6 +49,8 @@ def examine(subject: str | Path | None = None, data: str | None = None) -> list[
         return found + list(_run(Path(subject)))
     if Path(subject).name != str(subject) and not Path(subject).exists():
         raise DdcliError(f"{subject} is no run folder: there is no such folder{meant(str(subject), CONFIG)}")
+    if not Path(subject).is_file() and str(subject) not in recipe_names():
+        raise unknown("run or recipe", str(subject), recipe_names())
     return found + list(_recipe(find_recipe(subject), data))
 
 

@@ -98,9 +98,9 @@ def alone(what: str, make: Callable[..., T]) -> Callable[..., T]:
 def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:
     """An error for a name that is not in a registry, with the nearest known one."""
     known = sorted(known)
-    near = nearest(name, known)
+    near = known[0] if len(known) == 1 else nearest(name, known)
     hint = f"; did you mean {near!r}?" if near else ""
-    listed = f" (known: {', '.join(known)})" if len(known) <= 12 or not near else ""
+    listed = f" (known: {', '.join(known)})" if 1 < len(known) <= 12 or not near else ""
     return DdcliError(f"unknown {what} {name!r}{hint}{listed}")
 
 

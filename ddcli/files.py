@@ -137,7 +137,9 @@ def _umask() -> int:
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open a folder to flush it
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(
+        path, os.O_RDWR if os.name == "nt" else os.O_RDONLY
+    )  # Windows flushes what is written to
     try:
         os.fsync(handle)
     finally:

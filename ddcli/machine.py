@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from .errors import counted
+
 GB = 1e9
 
 
@@ -52,7 +54,7 @@ def described(device: torch.device) -> str:
         return f"{about.name}, {about.total_memory / GB:.0f} GB"
     total, _ = memory()
     size = f", {total / GB:.0f} GB" if total else ""
-    return f"{processor()}, {torch.get_num_threads()} threads on {cores()} cores{size}"
+    return f"{processor()}, {counted(torch.get_num_threads(), 'thread')} on {counted(cores(), 'core')}{size}"
 
 
 def versions(*packages: str) -> str:

@@ -388,7 +388,8 @@ def _text_row(data: bytes, reading: Reading, where: str) -> Row:
         if reading.as_bytes:
             return Row(data)
         raise BadRow(
-            f"{where} is not UTF-8 text (byte {error.start:,}), which --tokenizer byte takes"
+            f"{where} is not UTF-8 text (byte {error.start:,}); `iconv -f windows-1252 -t utf-8` converts "
+            "what Windows wrote, and --tokenizer byte takes any bytes"
         ) from error
 
 

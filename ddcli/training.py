@@ -377,6 +377,7 @@ class _Run:
 
     def rehearse(self, first: int = 0) -> "Pace":
         """Measure what a run is made of, on steps that leave no trace. Raises Stopped after a signal."""
+        self.reporter.say("measuring the speed of a few steps, which takes up to a minute")
         steps: list[float] = []
         begun = time.monotonic()
         with self.state.rehearsal():

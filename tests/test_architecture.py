@@ -13,7 +13,7 @@ PACKAGE = Path(ddcli.__file__).parent
 FLOORS = {
     "errors": 0,
     "ahead": 0,
-    "machine": 0,
+    "machine": 0.1,
     "annealing": 1,
     "lora": 0.5,
     "files": 0.1,

@@ -298,6 +298,27 @@ def test_a_dry_run_is_json_too(run, text_file):
     assert min(told["seconds"], told["memory_bytes"]) > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("sample", "RUN", "It was"), "no use for 'It was'; text to begin with is given by --prompt"),
+        (("infill", "RUN", "a [MASK] text"), "a text itself is given on stdin: echo"),
+        (("infill", "RUN", "a.txt", "b.txt"), "no use for 'b.txt'; a text itself is given on stdin: echo"),
+        (("train", "names", "names.txt"), "what to train on is given by --data"),
+        (("report", "RUN", "page.html"), "`ddcli report -h` shows what it takes"),
+    ],
+)
+def test_what_is_said_in_the_wrong_place_is_told_the_right_one(refused, arguments, hint):
+    assert hint in refused(*arguments)
+
+
+def test_what_is_printed_is_utf8_wherever_it_goes(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="cp1252"))  # a pipe on Windows
+    assert cli.main(["noise-viz", "--text", "ab", "--process", "absorbing", "--times", "1"]) == 0
+    assert "░░" in printed.getvalue().decode()
+
+
 TRAINING_ERRORS = {
     "nowhere to write": (["--data", "good.txt"], "give the run folder with -o"),
     "missing data": (["--data", "missing.txt", "-o", "run"], "no such file or folder: missing.txt"),

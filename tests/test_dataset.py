@@ -136,3 +136,13 @@ def test_unknown_symbols_count_neither_as_tokens_nor_as_characters(tmp_path, lin
     (tmp_path / "valid.txt").write_text("XYZ")
     with pytest.raises(DdcliError, match="no symbol of the validation data"):
         read(source=source, valid=valid, tokenizer="char", length=12, lines=lines)
+
+
+def test_line_ends_of_two_kinds_are_told_of(tmp_path):
+    for name, ends in {"unix": "\n", "windows": "\r\n"}.items():
+        (tmp_path / f"{name}.txt").write_bytes(f"a line{ends}".encode() * 300)
+    told = []
+    for source in (tmp_path, tmp_path / "unix.txt", tmp_path / "windows.txt"):
+        read_training_data(Data(source=str(source), tokenizer="char", length=64), None, told.append)
+    (line,) = told
+    assert line.startswith(f"{tmp_path}: 300 of 600 lines end in CR LF")

@@ -134,7 +134,9 @@ def test_a_recipe_without_its_data_is_wrong_and_takes_others(recipe, text_file):
 
 
 def test_what_is_neither_run_nor_recipe_is_refused():
-    with pytest.raises(DdcliError, match="unknown recipe 'tinyshakespear'; did you mean 'tinyshakespeare'"):
+    with pytest.raises(
+        DdcliError, match="unknown run or recipe 'tinyshakespear'; did you mean 'tinyshakespeare'"
+    ):
         ddcli.examine("tinyshakespear")
     with pytest.raises(DdcliError, match=r"^runs/none is no run folder: there is no such folder$"):
         ddcli.examine("runs/none")

@@ -5,12 +5,14 @@ that failed; 128 + the signal for one that was stopped, 75 for one whose time wa
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from .. import __version__
@@ -18,7 +20,7 @@ from ..errors import DdcliError, panicked, printable, shorten
 from .answers import tell
 from .doctor import doctor
 from .evaluate import evaluate
-from .infill import infill
+from .infill import PIPED, infill
 from .noise_viz import noise_viz
 from .recipes import recipes
 from .report import report
@@ -76,13 +78,39 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 SHARED = {"train", "sample", "eval"}  # what several processes do together, each a part of it
 ASK_NOTHING = {"recipes", "doctor"}  # commands that have something to say without being told anything
+MEANT = {  # what an argument too many may have been meant for
+    "train": "what to train on is given by --data",
+    "sample": "text to begin with is given by --prompt, in quotes",
+    "infill": PIPED,
+    "eval": "a text to judge by is given by --data FILE",
+    "noise-viz": "a text itself is given by --text, in quotes",
+}
+
+
+class Command(TyperCommand):
+    """A command that has a word to say of arguments it has no use for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.allow_extra_args = True
+        strays = super().parse_args(ctx, args)
+        if strays and not ctx.resilient_parsing:
+            hint = MEANT.get(str(self.name), f"`ddcli {self.name} -h` shows what it takes")
+            raise DdcliError(f"ddcli {self.name} has no use for {' '.join(strays)!r}; {hint}")
+        return strays
+
+
 for name, command in COMMANDS.items():
-    app.command(name, no_args_is_help=name not in ASK_NOTHING)(command)
+    app.command(name, cls=Command, no_args_is_help=name not in ASK_NOTHING)(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code. What goes wrong is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # texts are UTF-8, wherever they go: on Windows, a pipe's is not
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
     debug = "--debug" in arguments
     try:
         outcome = app([a for a in arguments if a != "--debug"], prog_name="ddcli", standalone_mode=False)

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from ..filling import Infilling
     from ..infilling import Document
 
+PIPED = "a text itself is given on stdin: echo 'To be, [MASK:2] not' | ddcli infill MODEL -"
+
 
 def infill(
     context: typer.Context,
@@ -146,7 +148,11 @@ def infill(
         raise DdcliError("--explain tells how one FILE is filled: no --jsonl")
     if file is not None and Path(file).is_dir():
         raise DdcliError(f"{file} is a folder; the model comes first, then a text: ddcli infill MODEL FILE")
-    text = b"" if file is None else read(file)
+    try:
+        text = b"" if file is None else read(file)
+    except DdcliError as error:
+        hint = "" if Path(str(file)).exists() else f"; {PIPED}"
+        raise DdcliError(f"{error}{hint}") from None
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
     check_output(output)
