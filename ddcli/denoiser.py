@@ -229,17 +229,13 @@ class Compiled:
     def __init__(self, plain: Callable[..., Tensor], log: Callable[[str], None]) -> None:
         self._plain = plain
         self._log = log
-        self._call = self._first
+        self._call: Callable[..., Tensor] = torch.compile(plain)
 
     def __call__(self, *inputs: Any, **told: Any) -> Tensor:
-        return self._call(*inputs, **told)
-
-    def _first(self, *inputs: Any, **told: Any) -> Tensor:
-        self._call = torch.compile(self._plain)
         try:
             return self._call(*inputs, **told)
         except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
-            if out_of_memory(error):
+            if self._call is self._plain or out_of_memory(error):
                 raise
             reason = str(error).strip().partition("\n")[0][:100]
             self._log(f"not compiled, which is slower: {reason or type(error).__name__}")
@@ -256,18 +252,16 @@ class NetworkDenoiser:
         self.head = head
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
-        self.price: Callable[..., Tensor] = price
+        self._price_there: Callable[..., Tensor] = price  # off a CPU
 
     def compile(self, log: Callable[[str], None]) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
 
-        So too what is made of logits in training, but for a CPU, whose passes over them are a small part.
+        So too what training makes of logits on a GPU, if noise only masks: other costs are long to compile.
         """
         self.trunk = Compiled(self.network.trunk, log)
-        device = self.network.head_weights()[0].device
-        if device.type != "cpu":
-            self.process.vocabulary.text_on(device)  # made before a compiler has to look at how
-            self.price = Compiled(price, log)
+        if isinstance(self.process, Masking):
+            self._price_there = Compiled(price, log)
 
     def precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -308,11 +302,14 @@ class NetworkDenoiser:
         at_once = AT_ONCE[xt.device.type] // self.process.vocabulary.size
         size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
 
+        self.process.vocabulary.text_on(xt.device)  # which no compiler has to look for, then
+        pricing = price if xt.device.type == "cpu" else self._price_there
+
         def priced(part: Tensor, start: int) -> Tensor:
             here = slice(start, start + len(part))
             with self.precision(xt.device):
                 logits = self.network.head(part)
-            return self.price(cost, logits, counts[here], *(x[here] for x in of))
+            return pricing(cost, logits, counts[here], *(x[here] for x in of))
 
         if len(hidden) <= size or not torch.is_grad_enabled():
             parts = enumerate(hidden.split(size))
