@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import textbook
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ddcli import denoiser as engine
 from ddcli.ahead import Ahead
@@ -295,6 +296,39 @@ def sampling(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
             )
 
 
+def in_order(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[str]:
+    """Beside what a user would pick instead: an autoregressive network of the same shape, which keeps keys
+    and values and draws one token after the other. Speed alone: both are untrained."""
+    yield "\n### Sampling, beside an autoregressive network of the same shape that caches keys and values\n"
+    yield "| sequences x length | transformers, tokens/s | ours, steps: tokens/s |\n|---|---|---|"
+    config = GPT2Config(
+        vocab_size=shape.symbols,
+        n_positions=shape.length,
+        n_embd=shape.width,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        bos_token_id=0,
+        eos_token_id=None,
+    )
+    theirs = GPT2LMHeadModel(config).eval().to(device)
+    ours = Ours(shape, device, dtype, compiled=False)
+
+    def draw(n: int) -> None:
+        begun = torch.zeros(n, 1, dtype=torch.long, device=device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            drawn = theirs.generate(
+                begun, attention_mask=torch.ones_like(begun), max_new_tokens=shape.length - 1, do_sample=True
+            )
+        assert drawn.shape == (n, shape.length)
+
+    for n in (1, 16):
+        few = [shape.length // 16, shape.length // 4, shape.length]
+        works = [partial(ours.sample, n, shape.length, steps, []) for steps in few]
+        book, *taken = by_turns([partial(draw, n), *works], turns, device)
+        rates = [f"{steps}: {n * shape.length / t:,.0f}" for steps, t in zip(few, taken, strict=True)]
+        yield f"| {n} x {shape.length} | {n * shape.length / book:,.0f} | {'; '.join(rates)} |"
+
+
 def only_gpu(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[str]:
     """What has no use on a CPU: attention by tiles, and what a loss in parts costs where memory is large."""
     yield "\n### A step of block diffusion, and the loss in parts\n"
@@ -330,7 +364,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--turns", type=int, default=7, help="of which a figure is the median (default: 7)")
-    parser.add_argument("--only", choices=["training", "memory", "sampling", "gpu"], help="one of the tables")
+    parser.add_argument(
+        "--only", choices=["training", "memory", "sampling", "order", "gpu"], help="one of the tables"
+    )
     parser.add_argument("--anyway", action="store_true", help="on a machine that others keep busy, too")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -351,6 +387,7 @@ def main() -> None:
         "training": lambda: training(shapes, device, dtype, asked.turns),
         "memory": lambda: memory(largest, device),
         "sampling": lambda: sampling(shapes, device, dtype, max(1, asked.turns // 3)),
+        "order": lambda: in_order(largest, device, dtype, max(1, asked.turns // 3)),
         "gpu": lambda: only_gpu(largest, device, dtype, asked.turns),
     }
     if device.type == "cpu":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones.transformer import DiffusionTransformer, KeysValues
-from .device import out_of_memory
+from .device import out_of_memory, sent
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
@@ -56,7 +56,7 @@ class Backbone(Protocol):
         """Hidden states (B, L, D) of tokens (B, L), clocks (B, L) float32, `valid`, and what else is told."""
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V) of hidden states (N, D)."""
+        """Logits (N, V) of hidden states (N, D); or of more entries, of which those behind V mean nothing."""
 
     def head_weights(self) -> list[Tensor]:
         """The weights to be trained that the head makes logits with."""
@@ -66,7 +66,7 @@ class Backbone(Protocol):
 
 
 class Head(Protocol):
-    """The meaning of a head's logits (N, V), float32, and its conversions: all of them, and only here."""
+    """The meaning of a head's logits (N, V or more), and its conversions, float32: all of them, only here."""
 
     def check(self, process: Process) -> None:
         """Raise DdcliError where a head of this meaning cannot serve the process."""
@@ -92,7 +92,9 @@ class LeaveOneOut:
         pass
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        return logits.masked_fill(~process.vocabulary.is_text.to(logits.device), LOG_ZERO).log_softmax(-1)
+        text = process.vocabulary.text_on(logits.device)
+        never = F.pad(~text, (0, logits.shape[-1] - len(text)), value=True)
+        return logits.masked_fill(never, LOG_ZERO).log_softmax(-1)[..., : len(text)]
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
@@ -132,7 +134,9 @@ class Score:
             raise DdcliError("noise given as steps has no scores; use --set model.predicts=leave-one-out")
 
     def score(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        ignorant = flat_text(process, logits.device).to(logits).expand_as(logits)
+        ignorant = flat_text(process, logits.device).to(logits)
+        logits = logits[..., : len(ignorant)]
+        ignorant = ignorant.expand_as(logits)
         return (logits + log_ratios(process, ignorant, xt, t)).scatter(-1, xt[..., None], 0.0)
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
@@ -214,6 +218,31 @@ class SumInParts(torch.autograd.Function):
         return None, None, *(upstream[0].to(slope) * slope for slope in ctx.saved_tensors)
 
 
+def price(cost: Callable[..., Tensor], logits: Tensor, counts: Tensor, *of: Tensor) -> Tensor:
+    """The sum of cost(logits (n, V), *of (n,)) -> (n,) over the rows that `counts` (n,)."""
+    return torch.where(counts, cost(logits.float(), *of), 0.0).sum()
+
+
+class Compiled:
+    """A function that is compiled at its first use; where that cannot be done, it says so and stays eager."""
+
+    def __init__(self, plain: Callable[..., Tensor], log: Callable[[str], None]) -> None:
+        self._plain = plain
+        self._log = log
+        self._call: Callable[..., Tensor] = torch.compile(plain)
+
+    def __call__(self, *inputs: Any, **told: Any) -> Tensor:
+        try:
+            return self._call(*inputs, **told)
+        except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
+            if self._call is self._plain or out_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0][:100]
+            self._log(f"not compiled, which is slower: {reason or type(error).__name__}")
+            self._call = self._plain
+            return self._plain(*inputs, **told)
+
+
 class NetworkDenoiser:
     """A network with a trunk and a head."""
 
@@ -223,27 +252,16 @@ class NetworkDenoiser:
         self.head = head
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
+        self._price_there: Callable[..., Tensor] = price  # off a CPU
 
     def compile(self, log: Callable[[str], None]) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
 
-        The head stays eager in any case: it sees another number of rows at every step.
+        So too what training makes of logits on a GPU, if noise only masks: other costs are long to compile.
         """
-        compiled = torch.compile(self.network.trunk)
-
-        def first_use(xt: Tensor, clock: Tensor, valid: Tensor | None, **told: Tensor) -> Tensor:
-            self.trunk = compiled
-            try:
-                return compiled(xt, clock, valid, **told)
-            except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
-                if out_of_memory(error):
-                    raise
-                reason = str(error).strip().partition("\n")[0][:100]
-                log(f"not compiled, which is slower: {reason or type(error).__name__}")
-                self.trunk = self.network.trunk
-                return self.trunk(xt, clock, valid, **told)
-
-        self.trunk = first_use
+        self.trunk = Compiled(self.network.trunk, log)
+        if isinstance(self.process, Masking):
+            self._price_there = Compiled(price, log)
 
     def precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -268,27 +286,35 @@ class NetworkDenoiser:
     ) -> Tensor:
         """The sum over the N positions of `rows` of cost(logits (n, V), *what it is `of` (n,)) -> (n,).
 
-        Where the vocabulary is large, logits and all that is made of them are those of a few rows at a time,
-        and gone before the next: memory does not grow with N V.
+        of: tensors (B, L). rows (B, L) bool is best on the CPU: then nobody waits for a device that works
+        apart. Where the vocabulary is large, logits and all that is made of them are those of a few rows at a
+        time, and gone before the next: memory does not grow with N V.
         """
         with self.precision(xt.device):
             hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
         chosen = rows.flatten().nonzero()[:, 0]
-        count = len(chosen)
-        hidden = hidden[F.pad(chosen, (0, -count % ROW_COUNT))]
+        spare = -len(chosen) % ROW_COUNT
+        counts = F.pad(torch.ones_like(chosen, dtype=torch.bool), (0, spare))
+        chosen = sent(torch.cat([chosen, chosen[:1].expand(spare)]), xt.device)
+        counts = sent(counts, xt.device)
+        of = [x.flatten()[chosen] for x in of]
+        hidden = hidden.index_select(0, chosen)
         at_once = AT_ONCE[xt.device.type] // self.process.vocabulary.size
         size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
 
-        def price(part: Tensor, start: int) -> Tensor:
-            end = min(start + len(part), count)
+        self.process.vocabulary.text_on(xt.device)  # which no compiler has to look for, then
+        pricing = price if xt.device.type == "cpu" else self._price_there
+
+        def priced(part: Tensor, start: int) -> Tensor:
+            here = slice(start, start + len(part))
             with self.precision(xt.device):
                 logits = self.network.head(part)
-            return cost(logits[: end - start].float(), *(x[start:end] for x in of)).sum()
+            return pricing(cost, logits, counts[here], *(x[here] for x in of))
 
         if len(hidden) <= size or not torch.is_grad_enabled():
             parts = enumerate(hidden.split(size))
-            return sum((price(part, i * size) for i, part in parts), hidden.new_zeros(()))
-        return SumInParts.apply(price, size, hidden, *self.network.head_weights())
+            return sum((priced(part, i * size) for i, part in parts), hidden.new_zeros(()))
+        return SumInParts.apply(priced, size, hidden, *self.network.head_weights())
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor

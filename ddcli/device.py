@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .errors import DdcliError, unknown
 
@@ -49,6 +50,30 @@ def pick_precision(name: str, device: torch.device, *, for_training: bool) -> to
 def works_apart(device: torch.device) -> bool:
     """Whether a device computes while the processor goes on."""
     return device.type == "cuda"
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, which nobody waits for where that works apart."""
+    if x.device.type == "cpu" and works_apart(device):
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+def asked_for(x: Tensor) -> Callable[[], list[float]]:
+    """The numbers of a tensor (n,), once they are called for.
+
+    What a device that works apart is given to do until then, nobody waits for.
+    """
+    if not works_apart(x.device):
+        return x.tolist
+    told, there = x.to("cpu", non_blocking=True), torch.cuda.Event()
+    there.record()
+
+    def numbers() -> list[float]:
+        there.synchronize()
+        return told.tolist()
+
+    return numbers
 
 
 def can_compile() -> bool:

@@ -224,7 +224,7 @@ def make_schedule(spec: str) -> Schedule:
 
 def with_slope(f: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:
     """f(t) and df/dt, for an f that acts on each time alone and returns a tensor or several."""
-    t = t.contiguous()  # of an expanded one torch takes no slope
+    t = t.clone(memory_format=torch.contiguous_format)  # of a part of another one torch takes no slope
     found = torch.func.jvp(f, (t,), (torch.ones_like(t),))
     return found[0], found[1]
 

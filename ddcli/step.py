@@ -20,6 +20,7 @@ from .backbones.transformer import DiffusionTransformer
 from .config import Config
 from .data import Batch
 from .denoiser import Head, NetworkDenoiser, guess_of
+from .device import asked_for, sent
 from .objective import Objective
 from .process import Process
 from .randomness import Streams, derive_seed
@@ -61,11 +62,12 @@ class Task:
         running &= ~hidden
         clock = torch.where(running, t, hidden.double())
         xt = self.process.noise(x0, clock, rng)
+        asked = self.process.unknown(xt, clock) & running
         count, padded = int(running.sum()), not bool(valid.all())
-        x0, xt, clock, running, valid = (x.to(device) for x in (x0, xt, clock, running, valid))
+        x0, xt, clock, running, valid = (sent(x, device) for x in (x0, xt, clock, running, valid))
         ahead = self.annealing.ahead(step, x0.shape[1])
-        ahead = None if ahead is None else ahead.to(device)
-        return Noised(x0, xt, clock, running, valid, padded, count, self._guesses(step), ahead)
+        ahead = None if ahead is None else sent(ahead, device)
+        return Noised(x0, xt, clock, running, valid, asked, padded, count, self._guesses(step), ahead)
 
     def _guesses(self, step: int) -> bool:
         """Whether the network is told a guess in this step."""
@@ -80,19 +82,18 @@ class Task:
 
     def loss(self, denoiser: NetworkDenoiser, noised: "Noised") -> Tensor:
         """Sum of the objective over a (part of a) batch, in nats."""
-        rows = self.process.unknown(noised.xt, noised.clock) & noised.running
+        rows = noised.asked
         valid = noised.valid if noised.padded else None
         told = {"clean": noised.x0} if self.blocks > 1 else {}
         if noised.ahead is not None:
             told["ahead"] = noised.ahead
         if self.self_conditioned:
-            told["guess"] = self._guess(denoiser, noised, rows, valid)
-        x0, xt, t = noised.x0[rows], noised.xt[rows], noised.clock[rows]
-        cost = partial(self.cost, denoiser.head)
-        return denoiser.total(cost, (x0, xt, t), noised.xt, noised.clock, rows, valid, **told)
+            told["guess"] = self._guess(denoiser, noised, rows.to(noised.xt.device), valid)
+        cost, of = partial(self.cost, denoiser.head), (noised.x0, noised.xt, noised.clock)
+        return denoiser.total(cost, of, noised.xt, noised.clock, rows, valid, **told)
 
     def cost(self, head: Head, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """The objective, nats (n,), of what a head puts out (n, V), float32, at unknown positions."""
+        """The objective, nats (n,), of what a head puts out (n, V), float32."""
         log_p = self.objective.reads(head)(self.process, logits, xt, t)
         return self.objective(self.process, log_p, x0, xt, t)
 
@@ -147,22 +148,27 @@ def gradient_noise(
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch on its way: x0, xt (B, L) tokens, clock (B, L), running and valid (B, L) bool."""
+    """A batch on its way: x0, xt (B, L) tokens, clock (B, L), running and valid (B, L) bool, on a device.
+
+    asked (B, L) bool, on the CPU: whose token is not known, so that it is predicted.
+    """
 
     x0: Tensor
     xt: Tensor
     clock: Tensor
     running: Tensor
     valid: Tensor
+    asked: Tensor
     padded: bool
     count: int  # running positions
     guessed: bool = False
     ahead: Tensor | None = None  # (L, L) bool: where a decoder looks ahead, if not everywhere
 
     def split(self, parts: int) -> Iterator["Noised"]:
-        chunks = (x.tensor_split(parts) for x in (self.x0, self.xt, self.clock, self.running, self.valid))
-        for x0, xt, clock, running, valid in zip(*chunks, strict=True):
-            yield replace(self, x0=x0, xt=xt, clock=clock, running=running, valid=valid)
+        of_rows = ("x0", "xt", "clock", "running", "valid", "asked")
+        chunks = (getattr(self, name).tensor_split(parts) for name in of_rows)
+        for some in zip(*chunks, strict=True):
+            yield replace(self, **dict(zip(of_rows, some, strict=True)))
 
 
 def given_spans(running: Tensor, share: float, rng: Streams) -> Tensor:
@@ -256,12 +262,13 @@ class State:
         ema = {name: weight.float().clone() for name, weight in weights_of(network).items()}
         return cls(network, loss, make_optimizer(network, config), ema, world, plain)
 
-    def descend(self, task: Task, noised: Noised, count: int, parts: int) -> float:
+    def descend(self, task: Task, noised: Noised, count: int, parts: int) -> Tensor:
         """Find the gradient of the loss over a batch, or over this process's rows of it, in some parts.
 
-        count: predicted positions of the whole batch. Returns the rows' share of the loss, nats per token.
+        count: predicted positions of the whole batch. Returns the rows' share of the loss, nats per token,
+        float64, which a device that works apart may still have to find.
         """
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=noised.x0.device)
         for i, part in enumerate(noised.split(parts)):
             seed = derive_seed(task.seed, "dropout", self.step, self.world.rank, i)
             apart = nullcontext() if i + 1 == parts else without_exchange(self.loss)
@@ -269,31 +276,42 @@ class State:
                 loss = self.loss(task, part) / count
                 summed = loss * self.world.size  # as gradients are averaged over processes
                 summed.backward()
-            total += loss.item()
+            total += loss.detach()
         return total
 
-    def update(self, loss: float, config: Config) -> float:
-        """One update by the gradient that was found. Returns its norm.
+    @torch.no_grad()
+    def update(self, loss: Tensor, config: Config) -> tuple[float, float]:
+        """One update by the gradient that was found. Returns the loss and the gradient's norm.
 
-        Where that or the loss is no number, the weights stay as they are, and so does all that follows them.
+        Where one of them is no number, the weights stay as they are, and so does all that follows them. They
+        are waited for only when a device that works apart has been given its update to do.
         """
-        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip)).item()
-        if math.isfinite(loss) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.train.peak * learning_rate(self.step, config)
-            self.optimizer.step()
-            self._average(config)
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip))
+        found = torch.stack([loss, norm.to(loss)])
+        numbers = asked_for(found)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.train.peak * learning_rate(self.step, config)
+        # at which a fused optimiser does nothing, as under a scaler of gradients
+        self.optimizer.found_inf = (~found.isfinite().all()).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        newest = self._newest()
+        loss_found, norm_found = numbers()
+        if math.isfinite(loss_found) and math.isfinite(norm_found):
+            self._average(newest, config)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return norm
+        return loss_found, norm_found
 
-    @torch.no_grad()
-    def _average(self, config: Config) -> None:
+    def _newest(self) -> list[Tensor]:
+        """The weights, as they are averaged."""
+        weights = weights_of(self.network)
+        return [weights[name].float() for name in self.ema]
+
+    def _average(self, newest: list[Tensor], config: Config) -> None:
         """Weights averaged over the last `ema` share of the run, and over less while it is young."""
         horizon = max(1.0, config.train.ema * config.train.steps)
         keep = min(1 - 1 / horizon, (1 + self.step) / (10 + self.step))
-        weights = weights_of(self.network)
-        torch._foreach_lerp_(list(self.ema.values()), [weights[k].float() for k in self.ema], 1 - keep)
+        torch._foreach_lerp_(list(self.ema.values()), newest, 1 - keep)
 
     @contextmanager
     def averaged(self) -> Iterator[Network]:

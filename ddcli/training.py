@@ -277,8 +277,8 @@ class _Run:
                 with spared() if self.compiles and train.compile else nullcontext():
                     loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
                 self.compiles = False
-                loss = float(self.world.all(loss).sum())
-                return loss, self.state.update(loss, self.config), tokens
+                self.world.add_up([loss])
+                return *self.state.update(loss, self.config), tokens
             except (MemoryError, RuntimeError) as error:
                 # what processes are in the midst of telling each other cannot be begun again
                 if not out_of_memory(error) or train.accumulate == train.batch_size or self.world.size > 1:

@@ -967,7 +967,7 @@ def test_the_average_reaches_over_its_share_of_the_run():
     state.step = 2500
     torch.nn.init.ones_(state.network.weight)
     for _ in range(100):
-        state._average(config)
+        state._average(state._newest(), config)
     assert 1 - state.ema["weight"].item() == pytest.approx((1 - 1 / 100) ** 100, rel=1e-4)
 
 
@@ -975,7 +975,7 @@ def test_the_average_of_a_young_run_forgets_where_it_began():
     state, config = state_of_one_weight(train__steps=100_000, train__ema=0.02)
     torch.nn.init.ones_(state.network.weight)
     for _ in range(100):
-        state._average(config)
+        state._average(state._newest(), config)
         state.step += 1
     assert state.ema["weight"].item() == pytest.approx(1, abs=1e-6)
 

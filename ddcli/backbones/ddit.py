@@ -204,11 +204,12 @@ class Block(nn.Module):
         b, n, d = x.shape
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(told)[:, None].chunk(6, -1)
         parts = self.attn_qkv(self.norm1(x) * (1 + scale) + shift)
-        q, k, v = parts.view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = parts.view(b, n, 3, self.heads, d // self.heads).unbind(2)
+        q, k, v = (y.transpose(1, 2) for y in (rotate(q, rotation), rotate(k, rotation), v))
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        x = x + gate * self.attn_out(attend(q, k, v, bias).transpose(1, 2).reshape(b, n, d))
+        mixed = attend(q, k, v, bias)
+        x = x + gate * self.attn_out(mixed.transpose(1, 2).reshape(b, n, d))
         return x + mlp_gate * self.mlp(self.norm2(x) * (1 + mlp_scale) + mlp_shift), (k, v)
 
 

@@ -72,17 +72,17 @@ class Last(nn.Linear):
 
 
 class Unembedding(Last):
-    """The head: logits of every entry of a vocabulary, of whatever size.
+    """The head: logits of every entry of a vocabulary, of whatever size, and on a GPU of a few that are none.
 
-    The fast matrix kernels of a GPU want rows whose length is a multiple of 8 numbers at least; with 50,258
-    entries others are taken, which reach a third of the rate (docs/benchmarks.md).
+    Its fast kernels want rows whose length is a multiple of 8 numbers at least; with 50,258 entries others
+    are taken, which reach a third of the rate (docs/benchmarks.md). Who reads logits cuts off what is spare.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         spare = -self.out_features % TILE
         if x.device.type == "cpu" or not spare:
             return super().forward(x)
-        return F.linear(x, F.pad(self.weight, (0, 0, 0, spare)))[..., : self.out_features]
+        return F.linear(x, F.pad(self.weight, (0, 0, 0, spare)))
 
 
 class Attention(nn.Module):
@@ -96,8 +96,9 @@ class Attention(nn.Module):
         self, x: Tensor, rotation: Rotation, bias: Bias | None, past: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).unbind(2)
         q, k = rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         mixed = attend(q, k, v, bias)
@@ -331,7 +332,8 @@ class DiffusionTransformer(PreTrainedModel, Network):
         **kwargs: Any,
     ) -> MaskedLMOutput:
         valid = None if attention_mask is None else attention_mask.bool()
-        return MaskedLMOutput(logits=self.head(self.trunk(input_ids, clock, valid)))
+        logits = self.head(self.trunk(input_ids, clock, valid))
+        return MaskedLMOutput(logits=logits[..., : self.config.vocab_size])
 
 
 def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
@@ -390,16 +392,20 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def rotary(position: Tensor, size: int) -> Rotation:
-    """Cosines and sines of rotary position embedding, (L, size / 2) each (RoFormer, arXiv:2104.09864)."""
+    """Cosines and signed sines of rotary embedding, (L, 1, size) each (RoFormer, arXiv:2104.09864)."""
     frequency = 10_000.0 ** -torch.linspace(0, 1, size // 2 + 1, device=position.device)[:-1]
-    angle = position[:, None] * frequency
-    return angle.cos(), angle.sin()
+    angle = position[:, None, None] * frequency
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn pairs of numbers of x (B, L, H, size), each in one half of it, by the angles of their position.
+
+    Halves that are rolled, not cut and joined: so a compiler makes one kernel of it and the norm before it.
+    """
     cos, sin = (r.to(x.dtype) for r in rotation)
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 AutoConfig.register("ddcli", DiffusionTransformerConfig)

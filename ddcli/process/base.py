@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..randomness import LOG_ZERO, Streams
@@ -28,6 +29,7 @@ class Vocabulary:
     special_ids: tuple[int, ...] = ()
     pieces: Sequence[str] = field(default=(), compare=False)  # how each id is written; () where not known
     counts: np.ndarray | None = field(default=None, compare=False)  # (V,), of each id in the training text
+    _text_on: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def text_ids(self) -> Tensor:
@@ -40,6 +42,12 @@ class Vocabulary:
     def is_text(self) -> Tensor:
         """(V,) bool."""
         return torch.zeros(self.size, dtype=torch.bool).index_fill(0, self.text_ids, True)
+
+    def text_on(self, device: torch.device) -> Tensor:
+        """`is_text` on a device, which is sent there only once: no step has to wait for it."""
+        if device not in self._text_on:
+            self._text_on[device] = self.is_text.to(device)
+        return self._text_on[device]
 
 
 Tables = Mapping[str, Tensor]
@@ -126,8 +134,11 @@ def one_hot(x: Tensor, vocab_size: int, dtype: torch.dtype = torch.float64) -> T
 
 
 def at(log_p: Tensor, x: Tensor) -> Tensor:
-    """log_p (..., V) at token x (...): (...)."""
-    return log_p.gather(-1, x[..., None])[..., 0]
+    """log_p (..., V) at token x (...): (...).
+
+    By `nll_loss`, whose gradient a compiler writes right into that of a softmax.
+    """
+    return -F.nll_loss(log_p.flatten(0, -2), x.flatten(), reduction="none").view(x.shape)
 
 
 def log(p: Tensor) -> Tensor:
@@ -191,7 +202,7 @@ def log_ratios(process: Process, log_p0: Tensor, xt: Tensor, t: Tensor) -> Tenso
 
 def clean_belief(process: Process, p0: Tensor) -> Tensor:
     """Numbers meant as p(x_0), (..., V), made a distribution over text, as logarithms: none is quite 0."""
-    text = process.vocabulary.is_text.to(p0.device)
+    text = process.vocabulary.text_on(p0.device)
     return torch.where(text, p0.clamp(min=1e-9).log(), LOG_ZERO).log_softmax(-1)
 
 

@@ -167,12 +167,12 @@ class Interpolating(ABC):
         """A state that no text holds, such as a mask, is left at a pace that no belief about x_0 changes."""
         keep, into = self._between(xt, s, t)
         stay = (keep + into) * self.mix_at(xt, s)[1] / self.mix_at(xt, t)[1]
-        share = torch.where(self.vocabulary.is_text.to(xt.device)[xt], 1.0, 1 - stay)
+        share = torch.where(self.vocabulary.text_on(xt.device)[xt], 1.0, 1 - stay)
         return torch.where(self.unknown(xt, t) & (s < t), share, 0.0)
 
     def opened(self, log_p0: Tensor, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
         law = posterior(self, log_p0, xt, s, t)
-        left = ~self.vocabulary.is_text.to(xt.device)[xt]
+        left = ~self.vocabulary.text_on(xt.device)[xt]
         own = one_hot(xt, self.vocabulary.size, law.dtype)
         return torch.where(left[..., None] & (own == 0), LOG_ZERO, law).log_softmax(-1)
 
@@ -225,9 +225,12 @@ class Masking(Interpolating):
     def laws(self) -> Tensor:
         return _mask_law(self.vocabulary)[None]
 
+    def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
+        return (xt == self.mask_id) & (t > 0)
+
     def unmix(self, log_pt: Tensor, t: Tensor) -> Tensor:
         """What is not hidden is as it was, so nothing is taken off, and no digits are lost."""
-        text = self.vocabulary.is_text.to(log_pt.device)
+        text = self.vocabulary.text_on(log_pt.device)
         return log_pt.masked_fill(~text, LOG_ZERO).log_softmax(-1)
 
 

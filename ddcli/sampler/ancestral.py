@@ -224,5 +224,5 @@ class Edit(Ancestral):
         belief = step.law(lambda process, log_p0, *clocks: log_p0, log_p0, rows)
         best = belief.max(-1)
         likely = torch.tensor(self.share, dtype=belief.dtype).log() + best.values
-        unlikely = (at(belief, x[rows]) < likely) & step.process.vocabulary.is_text.to(x.device)[x[rows]]
+        unlikely = (at(belief, x[rows]) < likely) & step.process.vocabulary.text_on(x.device)[x[rows]]
         return x.masked_scatter(rows, torch.where(unlikely, best.indices, x[rows]))
