@@ -725,6 +725,8 @@ def test_in_a_browser_a_token_tells_what_was_believed_of_it(tmp_path, way):
     assert "step 2: opened as" in part_of(dom, "history")
     assert "(1.00 bits)" in part_of(dom, "history")
     assert "settled 1 of 2" in part_of(dom, "history")
+    told = "So far: masks left (thick line), calls (dots)"  # and no revisions, of which there were none
+    assert f"{told}0" in part_of(dom, "curves")
 
 
 @pytest.mark.slow

@@ -6,6 +6,11 @@ const CURVES = [
   { title: "Bits: I(x₀; xₜ) (line), H(xₜ) (dots)", lines: ["information", "entropy"], top: Math.max },
   { title: "Total variation from pure noise", lines: ["distance"], top: () => 1 },
 ];
+const COUNTS = [
+  ["masks", "masks left (thick line)", "process-0"],
+  ["nfe", "calls (dots)", "process-1 dotted"],
+  ["revised", "revisions (thin line)", "process-3"],
+];
 const BOX = { left: 30, top: 8, width: 256, height: 120 };
 const SVG_DOTS = 4000; // of one chart: more cannot be told apart
 
@@ -62,14 +67,15 @@ function writingCharts() {
     mean.set(step, [sum + bits, count + 1]);
   }
   const steps = [...mean.keys()], bits = steps.map((step) => mean.get(step)[0] / mean.get(step)[1]);
-  const counts = rows.flatMap((row) => [row.masks, row.nfe, row.revised]);
+  const counted = COUNTS.filter(([name]) => rows.some((row) => row[name])); // what never happens is not drawn
+  const counts = counted.flatMap(([name]) => rows.map((row) => row[name]));
   const order = chart({
     title: "Order: at which step (down) each position changed", unit: "", right: Math.max(1, track.clean.length),
     low: left, high: right, falls: true, dots: events.map(([step, at, state]) => [at, step, `event-${state}`]),
   });
   const cost = chart({
-    title: "Masks left (line), network calls (dots)", unit: "step", left, right, high: Math.max(1, ...counts),
-    series: [column("masks", "process-0"), column("nfe", "process-1 dotted")],
+    title: `So far: ${counted.map(([, told]) => told).join(", ")}`, unit: "step", left, right,
+    high: Math.max(1, ...counts), series: counted.map(([name, , kind]) => column(name, kind)),
   });
   const entropy = chart({
     title: "Entropy of a belief, mean, bits", unit: "step", left, right,
