@@ -29,7 +29,7 @@ class Vocabulary:
     special_ids: tuple[int, ...] = ()
     pieces: Sequence[str] = field(default=(), compare=False)  # how each id is written; () where not known
     counts: np.ndarray | None = field(default=None, compare=False)  # (V,), of each id in the training text
-    _text_on: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _text_on: dict[torch.device, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def text_ids(self) -> Tensor:
