@@ -54,6 +54,7 @@ LONGEST_ROW = 50_000_000  # characters of a row of a table: more is no document,
 PIECE = 2**16  # bytes of a single text that is streamed, and what is missing to the end of a line
 REACH = 2**12  # bytes; in a line that goes on for longer, a piece ends amid it
 PIECES = 256  # of a shard
+HEAD = 8_000  # bytes by which text is told from what is none
 SHARDS = 64  # of a dataset on this machine that is streamed
 
 
@@ -230,6 +231,7 @@ def stream_documents(
 def _pieces_of(name: str, path: Path, reading: Reading, log: Callable[[str], None]) -> StreamedDocuments:
     """One text, of which no more is held than a piece; of one that is compressed, all."""
     with _opened(path) as file:
+        _check_is_text(file.read(HEAD), str(path), reading)
         size = file.seek(0, os.SEEK_END)
     count = -(-size // PIECE)
 
@@ -364,7 +366,12 @@ def _member(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
 
 
 def _is_binary(data: bytes) -> bool:
-    return b"\0" in data[:8000]
+    return b"\0" in data[:HEAD]
+
+
+def _check_is_text(head: bytes, where: str, reading: Reading) -> None:
+    if not reading.as_bytes and _is_binary(head):
+        raise DdcliError(f"{where} is binary, no text; --tokenizer byte takes it, or unpack what it holds")
 
 
 def _read_text(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
@@ -373,8 +380,7 @@ def _read_text(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
             f"{where} is plain text, which has no column {reading.label_column!r}; "
             "--label-column takes .jsonl, .json, .csv or .parquet files, or a dataset"
         )
-    if not reading.as_bytes and _is_binary(data):
-        raise DdcliError(f"{where} is binary, no text; --tokenizer byte takes it, or unpack what it holds")
+    _check_is_text(data, where, reading)
     if not reading.lines:
         return [reading.row(_text_row, data, where)]
     lines = enumerate(re.split(rb"\r?\n", data), 1)

@@ -248,6 +248,13 @@ def test_data_that_cannot_be_read_is_refused_in_one_line(name, data, said, tmp_p
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_text_is_not_streamed_as_one(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"a.txt\0\0\0text")
+    with pytest.raises(DdcliError, match="is binary, no text"):
+        stream_documents(str(tmp_path / "a.tar"))
+    assert stream_documents(str(tmp_path / "a.tar"), as_bytes=True).size == 12
+
+
 BAD = {
     "a.jsonl": (
         b'{"text": "one"}\n{\n[1]\n{"text": null}\n{"text": 3}\n'
