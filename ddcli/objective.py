@@ -320,7 +320,11 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class D3pmHybrid(DiscreteElbo):
-    """The T-step bound plus `share` times the cross-entropy (D3PM, arXiv:2107.03006, eq. 5)."""
+    """The T-step bound plus `share` times the cross-entropy of the posterior (D3PM, arXiv:2107.03006, eq. 5).
+
+    D3PM's is that of the prediction it also puts into the posterior, as a leave-one-out belief. For masks the
+    two are one; where tokens stay visible they are not, and short of certainty nothing minimises both terms.
+    """
 
     share: float = field(default=0.01, kw_only=True)
 
