@@ -79,10 +79,13 @@ def general_score_entropy(process: Process, log_score: Tensor, x0: Tensor, xt: T
     sum over y != xt of R_t(y -> xt) [s_y - r_y + r_y (ln r_y - ln s_y)], r the score given x_0
     (SEDD, arXiv:2310.16834, eq. 9).
     """
+    rate = process.rate(xt, t).to(log_score)
     log_true = log_ratios(process, one_hot(x0, log_score.shape[-1], log_score.dtype), xt, t)
+    # a state that nothing comes from may have a score beyond any number, and 0 times that is none
+    log_true, log_score = (torch.where(rate > 0, x, 0.0) for x in (log_true, log_score))
     true = log_true.exp()
     gap = log_score.exp() - true + true * (log_true - log_score)
-    return (process.rate(xt, t).to(gap) * gap).sum(-1)
+    return (rate * gap).sum(-1)
 
 
 @ByKind
@@ -115,7 +118,8 @@ def _(process: Interpolating, log_score: Tensor, x0: Tensor, xt: Tensor, t: Tens
 
 def general_elbo(process: Process, log_p0: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """Minus the ELBO density at t, (...): the rate form, which holds for every process."""
-    return general_score_entropy(process, log_ratios(process, log_p0, xt, t), x0, xt, t)
+    log_score = log_ratios(process, log_p0.double(), xt, t)  # float32 ends at e^88
+    return general_score_entropy(process, log_score, x0, xt, t).to(log_p0)
 
 
 @ByKind
@@ -320,7 +324,11 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class D3pmHybrid(DiscreteElbo):
-    """The T-step bound plus `share` times the cross-entropy (D3PM, arXiv:2107.03006, eq. 5)."""
+    """The T-step bound plus `share` times the cross-entropy of the posterior (D3PM, arXiv:2107.03006, eq. 5).
+
+    D3PM's is that of the prediction it also puts into the posterior, as a leave-one-out belief. For masks the
+    two are one; where tokens stay visible they are not, and short of certainty nothing minimises both terms.
+    """
 
     share: float = field(default=0.01, kw_only=True)
 

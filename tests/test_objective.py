@@ -231,3 +231,20 @@ def test_a_wrong_belief_costs_more_than_the_entropy(process):
     _, log_p = world(2)
     flat = torch.full_like(log_p, -math.log(len(log_p)))
     assert integral(process, 2, flat, 24) > entropy(2) + 0.05
+
+
+@pytest.mark.parametrize("noise", ["band:1", "gaussian:1"])
+def test_a_belief_that_is_sure_and_far_off_has_a_price_under_noise_of_neighbours(noise):
+    process = make_process(noise, "linear", Vocabulary(27))
+    t = torch.full((3,), 1e-5, dtype=torch.float64)
+    x0 = torch.tensor([0, 1, 26])
+    logits = torch.zeros(3, 27).index_fill(-1, torch.tensor([13]), 120.0)
+    costs = []
+    for dtype in (torch.float32, torch.float64):
+        log_p0 = logits.to(dtype).log_softmax(-1).requires_grad_()
+        cost = elbo(process, log_p0, x0, x0, t)
+        cost.sum().backward()
+        assert torch.isfinite(log_p0.grad).all()
+        costs.append(cost.detach().double())
+    assert (costs[1] > 0).all()
+    torch.testing.assert_close(*costs, rtol=1e-4, atol=1e-6)

@@ -210,7 +210,7 @@ class Generator(Matrices):
     def even(self) -> Schedule:
         """The schedule by which I(x_0; x_t) of a flat law of text falls evenly, but for the last thousandth.
 
-        D3PM's mutual information schedule (arXiv:2107.03006, section 3.4); of absorbing noise, linear.
+        D3PM's mutual information schedule (arXiv:2107.03006, section 3.2); of absorbing noise, linear.
         """
         text = self.vocabulary.is_text[self.states]
         if text.sum() < 2:
