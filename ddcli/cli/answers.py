@@ -16,7 +16,7 @@ from ..errors import DdcliError, escaped, printable
 if TYPE_CHECKING:
     from ..filling import Infilling
     from ..generate import Frame
-    from ..model import OnFrame
+    from ..model import OnFrame, SamplerSettings
     from ..sampling import Writer
     from ..textmodel import TextModel
 
@@ -226,16 +226,26 @@ def answer(text: str) -> None:
     print(escaped(text) if sys.stdout.isatty() else text)
 
 
+def approximate(settings: "SamplerSettings") -> dict[str, str]:
+    """What of some settings is approximate, as JSON says it beside each text; nothing where all is exact."""
+    return {} if settings.cache == "none" else {"approximate": f"{settings.cache} cache"}
+
+
 def end_line() -> None:
     """On a terminal, a new line for what is said after a text that did not end its own."""
     if sys.stdout.isatty():
         tell("")
 
 
-def close(quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int) -> None:
-    """The closing line: network evaluations, tokens for each, speed, and the seed to do it again."""
+def close(
+    quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int, settings: "SamplerSettings"
+) -> None:
+    """What is approximate, if anything, and the closing line: network evaluations, tokens for each, speed,
+    and the seed to do it again."""
     if quiet:
         return
+    for what in approximate(settings).values():
+        tell(f"approximate: written with the {what}")
     calls = sum(nfe)
     mean, each = calls / len(nfe), tokens / max(1, calls)
     tell(f"NFE {mean:.0f}, {each:.1f} tokens per call, {tokens / seconds:,.0f} tokens/s, seed {seed}")

@@ -10,6 +10,7 @@ import typer
 from ..errors import DdcliError
 from .answers import (
     Answer,
+    approximate,
     backed_up,
     check_backup,
     check_folder,
@@ -30,6 +31,7 @@ from .options import (
     AllowPickle,
     Block,
     Budget,
+    Cache,
     Device,
     Explain,
     GreedyTail,
@@ -91,6 +93,7 @@ def infill(
     top_p: TopP = None,
     greedy_tail: GreedyTail = None,
     block: Block = None,
+    cache: Cache = None,
     label: Label = None,
     guidance: Guidance = None,
     budget: Budget = None,
@@ -178,12 +181,14 @@ def infill(
 
     batch = Batch(text if jsonl else b"", gaps, fill, seed)
 
-    def answers(on_frame: Any) -> Iterator[Answer]:
-        if document is None:
-            yield from batch.answers(on_frame)
-            return
+    def of_one(document: "Document", on_frame: Any) -> Iterator[Answer]:
         for way in fill(document, seed, on_frame):
             yield difference(text, way.content, str(file)) if diff else way.content, record_of(way)
+
+    def answers(on_frame: Any) -> Iterator[Answer]:
+        found = batch.answers(on_frame) if document is None else of_one(document, on_frame)
+        for content, record in found:
+            yield content, record | approximate(settings)
 
     shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings))
     if in_place:
@@ -203,5 +208,5 @@ def infill(
             tell("at temperature 0 there is a single way; raise --temperature for others")
     tokens = sum(len(gap.tokens) for way in ways for gap in way.gaps)
     if ways:
-        close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)
+        close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed, settings)
     batch.close()
