@@ -157,10 +157,11 @@ def infill(
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
+    scored = n > 1 or as_json or jsonl  # of JSON, of one way too
     if document and not quiet:
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     if explain and document:
-        tell(explanation(loaded, document, label=label, **settings_of(context)))
+        tell(explanation(loaded, document, score=scored, label=label, **settings_of(context)))
     seed = fresh_seed() if seed is None else seed
     began = time.perf_counter()
     ways: list[Infilling] = []
@@ -169,7 +170,7 @@ def infill(
         found = loaded.infill(
             document,
             n,
-            score=n > 1 or as_json or jsonl,  # of JSON, of one way too
+            score=scored,
             seed=seed,
             on_frame=on_frame,
             label=label,
