@@ -1,9 +1,7 @@
 """Texts in, answers out: stdin and files, stdout, and what is said on stderr."""
 
-import difflib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -192,21 +190,6 @@ def record_of(way: "Infilling") -> dict[str, Any]:
     text, *fills = (x.decode(errors="surrogateescape") for x in (way.content, *(g.content for g in way.gaps)))
     known = {"text": text, "fills": fills, "spans": spans, "score": way.score, "ways": way.ways}
     return known | {"nfe": way.nfe, "seed": way.seed, "index": way.index}
-
-
-def difference(before: bytes, after: bytes, name: str) -> bytes:
-    """A unified diff, as `patch` takes it; of texts that are the same, nothing."""
-    old, new = (re.findall(rb"[^\n]*\n|[^\n]+", text) for text in (before, after))
-    shown = _quoted(os.fsencode(name))
-    lines = difflib.diff_bytes(difflib.unified_diff, old, new, shown, shown)
-    return b"".join(x if x.endswith(b"\n") else x + b"\n\\ No newline at end of file\n" for x in lines)
-
-
-def _quoted(name: bytes) -> bytes:
-    """As `patch` reads a name in which there are line ends or quotes."""
-    if not re.search(rb'[\0-\x1f\x7f"\\]', name):
-        return name
-    return b'"%b"' % re.sub(rb'[\0-\x1f\x7f"\\]', lambda found: b"\\%03o" % found[0][0], name)
 
 
 def console() -> Any:

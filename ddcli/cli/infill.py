@@ -17,7 +17,6 @@ from .answers import (
     check_output,
     close,
     deliver,
-    difference,
     end_line,
     read,
     record_of,
@@ -26,6 +25,7 @@ from .answers import (
     watched,
 )
 from .batch import Batch
+from .difference import difference
 from .gaps import Gaps
 from .options import (
     AllowPickle,
@@ -184,7 +184,7 @@ def infill(
 
     def of_one(document: "Document", on_frame: Any) -> Iterator[Answer]:
         for way in fill(document, seed, on_frame):
-            yield difference(text, way.content, str(file)) if diff else way.content, record_of(way)
+            yield difference(document, way, str(file)) if diff else way.content, record_of(way)
 
     def answers(on_frame: Any) -> Iterator[Answer]:
         found = batch.answers(on_frame) if document is None else of_one(document, on_frame)
