@@ -189,7 +189,7 @@ def infill(
     def answers(on_frame: Any) -> Iterator[Answer]:
         found = batch.answers(on_frame) if document is None else of_one(document, on_frame)
         for content, record in found:
-            yield content, record | approximate(settings)
+            yield content, record if "error" in record else record | approximate(settings)
 
     shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings))
     if in_place:
