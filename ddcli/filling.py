@@ -72,7 +72,7 @@ class Infilling:
 
     content: bytes
     gaps: list[Fill]
-    nfe: int
+    nfe: int  # network evaluations it took; a score takes DRAWS more of each window
     seed: int
     index: int
     score: float | None = None  # ln p(gaps | context), nats: an unbiased estimate of a lower bound
@@ -184,6 +184,7 @@ def explain(
     *,
     mask_token: str = "[MASK]",
     max_gap: int = MAX_GAP,
+    score: bool = False,
     label: str | None = None,
     **settings: Unpack[Asked],
 ) -> str:
@@ -193,16 +194,18 @@ def explain(
     """
     chosen = check(model, label, **settings)
     counts = _record_lengths(model, label)
-    total = np.zeros(4)
+    total, windows = np.zeros(4), 0
     for text in _texts(model, _read(document, mask_token, max_gap), label):
         layout, hidden = text.hiding()
+        windows += len(layout.windows)
         asked = sum(any(token.side[0] in window.gaps for token in hidden) for window in layout.windows)
         cuts = (text, text.giving_up(text.sides)) if hidden else (text,)
         costs = [_cost(model, cut, counts, chosen) for cut in cuts]
         low, high = np.min(costs, 0), np.max(costs, 0)
         total += low[0] + asked, high[1] + asked, low[2], high[3]
     least, most, fewest, longest = total.tolist()
-    return f"{model.described(chosen)}; {model.priced(least, most, int(fewest), int(longest))}"
+    more = f"; about {DRAWS * windows:,} more for its score" if score else ""
+    return f"{model.described(chosen)}; {model.priced(least, most, int(fewest), int(longest))}{more}"
 
 
 def _cost(
@@ -331,7 +334,7 @@ def _laid_out(
     log: Log | None,
 ) -> list[tuple[list[_Way], Lengths, Layout]]:
     """The ways by the lengths they have drawn for the gaps of a text, one after the other."""
-    asked: dict[tuple[int, ...], Posterior] = {}  # by the lengths of the gaps before
+    asked: dict[tuple[int, bytes], Posterior] = {}  # by a gap, and what is seen before it
     groups: dict[Lengths, list[_Way]] = {}
     told = set[int]()
     for way in ways:
@@ -341,8 +344,9 @@ def _laid_out(
             if len(candidates) == 1:
                 lengths.append((candidates[0], 0.0))
                 continue
-            before = tuple(tokens for tokens, _ in lengths)
-            if before not in asked:
+            before = [tokens for tokens, _ in lengths]
+            seen = gap, text.before(gap, before).tobytes()  # nothing else depends on the gaps before
+            if seen not in asked:
                 noise = derive_seed(way.seed, "unseen", number, gap)
                 question = ask(model, text, gap, before, counts)
                 if log and gap not in told:
@@ -351,10 +355,10 @@ def _laid_out(
                 answer = posterior(model, _weigher(model), question, noise)
                 if temperature == 0:
                     answer = likeliest(model, _weigher(model), question, answer, noise)
-                asked[before] = answer
+                asked[seen] = answer
             u = Streams([way.draw("length", number, gap)]).uniform()[0]
-            lengths.append(asked[before].draw(temperature or 1.0, u))
-            way.nfe += asked[before].nfe
+            lengths.append(asked[seen].draw(temperature or 1.0, u))
+            way.nfe += asked[seen].nfe
         groups.setdefault(tuple(lengths), []).append(way)
     return [
         (members, lengths, text.layout([tokens for tokens, _ in lengths]))

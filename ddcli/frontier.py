@@ -83,11 +83,14 @@ def named(settings: SamplerSettings, *, paced: bool = True) -> str:
     """`confidence, 8 steps, top k 5`: the sampler, steps where they pace it, and what is not plain."""
     others = [name for name in told([settings]) if name not in SAID]
     words = [settings.sampler, *([counted(settings.steps, "step")] if paced else [])]
-    return ", ".join([*words, *(f"{n.replace('_', ' ')} {shown(getattr(settings, n))}" for n in others)])
+    return ", ".join([*words, *(f"{n.replace('_', ' ')} {shown(settings, n)}" for n in others)])
 
 
-def shown(value: Any) -> str:
+def shown(settings: SamplerSettings, name: str) -> str:
     """The value of a setting, for people."""
+    value = getattr(settings, name)
+    if name == "cache" and value != PLAIN.cache:
+        return f"{value} (approximate)"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .config import build_config, read_toml
 from .data import Blocks, pack, pack_records
 from .dataset import Log, read_training_data, refuse_pipes
-from .errors import DdcliError
+from .errors import DdcliError, counted
 from .model import Model
 from .sources import Document, read_corpus
 
@@ -94,6 +94,12 @@ def blocks_of(model: Model, documents: Sequence[Document], name: str, labels: Se
         length = model.length - sum(model.edges)
         blocks = pack(list(documents), model.tokenizer, length, end_of_text=ends)
         blocks = blocks.led_by(model.tokenizer.bos_id) if model.opened else blocks
+    if blocks.left_out and not blocks.predicted:
+        raise DdcliError(
+            f"{counted(blocks.left_out, 'record')} of {name} are too long for the model, which reads "
+            f"{model.length - 2} {model.tokenizer.unit}s at most, and no symbol of the rest is in its "
+            "vocabulary; give another text"
+        )
     if not blocks.predicted or not blocks.characters:
         raise DdcliError(f"no symbol of {name} is in the model's vocabulary; give another text")
     return blocks

@@ -288,9 +288,10 @@ class Model:
         """For people: the evaluations, at least and at most, that `fewest` to `longest` positions cost."""
         many = f"{fewest:,}" if fewest == longest else f"{fewest:,} to {longest:,}"
         what = f"{many} {self.tokenizer.unit}{'s' * (longest != 1)}"
-        if least == most:
-            return f"NFE {least:.1f} expected for {what}"
-        return f"NFE {least:.0f} to {most:.0f} for {what}, as the text turns out"
+        if math.isclose(least, most, abs_tol=0.05):
+            return f"NFE {most:.1f} expected for {what}"
+        digits = 0 if most - least >= 1 else 1
+        return f"NFE {least:.{digits}f} to {most:.{digits}f} for {what}, as the text turns out"
 
     def denoise(
         self,

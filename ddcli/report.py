@@ -36,6 +36,7 @@ from .model import Asked, Model, SamplerSettings
 from .plan import Silent
 from .process import Absorbing
 from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_test
+from .sampler import make_sampler
 from .saved import load_model, save_defaults
 from .textmodel import TextModel
 from .world import ALONE, World
@@ -327,9 +328,10 @@ def _pace(
 
     Raises DdcliError for a sampler that has no likelihood, or one that takes no pace.
     """
-    sampler = model.sampler(settings)
-    if reason := no_likelihood(model.process, settings, sampler):
+    # before the model refuses the sampler and names another, which may have no likelihood either
+    if reason := no_likelihood(model.process, settings, make_sampler(settings.sampler)):
         raise DdcliError(f"--order: {reason}")
+    sampler = model.sampler(settings)
     paced = has_pace(model.process, sampler)
     if tokens_per_call is not None and not paced:
         raise DdcliError(

@@ -396,6 +396,17 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, absorbing_run, tmp_
     assert err.count("\n") == 1
 
 
+def test_why_a_text_or_an_order_has_no_figure_is_told(run, records_run, uniform_run, tmp_path):
+    (tmp_path / "long.txt").write_text("a" * 99 + "\n\N{SNOWMAN}\n", encoding="utf-8")
+    code, _, err = run(records_run, "--data", tmp_path / "long.txt")
+    assert code == 2
+    assert "1 record of " in err
+    assert " too long for the model, which reads " in err
+    code, _, err = run(uniform_run, "--limit", 1, "--order", "confidence")
+    assert code == 2
+    assert "--order: confidence can be replayed under absorbing noise alone" in err
+
+
 # -- budgets ----------------------------------------------------------------------------------------------
 
 

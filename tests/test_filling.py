@@ -155,6 +155,18 @@ def test_ways_of_several_lengths_do_not_depend_on_each_other(absorbing_run):
     assert model.infill(document, 1, seed=5, steps=6) == many[:1]
 
 
+def test_a_length_is_weighed_once_for_all_ways_that_see_the_same_before_it(absorbing_run, monkeypatch):
+    weighed = []
+    plain = filling.posterior
+    monkeypatch.setattr(filling, "posterior", lambda *asked: weighed.append(asked[2]) or plain(*asked))
+    model = ddcli.load(absorbing_run)
+    far = "the [MASK:1-4] sat" + " on a mat" * 12 + " and [MASK:1-3] dog"
+    many = model.infill(far, 6, seed=5, steps=2, score=False)
+    assert len({len(way.gaps[0].tokens) for way in many}) > 1
+    assert len(weighed) == 2
+    assert model.infill(far, 1, seed=5, steps=2) == many[:1]
+
+
 def test_temperature_0_takes_the_length_of_the_likeliest_filling(absorbing_run):
     """The same one, however many ways."""
     model = ddcli.load(absorbing_run)
@@ -249,6 +261,7 @@ def test_the_cost_of_an_infilling_is_foretold_window_by_window(absorbing_run):
     (way,) = model.infill(far, seed=1, **how)
     assert way.nfe == 5  # one gap takes a call a token, at most 4
     assert filling.explain(model, far, **how).endswith("; NFE 5.0 expected for 5 characters")
+    assert filling.explain(model, far, score=True, **how).endswith("; about 32 more for its score")
     chosen = "the [MASK:3-5] sat on a mat"
     (way,) = model.infill(chosen, seed=1, **how)
     least, most = 3 * 1 + 3, 3 * 13 + 4  # 13 tokens of evidence

@@ -1,6 +1,7 @@
 r"""Laws of infilling: bytes outside gaps survive, escapes, carets, and what each window sees."""
 
 import re
+from codecs import BOM_UTF8
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ddcli.infilling import (
     cut_matches,
     cut_spans,
     encode,
+    line_and_column,
     parse,
     read_lengths,
 )
@@ -512,6 +514,19 @@ def test_columns_of_a_span_count_a_byte_that_is_no_text_as_one_character():
     assert document.gaps == (Gap(exactly(4), 3, b"\xfea"),)
 
 
+def test_a_byte_order_mark_is_in_no_column_and_no_gap():
+    source = BOM_UTF8 + b"ab\ncd"
+    for document in (
+        cut_spans(source, ["1:1-1:2"]),
+        cut_matches(source, "^a"),
+        parse(BOM_UTF8 + b"[MASK]b\ncd"),
+    ):
+        assert document.pieces == (BOM_UTF8, b"b\ncd")
+        assert line_and_column(document.source, document.gaps[0].offset) == (1, 1)
+    assert cut_spans(source, ["1:2-2:2"]).pieces == (BOM_UTF8 + b"a", b"d")
+    assert cut_matches(source, "(?s).*").pieces == (BOM_UTF8, b"")
+
+
 @pytest.mark.parametrize(
     ("spans", "problem"),
     [
@@ -542,7 +557,7 @@ def test_a_text_has_as_many_lines_as_an_editor_says(source, last):
 @given(nasty, st.sampled_from([r"[a-z]", r"\s+", r".", r"\W+", "x*", r"a(b?)", "."]), st.binary(max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_what_a_pattern_matches_is_replaced_and_nothing_else(source, pattern, fill):
-    text = source.decode(errors="surrogateescape")
+    text = source.removeprefix(BOM_UTF8).decode(errors="surrogateescape")
     group = re.compile(pattern).groups
     spans = [m.span(group) for m in re.finditer(pattern, text, re.M)]
     ends = [[at - (text[max(0, at - 1) : at + 1] == "\r\n") for at in span] for span in spans]

@@ -1,9 +1,7 @@
 """Texts in, answers out: stdin and files, stdout, and what is said on stderr."""
 
-import difflib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from ..errors import DdcliError, escaped, printable
 if TYPE_CHECKING:
     from ..filling import Infilling
     from ..generate import Frame
-    from ..model import OnFrame
+    from ..model import OnFrame, SamplerSettings
     from ..sampling import Writer
     from ..textmodel import TextModel
 
@@ -194,21 +192,6 @@ def record_of(way: "Infilling") -> dict[str, Any]:
     return known | {"nfe": way.nfe, "seed": way.seed, "index": way.index}
 
 
-def difference(before: bytes, after: bytes, name: str) -> bytes:
-    """A unified diff, as `patch` takes it; of texts that are the same, nothing."""
-    old, new = (re.findall(rb"[^\n]*\n|[^\n]+", text) for text in (before, after))
-    shown = _quoted(os.fsencode(name))
-    lines = difflib.diff_bytes(difflib.unified_diff, old, new, shown, shown)
-    return b"".join(x if x.endswith(b"\n") else x + b"\n\\ No newline at end of file\n" for x in lines)
-
-
-def _quoted(name: bytes) -> bytes:
-    """As `patch` reads a name in which there are line ends or quotes."""
-    if not re.search(rb'[\0-\x1f\x7f"\\]', name):
-        return name
-    return b'"%b"' % re.sub(rb'[\0-\x1f\x7f"\\]', lambda found: b"\\%03o" % found[0][0], name)
-
-
 def console() -> Any:
     from rich.console import Console
 
@@ -226,16 +209,26 @@ def answer(text: str) -> None:
     print(escaped(text) if sys.stdout.isatty() else text)
 
 
+def approximate(settings: "SamplerSettings") -> dict[str, str]:
+    """What of some settings is approximate, as JSON says it beside each text; nothing where all is exact."""
+    return {} if settings.cache == "none" else {"approximate": f"{settings.cache} cache"}
+
+
 def end_line() -> None:
     """On a terminal, a new line for what is said after a text that did not end its own."""
     if sys.stdout.isatty():
         tell("")
 
 
-def close(quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int) -> None:
-    """The closing line: network evaluations, tokens for each, speed, and the seed to do it again."""
+def close(
+    quiet: bool, nfe: list[int], tokens: int, seconds: float, seed: int, settings: "SamplerSettings"
+) -> None:
+    """What is approximate, if anything, and the closing line: network evaluations, tokens for each, speed,
+    and the seed to do it again."""
     if quiet:
         return
+    for what in approximate(settings).values():
+        tell(f"approximate: written with the {what}")
     calls = sum(nfe)
     mean, each = calls / len(nfe), tokens / max(1, calls)
     tell(f"NFE {mean:.0f}, {each:.1f} tokens per call, {tokens / seconds:,.0f} tokens/s, seed {seed}")

@@ -362,7 +362,7 @@ def _frontier(whole: "Evaluation") -> Iterator[str]:
     names = told(point.settings for point in points)
     rows = []
     for point, more in zip(points, above_the_best(points), strict=True):
-        row = [shown(getattr(point.settings, name)) for name in names]
+        row = [shown(point.settings, name) for name in names]
         row[names.index("steps")] = str(point.settings.steps) if point.paced else "-"
         row += [f"{point.cost.nfe:.1f}", f"{point.cost.seconds:.3f}"]
         found = point.quality

@@ -10,13 +10,13 @@ import typer
 from ..errors import DdcliError
 from .answers import (
     Answer,
+    approximate,
     backed_up,
     check_backup,
     check_folder,
     check_output,
     close,
     deliver,
-    difference,
     end_line,
     read,
     record_of,
@@ -25,11 +25,13 @@ from .answers import (
     watched,
 )
 from .batch import Batch
+from .difference import difference
 from .gaps import Gaps
 from .options import (
     AllowPickle,
     Block,
     Budget,
+    Cache,
     Device,
     Explain,
     GreedyTail,
@@ -93,6 +95,7 @@ def infill(
     top_p: TopP = None,
     greedy_tail: GreedyTail = None,
     block: Block = None,
+    cache: Cache = None,
     label: Label = None,
     guidance: Guidance = None,
     budget: Budget = None,
@@ -160,10 +163,11 @@ def infill(
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
+    scored = n > 1 or as_json or jsonl  # of JSON, of one way too
     if document and not quiet:
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     if explain and document:
-        tell(explanation(loaded, document, label=label, **settings_of(context)))
+        tell(explanation(loaded, document, score=scored, label=label, **settings_of(context)))
     seed = fresh_seed() if seed is None else seed
     began = time.perf_counter()
     ways: list[Infilling] = []
@@ -172,7 +176,7 @@ def infill(
         found = loaded.infill(
             document,
             n,
-            score=n > 1 or as_json or jsonl,  # of JSON, of one way too
+            score=scored,
             seed=seed,
             on_frame=on_frame,
             label=label,
@@ -184,12 +188,14 @@ def infill(
 
     batch = Batch(text if jsonl else b"", gaps, fill, seed)
 
-    def answers(on_frame: Any) -> Iterator[Answer]:
-        if document is None:
-            yield from batch.answers(on_frame)
-            return
+    def of_one(document: "Document", on_frame: Any) -> Iterator[Answer]:
         for way in fill(document, seed, on_frame):
-            yield difference(text, way.content, str(file)) if diff else way.content, record_of(way)
+            yield difference(document, way, str(file)) if diff else way.content, record_of(way)
+
+    def answers(on_frame: Any) -> Iterator[Answer]:
+        found = batch.answers(on_frame) if document is None else of_one(document, on_frame)
+        for content, record in found:
+            yield content, record if "error" in record else record | approximate(settings)
 
     shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings))
     if in_place:
@@ -209,5 +215,5 @@ def infill(
             tell("at temperature 0 there is a single way; raise --temperature for others")
     tokens = sum(len(gap.tokens) for way in ways for gap in way.gaps)
     if ways:
-        close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed)
+        close(quiet, [way.nfe for way in ways], tokens, time.perf_counter() - began, seed, settings)
     batch.close()

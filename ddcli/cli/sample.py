@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DdcliError
-from .answers import Answer, check_folder, check_output, check_utf8, close, deliver, tell, watched
+from .answers import (
+    Answer,
+    approximate,
+    check_folder,
+    check_output,
+    check_utf8,
+    close,
+    deliver,
+    tell,
+    watched,
+)
 from .options import (
     AllowPickle,
     Block,
@@ -101,7 +111,6 @@ def sample(
             raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
     seed = world.gather(fresh_seed() if seed is None else seed)[0]
-    approximate = {} if how.cache == "none" else {"approximate": f"{how.cache} cache"}
     if explain:
         told = loaded.explanation(
             length=length, prompt=prompt, label=label, fixed=fixed, seed=seed, **settings_of(context)
@@ -126,7 +135,7 @@ def sample(
             drawn.append(one)
             record = {"text": one.text, "tokens": one.tokens, "nfe": one.nfe}
             named = {} if one.label is None else {"label": one.label}
-            yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate
+            yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate(how)
 
     told = loaded.described(how)
     shown = watched(answers, live, trace, loaded, "sample", told)
@@ -135,9 +144,7 @@ def sample(
         return
     deliver(shown, output, as_json, null, line_end=b"\n")
     tokens = sum(len(one.tokens) - one.fixed for one in drawn)
-    if approximate and not quiet:
-        tell(f"approximate: sampled with the {how.cache} cache")
-    close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed)
+    close(quiet, [one.nfe for one in drawn], tokens, time.perf_counter() - began, seed, how)
 
 
 def _fixed(text: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@ r"""A document with gaps: what stands outside them reaches the output as the byt
 
 import re
 from bisect import bisect_right
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, overload
@@ -164,6 +165,11 @@ def line_starts(text: bytes) -> list[int]:
     return [0, *(match.end() for match in re.finditer(rb"\n", text))]
 
 
+def text_start(text: bytes) -> int:
+    """Where a text begins, bytes: behind a byte order mark, which editors count as no column."""
+    return len(BOM_UTF8) if text.startswith(BOM_UTF8) else 0
+
+
 def line_and_column(text: bytes, offset: int, starts: Sequence[int] | None = None) -> tuple[int, int]:
     """Where an offset in bytes lies: both from 1, the column in characters, a byte that is none for one.
 
@@ -174,4 +180,5 @@ def line_and_column(text: bytes, offset: int, starts: Sequence[int] | None = Non
 
 
 def _line_before(text: bytes, offset: int) -> str:
-    return text[text.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="surrogateescape")
+    start = text.rfind(b"\n", 0, offset) + 1 or text_start(text)
+    return text[start:offset].decode(errors="surrogateescape")

@@ -24,6 +24,7 @@ from .document import (
     line_and_column,
     line_starts,
     read_lengths,
+    text_start,
 )
 
 BRACKETS = ("]", ")", ">", "}")  # a marker that ends with one has room for a count before it
@@ -128,9 +129,10 @@ def cut_matches(source: bytes, pattern: str, lengths: Lengths | None = None) -> 
         compiled = re.compile(pattern, re.MULTILINE)
     except re.error as error:
         raise DdcliError(f"--regex {pattern}: {error}") from None
-    text = source.decode(errors="surrogateescape")
+    offset = text_start(source)
+    text = source[offset:].decode(errors="surrogateescape")
     places: list[tuple[int, int, Lengths | None]] = []
-    at, offset, empty = 0, 0, False
+    at, empty = 0, False
     for match in compiled.finditer(text):
         took_part = (i for i in range(1, compiled.groups + 1) if match[i] is not None)
         start, end = (_beside_line_end(text, place) for place in match.span(next(took_part, 0)))
@@ -172,9 +174,10 @@ def _offset(source: bytes, starts: Sequence[int], span: str, line: int, column: 
     if not 1 <= line <= len(starts):
         last = len(starts) - (len(starts) > 1 and starts[-1] == len(source))  # nobody calls its end a line
         raise DdcliError(f"--span {span}: there is no line {line}; the text has lines 1 to {last}")
-    shown = source[starts[line - 1] : starts[line] if line < len(starts) else None]
+    start = starts[line - 1] or text_start(source)
+    shown = source[start : starts[line] if line < len(starts) else None]
     shown = re.sub(rb"\r?\n\Z", b"", shown)
     text = shown.decode(errors="surrogateescape")
     if not 1 <= column <= len(text) + 1:
         raise DdcliError(f"--span {span}: line {line} has columns 1 to {len(text) + 1}, not {column}")
-    return starts[line - 1] + len(text[: column - 1].encode(errors="surrogateescape"))
+    return start + len(text[: column - 1].encode(errors="surrogateescape"))
