@@ -52,14 +52,6 @@ LITERATURE = "as papers on continuous time report it: the integral over t in [0.
 
 
 @dataclass(frozen=True)
-class Ordered:
-    """The likelihood under a sampler that fills in order, and what shows that it can be trusted."""
-
-    likelihood: Replayed
-    test: SelfTest | None  # None for a model that knows no order but its own
-
-
-@dataclass(frozen=True)
 class Generative:
     """Samples and real text before a scorer."""
 
@@ -78,7 +70,8 @@ class Evaluation:
     estimates: Estimates
     seed: int
     settings: dict[str, Any]  # what was asked for
-    ordered: Ordered | None = None
+    ordered: Replayed | None = None  # the likelihood under a sampler that fills in order
+    test: SelfTest | None = None  # what shows that such can be trusted; None where none is known, or needed
     generative: Generative | None = None
     frontier: list[Point] = field(default_factory=list)
     budgets: dict[str, Point] = field(default_factory=dict)
@@ -106,6 +99,7 @@ class Evaluation:
                 "data": self._data(),
                 "bound": self._bound(),
                 "ordered": self.ordered and _ordered(self.ordered),
+                "self_test": self.test and {**asdict(self.test), "passed": self.test.passed},
                 "generative": self.generative and _generative(self.generative),
                 "frontier": [_point(point) for point in self.frontier],
                 "budgets": as_defaults(self.budgets),
@@ -259,16 +253,14 @@ def evaluate(
         check_within(model, points, costs, within)
     estimates = measure(model, blocks, draws=draws, sequences=limit, world=world, **options)
     few = min(limit or REPLAYED, len(blocks))
-    ordered = judged = None
+    ordered = test = judged = None
     if order is not None:
         say(f"replaying {counted(few, _unit(model))}")
-        found = replayed(model, blocks, in_order, tokens_per_call=tokens_per_call, sequences=few, **options)
-        test = None
-        if _testable(model):
-            tested = min(few, TESTED)
-            say(f"self-test: replaying {counted(tested, _unit(model))} in random order, one token a call")
-            test = self_test(model, blocks, sequences=tested, **options)
-        ordered = Ordered(found, test)
+        ordered = replayed(model, blocks, in_order, tokens_per_call=tokens_per_call, sequences=few, **options)
+    if (order is not None or points) and _testable(model):
+        tested = min(few, TESTED)
+        say(f"self-test: replaying {counted(tested, _unit(model))} in random order, one token a call")
+        test = self_test(model, blocks, sequences=tested, **options)
     if scorer is not None:
         say(f"drawing {counted(count, 'sample')} at {counted(len(at), 'temperature')}")
         yardstick = real_texts(model, blocks, count=count, length=length)
@@ -305,7 +297,7 @@ def evaluate(
         "sweep": sweep,
         "within": within,
     }
-    return Evaluation(model, text, estimates, seed, asked, ordered, judged, frontier, kept)
+    return Evaluation(model, text, estimates, seed, asked, ordered, test, judged, frontier, kept)
 
 
 def _check_said(options: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> None:
@@ -364,8 +356,8 @@ def _identity(model: Model) -> dict[str, Any]:
     return found | files | {name: sha256(file) for name, file in sums.items()}
 
 
-def _ordered(found: Ordered) -> dict[str, Any]:
-    likelihood, bound = found.likelihood, found.likelihood.bound()
+def _ordered(likelihood: Replayed) -> dict[str, Any]:
+    bound = likelihood.bound()
     return {
         **likelihood.settings.model_dump(),
         "figure": "exact" if likelihood.exact else "bound",
@@ -374,7 +366,6 @@ def _ordered(found: Ordered) -> dict[str, Any]:
         "blocks": len(likelihood.chosen),
         "nfe": float(likelihood.nfe.mean()),
         "tokens_per_call": likelihood.tokens_per_call,
-        "self_test": found.test and {**asdict(found.test), "passed": found.test.passed},
     }
 
 

@@ -451,6 +451,19 @@ def test_the_command_tells_an_order_and_its_self_test(absorbing_run, capfd):
     assert "self-test: random order" in out
 
 
+def test_a_sweep_tells_its_self_test_and_whether_its_budget_is_told_apart_from_the_best(
+    records_run, tmp_path, capfd
+):
+    run, sweep = copy_of(records_run, tmp_path), "steps=1,2,8 sampler=ancestral"
+    arguments = ["eval", run, "--limit", 2, "--draws", 1, "--sweep", sweep, "--save", "--quiet"]
+    assert cli.main([str(a) for a in arguments]) == 0
+    out = capfd.readouterr().out
+    assert "self-test: random order" in out
+    (best,) = (line.split()[1] for line in out.splitlines() if line.split()[-2:] == ["best", "bound"])
+    (chosen,) = (line.split() for line in out.splitlines() if line.strip().startswith("quality "))
+    assert ("not told apart from it by 2 records" in out) == (chosen[2] != best)
+
+
 def test_the_self_test_is_announced_and_takes_no_more_blocks_than_asked_for(absorbing_run, capfd):
     arguments = ["eval", absorbing_run, "--limit", 1, "--order", "entropy", "--tokens-per-call", 16]
     assert cli.main([str(a) for a in arguments]) == 0

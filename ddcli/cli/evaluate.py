@@ -30,9 +30,9 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..evaluation import Share
-    from ..frontier import Point
     from ..generative import TextFigures
-    from ..report import Evaluation, Generative, Ordered
+    from ..replay import Replayed, SelfTest
+    from ..report import Evaluation, Generative
 
 
 def evaluate(
@@ -204,9 +204,12 @@ def _lines(found: "Evaluation", curve: bool) -> Iterator[str]:
     if found.frontier:
         yield ""
         yield from _frontier(found)
+    if found.test:
+        yield ""
+        yield from _self_test(found.test, found.unit)
     if found.budgets:
         yield ""
-        yield from _budgets(found.budgets)
+        yield from _budgets(found)
     if curve or not (found.ordered or found.generative or found.frontier):
         yield from _curves(found)
 
@@ -272,11 +275,10 @@ def _shares(of: str, unit: str, shares: "list[Share]") -> Iterator[str]:
     )
 
 
-def _ordered(whole: "Evaluation", found: "Ordered") -> Iterator[str]:
+def _ordered(whole: "Evaluation", likelihood: "Replayed") -> Iterator[str]:
     from ..frontier import named
 
-    likelihood, bound = found.likelihood, found.likelihood.bound()
-    settings = likelihood.settings
+    bound, settings = likelihood.bound(), likelihood.settings
     kind = "exact: -ln p(text) itself" if likelihood.exact else "the mean over drawn orders: an upper bound"
     yield f"order {named(settings, paced=whole.model.paced(settings))}; {kind}"
     yield (
@@ -287,17 +289,19 @@ def _ordered(whole: "Evaluation", found: "Ordered") -> Iterator[str]:
         f"  {counted(len(likelihood.chosen), whole.unit)}, {likelihood.nfe.mean():.1f} evaluations of each, "
         f"{likelihood.tokens_per_call:.2f} tokens a call"
     )
-    if test := found.test:
-        verdict = {
-            True: "they agree",
-            False: "NOT within two standard errors (chance: one time in 20)",
-            None: "too few to tell",
-        }
-        difference = _with_error(test.difference, test.stderr, "+.4f")
-        yield (
-            f"  self-test: random order one token a call less the bound is {difference} nats/token, "
-            f"paired on {counted(test.blocks, whole.unit)}: {verdict[test.passed]}"
-        )
+
+
+def _self_test(test: "SelfTest", unit: str) -> Iterator[str]:
+    verdict = {
+        True: "they agree",
+        False: "NOT within two standard errors (chance: one time in 20)",
+        None: "too few to tell",
+    }
+    difference = _with_error(test.difference, test.stderr, "+.4f")
+    yield (
+        f"self-test: random order one token a call less the bound is {difference} nats/token, "
+        f"paired on {counted(test.blocks, unit)}: {verdict[test.passed]}"
+    )
 
 
 def _generative(found: "Generative") -> Iterator[str]:
@@ -385,12 +389,25 @@ def _frontier(whole: "Evaluation") -> Iterator[str]:
     yield f"  NFE and seconds: the mean of {TIMED} samples, each drawn alone{own}"
 
 
-def _budgets(budgets: "dict[str, Point]") -> Iterator[str]:
+def _budgets(whole: "Evaluation") -> Iterator[str]:
+    from ..frontier import above_the_best
+    from ..report import BEST
+
     rows = [
         [name, point.name, f"{point.cost.nfe:.1f}", f"{point.cost.seconds:.3f}"]
-        for name, point in budgets.items()
+        for name, point in whole.budgets.items()
     ]
     yield from _table(["budget", "settings", "NFE", "s a sample"], rows)
+    most = whole.settings["within"] or math.inf
+    able = [point for point in whole.frontier if point.cost.seconds <= most]
+    (behind,) = (
+        more for point, more in zip(able, above_the_best(able), strict=True) if point is whole.budgets[BEST]
+    )
+    if behind and behind[0] > 0:
+        yield (
+            f"  {BEST} is {_with_error(*behind)} nats/token above the best point: not told apart from it by "
+            f"{counted(whole.settings['replayed_blocks'], whole.unit)}; more (--limit) tell more apart"
+        )
 
 
 def _number(value: float) -> str:
