@@ -284,8 +284,8 @@ _TWO_ENDS = "clipped times need two ends that rise within [0, 1], such as clippe
 class ClippedTimes:
     """Even over [low, high] alone, where gradients vary least (BD3-LM, arXiv:2503.09573, section 5.3).
 
-    There shares of masks are clipped, which on the linear schedule are the times. Training that is told no ends
-    chooses among `CLIPS` by the gradients themselves.
+    There shares of masks are clipped, which on the linear schedule are the times. Training that is told no
+    ends chooses among `CLIPS` by the gradients themselves.
     """
 
     low: float = 0.3

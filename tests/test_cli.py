@@ -863,6 +863,16 @@ def test_the_old_file_is_kept_under_another_name_and_never_over_another_file(
     assert "in.txt.bak is there already; give another suffix" in refused(*arguments)
     assert files(tmp_path) == before
     (tmp_path / "in.txt.bak").unlink()
+    with monkeypatch.context() as disk_without_links:
+        disk_without_links.setattr(
+            "os.link", lambda *paths: (_ for _ in ()).throw(OSError(1, "not permitted"))
+        )
+        assert run(*arguments)[0] == 0
+    assert (tmp_path / "in.txt.bak").read_text() == "a [MASK]"
+    assert stat.S_IMODE((tmp_path / "in.txt.bak").stat().st_mode) == 0o640
+    assert set(files(tmp_path)) == {"in.txt", "in.txt.bak"}
+    (tmp_path / "in.txt.bak").unlink()
+    file.write_text("a [MASK]")
     monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left")))
     code, out, err = run(*arguments)
     assert (code, out) == (2, b"")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -161,7 +162,7 @@ def backed_up(file: Path, kept: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        os.link(file.resolve(), kept)  # never over another file, and with all that the old one has
+        _keep(file.resolve(), kept)
     except OSError as error:
         raise DdcliError(f"{kept} cannot be written: {error.strerror}") from None
     try:
@@ -169,6 +170,20 @@ def backed_up(file: Path, kept: Path | None) -> Iterator[None]:
     except BaseException:
         kept.unlink()
         raise
+
+
+def _keep(file: Path, kept: Path) -> None:
+    """Under a second name, never over another file and with all it has; a copy where a disk has no links."""
+    from ..files import whole_file
+
+    try:
+        os.link(file, kept)
+    except FileExistsError:
+        raise
+    except OSError:
+        with whole_file(kept) as beside:
+            shutil.copyfile(file, beside)
+        shutil.copystat(file, kept)
 
 
 def record_of(way: "Infilling") -> dict[str, Any]:
