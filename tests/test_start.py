@@ -244,7 +244,7 @@ def test_padding_is_neither_attended_to_nor_in_the_loss(kind, folders, names_fil
             noised = plan.task.noised(plan.data.train.batch(0, 4, 0), 0, plan.device)
             assert noised.padded
         else:  # the same clocks and masks, with more padding behind
-            parts = ("x0", "xt", "clock", "running", "valid")
+            parts = ("x0", "xt", "clock", "running", "valid", "asked")
             wide = {name: torch.nn.functional.pad(getattr(noised, name), (0, 8)) for name in parts}
             noised = dataclasses.replace(noised, **wide)
         loss = plan.task.loss(denoiser, noised)
