@@ -233,16 +233,19 @@ def test_the_card_says_where_a_run_began(bert_run, folders):
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", *slow("modernbert")])
-def test_padding_is_neither_attended_to_nor_in_the_loss(kind, folders, names_file):
+def test_padding_is_neither_attended_to_nor_in_the_loss(kind, folders, tmp_path):
     """So records cost the same, and have the same gradient, however far they are padded."""
-    path, found = folders(kind), []
+    path, found, records = folders(kind), [], tmp_path / "records.txt"
+    lines = (line.split()[: 1 + i % 4] for i, line in enumerate(words(100).splitlines()))
+    records.write_text("".join(" ".join(line) + "\n" for line in lines))
     for length in (20, 28):
-        config = start_config(path, names_file, data__lines=True, data__length=length)
+        config = start_config(path, records, data__lines=True, data__length=length)
         plan = make_plan(config, None, Silent())
         denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, torch.float32)
         if not found:
             noised = plan.task.noised(plan.data.train.batch(0, 4, 0), 0, plan.device)
             assert noised.padded
+            assert noised.asked.sum() > 4
         else:  # the same clocks and masks, with more padding behind
             parts = ("x0", "xt", "clock", "running", "valid", "asked")
             wide = {name: torch.nn.functional.pad(getattr(noised, name), (0, 8)) for name in parts}
