@@ -410,12 +410,9 @@ def _read_zip(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
             held = {
                 file: _unpacked(archive.read(file.as_posix()), file, f"{where}: {file}") for file in files
             }
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        NotImplementedError,
-        KeyError,
-    ) as error:  # damaged, or encrypted
+    except DdcliError:
+        raise
+    except Exception as error:  # damaged or encrypted: each compression has exceptions of its own
         raise DdcliError(f"{where} cannot be read: {_first_line(error)}") from error
     tables = _are_tables(files)
     for file, content in held.items():

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -193,9 +194,14 @@ def test_an_archive_is_read_as_a_folder_is(tmp_path):
         "two",
         "x",
     ]
-    (tmp_path / "a.zip").write_bytes(b"PK and nothing else")
-    with pytest.raises(DdcliError, match=r"a\.zip cannot be read: "):
-        read_corpus(str(tmp_path / "a.zip"))
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.txt", "a text\n" * 100)
+    damaged = whole.getvalue().replace(whole.getvalue()[35:45], b"\xff" * 10)
+    for data in (b"PK and nothing else", damaged):
+        (tmp_path / "a.zip").write_bytes(data)
+        with pytest.raises(DdcliError, match=r"a\.zip cannot be read: "):
+            read_corpus(str(tmp_path / "a.zip"))
 
 
 def test_no_table_is_passed_over_among_other_files(tmp_path):
