@@ -290,7 +290,9 @@ def _local(source: str) -> _Files | None:
 
 
 def _is_saved(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    """Whether `save_to_disk` wrote a folder: a dataset or several. Others may have a state.json too."""
+    one = all((path / name).is_file() for name in ("state.json", "dataset_info.json"))
+    return one or (path / "dataset_dict.json").is_file()
 
 
 def _are_tables(files: Iterable[Path]) -> bool:

@@ -174,6 +174,10 @@ def test_a_dataset_that_was_saved_is_its_rows_and_not_its_description(tmp_path):
     assert sorted(streamed.all()) == rows["text"][:]
     with pytest.raises(DdcliError, match=r"no split 'valid' but train, test; set data.split to one"):
         read_corpus(more, split="valid")
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "state.json"):  # a name that anybody may give a file
+        (tmp_path / "texts" / name).write_text(name)
+    assert read_corpus(str(tmp_path / "texts")).documents == ["a.txt", "state.json"]
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(DdcliError, match="cannot be read as a dataset"):
         read_corpus(one)
