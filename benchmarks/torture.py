@@ -26,9 +26,10 @@ from killing import assert_whole, kill_while_training
 from safetensors.torch import load_file
 from tiny import Heard, assert_same_run, copy_of, files, tiny_config, words
 
-from ddcli.checkpoint import checkpoints, intact_checkpoint, read_checkpoint, verified
+from ddcli.checkpoint import checkpoints, intact_checkpoint, read_checkpoint
 from ddcli.config import Config, load_config
 from ddcli.errors import DdcliError, RunFailed
+from ddcli.files import verified
 from ddcli.training import train
 
 EVERY = 4  # steps between checkpoints

@@ -28,13 +28,12 @@ from .about import Excerpt, meaning_of_noise, schedule_of
 from .config import Config, Section, build_config, read_toml
 from .errors import DdcliError, RunFailed
 from .files import (
-    MANIFEST,
     PARTIAL,
     clear_partial,
     links_out,
     read_json,
     read_small,
-    sha256,
+    verified,
     whole_folder,
 )
 from .schedule import CLIPS
@@ -91,17 +90,6 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
     """(step, folder) of every checkpoint, oldest first."""
     found = [(STEP.match(path.name), path) for path in (run / "checkpoints").glob("step-*")]
     return sorted((int(match[1]), path) for match, path in found if match)
-
-
-def verified(folder: Path) -> bool:
-    """Whether the files of a checkpoint are those that were written, and every one as it was."""
-    try:
-        sums = json.loads(read_small(folder / MANIFEST))
-        names = {path.name for path in folder.iterdir()} - {MANIFEST}
-        there = {name for name in names if not name.startswith(".")}  # which file managers leave; never read
-        return sums.keys() == there and all(sha256(folder / name) == sums[name] for name in there)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
 
 
 def intact_checkpoint(run: Path, log: Callable[[str], None]) -> Path | None:

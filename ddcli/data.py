@@ -1,7 +1,7 @@
 """Documents as blocks of tokens, and blocks as batches.
 
-Legend: N blocks, L tokens a block, B blocks a batch. Nothing here needs torch: batches are numpy arrays, and
-pure functions of (seed, step), so that a run can stop and go on anywhere.
+Legend: D documents, N blocks, L tokens a block, B blocks a batch. Nothing here needs torch: batches are numpy
+arrays, and pure functions of (seed, step), so that a run can stop and go on anywhere.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -18,6 +18,9 @@ import numpy as np
 from .errors import DdcliError
 from .sources import Document, present, some_of, utf8
 from .tokenizer import Tokenizer
+
+EVERY = slice(None)
+AT_ONCE = 4096  # blocks
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ class Blocks:
     """Documents as blocks of equal length, each short one padded at its end."""
 
     tokens: np.ndarray  # (N, L) uint16, or int32 for large vocabularies
-    document: np.ndarray  # (N, L) int32: which document a token is of; -1 at padding
-    given: np.ndarray | None  # (N, L) bool, as in Batch; None: nowhere
+    sizes: np.ndarray  # (N,) int32: tokens of each block; what stands behind them is padding
+    ends: np.ndarray  # (D,) int64: how many tokens there are up to the end of each document
+    given: np.ndarray | None  # (N, L) bool, as in Batch, False at padding; None: nowhere
     characters: int  # of the documents packed, to give bits per character
     utf8_bytes: int  # likewise, to give bits per byte
     left_out: int = 0  # records too long for a block
@@ -48,16 +52,28 @@ class Blocks:
     @property
     def predicted(self) -> int:
         """Tokens whose likelihood is asked for: all but padding and given ones."""
-        valid = self.document >= 0
-        return int(valid.sum() if self.given is None else (valid & ~self.given).sum())
+        return int(self.sizes.sum()) - (0 if self.given is None else int(self.given.sum()))
+
+    def valid(self, rows: np.ndarray | slice = EVERY) -> np.ndarray:
+        """Where the blocks numbered `rows` (B,) have tokens, (B, L) bool: all but padding."""
+        return np.arange(self.tokens.shape[1]) < self.sizes[rows][:, None]
+
+    def document(self, rows: np.ndarray | slice = EVERY) -> np.ndarray:
+        """Which document each token of the blocks numbered `rows` (B,) is of, (B, L); -1 at padding."""
+        place = self._before[rows][:, None] + np.arange(self.tokens.shape[1])
+        return np.where(self.valid(rows), np.searchsorted(self.ends, place, side="right"), -1)
 
     def counts(self, vocab_size: int) -> np.ndarray:
         """How often each id occurs, (V,)."""
-        return np.bincount(self.tokens[self.document >= 0], minlength=vocab_size)
+        found = np.zeros(vocab_size, np.int64)
+        for first in range(0, len(self), AT_ONCE):
+            rows = slice(first, first + AT_ONCE)
+            found += np.bincount(self.tokens[rows][self.valid(rows)], minlength=vocab_size)
+        return found
 
     def take(self, rows: np.ndarray) -> Batch:
         """The blocks numbered `rows` (B,), in that order."""
-        tokens, valid = self.tokens[rows].astype(np.int64), self.document[rows] >= 0
+        tokens, valid = self.tokens[rows].astype(np.int64), self.valid(rows)
         given = np.zeros_like(valid) if self.given is None else self.given[rows]
         return Batch(tokens, given, valid, of=len(rows))
 
@@ -68,7 +84,8 @@ class Blocks:
         return replace(
             self,
             tokens=np.column_stack([before, self.tokens]),
-            document=np.column_stack([self.document[:, 0], self.document]),
+            sizes=self.sizes + 1,
+            ends=self.ends + np.searchsorted(self._before, self.ends),  # one more a block that begins in it
             given=np.column_stack([np.ones(len(self), bool), given]),
         )
 
@@ -97,6 +114,11 @@ class Blocks:
         rows = [permutation(len(self), seed, int(e))[p] for e, p in zip(epochs, places, strict=True)]
         return np.array(rows)
 
+    @cached_property
+    def _before(self) -> np.ndarray:
+        """How many tokens stand before each block, (N,) int64."""
+        return np.cumsum(self.sizes, dtype=np.int64) - self.sizes
+
 
 def pack(
     documents: list[Document],
@@ -119,15 +141,15 @@ def pack(
         raise DdcliError(
             f"the text has {len(stream)} tokens, less than one block; lower --length from {length}"
         )
-    owner = np.repeat(np.arange(len(encoded), dtype=np.int32), [len(ids) + len(end) for ids in encoded])
     whole = len(stream) - len(stream) % length if training else len(stream)
     room = -whole % length
+    unknown = np.isin(stream[:whole], tokenizer.special_ids)
+    given = np.pad(unknown, (0, room)).reshape(-1, length) if unknown.any() else None
     tokens = np.pad(stream[:whole].astype(_id_type(tokenizer)), (0, room), constant_values=tokenizer.pad_id)
-    document = np.pad(owner[:whole], (0, room), constant_values=-1)
-    tokens, document = tokens.reshape(-1, length), document.reshape(-1, length)
-    unknown = np.isin(tokens, tokenizer.special_ids) & (document >= 0)
-    characters, utf8_bytes = _count(documents, tokenizer)
-    return Blocks(tokens, document, unknown if unknown.any() else None, characters, utf8_bytes)
+    sizes = np.full((whole + room) // length, length, np.int32)
+    sizes[-1] -= room
+    ends = np.minimum(np.cumsum([len(ids) + len(end) for ids in encoded]), whole)
+    return Blocks(tokens.reshape(-1, length), sizes, ends, given, *_count(documents, tokenizer))
 
 
 def pack_records(
@@ -144,22 +166,23 @@ def pack_records(
         least = min(map(len, encoded)) + 2
         raise DdcliError(f"no record fits --length {length} with its ends; the shortest needs {least}")
     tokens = np.full((len(fitting), length), tokenizer.pad_id, _id_type(tokenizer))
-    document = np.full(tokens.shape, -1, np.int32)
     given = np.zeros(tokens.shape, bool)
     tokens[:, 0], given[:, 0] = tokenizer.bos_id, True
     if labels:
         tokens[:, 0] = [tokenizer.label_ids.get(labels[i], tokenizer.bos_id) for i in fitting]
+    taken = np.zeros(len(encoded), np.int64)
     for row, i in enumerate(fitting):
         end = len(encoded[i]) + 1
         tokens[row, 1:end], tokens[row, end] = encoded[i], tokenizer.eos_id
+        given[row, 1:end] = np.isin(encoded[i], tokenizer.special_ids)
         given[row, end] = True
-        document[row, : end + 1] = i
-    unknown = np.isin(tokens, tokenizer.special_ids) & (document >= 0) & ~given
+        taken[i] = end + 1
     characters, utf8_bytes = _count([documents[i] for i in fitting], tokenizer)
     return Blocks(
         tokens,
-        document,
-        given | unknown,
+        taken[fitting].astype(np.int32),
+        np.cumsum(taken),
+        given,
         characters,
         utf8_bytes,
         left_out=len(encoded) - len(fitting),

@@ -1,14 +1,18 @@
 """What a run trains and validates on: from settings to a tokenizer and blocks of tokens."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .cache import cached
 from .config import Data
 from .data import Blocks, StreamBlocks, pack, pack_records
 from .errors import DdcliError
+from .files import read_json
 from .process import Vocabulary
 from .sources import (
     TOLD,
@@ -22,7 +26,7 @@ from .sources import (
     stream_documents,
     told_of,
 )
-from .tokenizer import Tokenizer, default_tokenizer, make_tokenizer
+from .tokenizer import Tokenizer, default_tokenizer, is_built, make_tokenizer
 
 DEFAULT_LENGTH = 256
 SAMPLE = 10_000, 100_000_000  # documents of a stream that a tokenizer is made from, and characters
@@ -30,7 +34,10 @@ SOURCE_TOKENIZERS = {"python-stdlib": "bpe:2048"}  # few symbols, but code is wo
 LONGEST_RECORD = 1024  # tokens; of records that set no --length
 MOST_LABELS = 1000  # different ones; of more, each would be too rare to learn
 
+WORTH_KEEPING = 1_000_000  # characters: what is made of fewer is made at once
+
 Log = Callable[[str], None]
+Records = tuple[list[Document], list[str]]  # and the label of each, empty: none
 
 
 @dataclass(frozen=True)
@@ -87,27 +94,55 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         fingerprint = f"{fingerprint}+{held_out.sha256}"
     labels, valid_labels = corpus.labels[: len(train)], held_out.labels[-len(valid) :]
     names = _label_names(settings, labels)
-    spec = settings.tokenizer
-    if tokenizer is None:
-        spec = spec or _chosen_tokenizer(settings, train, log)
-        tokenizer = make_tokenizer(spec, train, log).labelled(names)
-    if strange := next((name for name in names if name not in tokenizer.label_ids), None):
+    if tokenizer is None and settings.tokenizer and not is_built(settings.tokenizer):
+        tokenizer = make_tokenizer(settings.tokenizer, train, log).labelled(names)
+    if tokenizer and (strange := next((name for name in names if name not in tokenizer.label_ids), None)):
         raise DdcliError(
             f"the tokenizer of the model has no token for the label {strange!r}; leave --label-column out"
         )
+    records = (train, labels), (valid, valid_labels)
+
+    def make(log: Log) -> TrainingData:
+        return _tokenized(settings, tokenizer, *records, fingerprint, log)
+
+    if sum(map(len, train)) < WORTH_KEEPING:
+        return make(log)
+    said: list[str] = []  # and is said again by whoever reads what was kept
+
+    def say(line: str) -> None:
+        said.append(line)
+        log(line)
+
+    def load(folder: Path) -> TrainingData:
+        data, lines = _load(folder, tokenizer, fingerprint)
+        for line in lines[len(said) :]:
+            log(line)
+        return data
+
+    key = _key(settings, tokenizer, fingerprint)
+    return cached("tokens", key, lambda: make(say), lambda data, folder: _save(data, said, folder), load, log)
+
+
+def _tokenized(
+    settings: Data, tokenizer: Tokenizer | None, train: Records, valid: Records, fingerprint: str, log: Log
+) -> TrainingData:
+    texts, labels = train
+    spec = settings.tokenizer
+    if tokenizer is None:
+        spec = spec or _chosen_tokenizer(settings, texts, log)
+        tokenizer = make_tokenizer(spec, texts, log).labelled(_label_names(settings, labels))
     if settings.lines:
-        if strangers := sum(label not in {"", *names} for label in valid_labels):
+        if strangers := sum(label not in {"", *tokenizer.label_ids} for label in valid[1]):
             log(f"{strangers:,} validation records have labels that no training record has: taken for none")
-        records = (train, labels), (valid, valid_labels)
-        return _records(settings, tokenizer, spec, *records, fingerprint, log)
+        return _records(settings, tokenizer, spec, train, valid, fingerprint, log)
     length = settings.length or DEFAULT_LENGTH
-    ends = len(train) > 1
+    ends = len(texts) > 1
     return TrainingData(
         tokenizer,
         spec,
         length,
-        pack(train, tokenizer, length, end_of_text=ends, training=True),
-        _checked(pack(valid, tokenizer, length, end_of_text=ends)),
+        pack(texts, tokenizer, length, end_of_text=ends, training=True),
+        _checked(pack(valid[0], tokenizer, length, end_of_text=ends)),
         fingerprint,
         record_lengths={},
         labels={},
@@ -171,9 +206,6 @@ def _checked(valid: Blocks) -> Blocks:
     return valid
 
 
-Records = tuple[list[Document], list[str]]  # and the label of each, empty: none
-
-
 def _records(
     settings: Data,
     tokenizer: Tokenizer,
@@ -188,7 +220,7 @@ def _records(
     blocks, held_out = (pack_records(texts, tokenizer, length, labels) for texts, labels in (train, valid))
     if blocks.left_out:
         log(f"{blocks.left_out:,} records of more than {length - 2} {tokenizer.unit}s left out")
-    lengths, opening = (blocks.document >= 0).sum(-1) - 2, blocks.tokens[:, 0]
+    lengths, opening = blocks.sizes - 2, blocks.tokens[:, 0]
     labels = {name: _tally(lengths[opening == id]) for name, id in tokenizer.label_ids.items()}
     return TrainingData(
         tokenizer,
@@ -250,6 +282,64 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         labels={},
         has_end_of_text=ends and tokenizer.eos_id not in tokenizer.special_ids,
     )
+
+
+# -- kept for the next start ------------------------------------------------------------------------------
+
+KEPT = "tokens 1"  # a new number wherever other tokens are made of the same text
+ARRAYS = "tokens", "sizes", "ends", "given"
+COUNTS = "characters", "utf8_bytes", "left_out"
+PLAIN = "tokenizer_spec", "length", "has_end_of_text"
+
+
+def _key(settings: Data, tokenizer: Tokenizer | None, fingerprint: str) -> str:
+    """Of all that tokens depend on: the text, how it is cut up, and the tokenizer or how it is learnt."""
+    import tokenizers
+
+    told = settings.model_dump(exclude={"source", "valid"})  # whatever they are called
+    usual = None if tokenizer else SOURCE_TOKENIZERS.get(settings.source)
+    own = tokenizer.digest if tokenizer else None
+    return sha256_of([json.dumps([KEPT, tokenizers.__version__, fingerprint, told, usual, own])])
+
+
+def _save(data: TrainingData, said: Sequence[str], folder: Path) -> None:
+    data.tokenizer.save(folder)
+    told: dict[str, Any] = {name: getattr(data, name) for name in PLAIN}
+    told |= {"said": said, "record_lengths": [*data.record_lengths.items()]}
+    told["labels"] = {name: [*counts.items()] for name, counts in data.labels.items()}
+    for part, blocks in {"train": data.train, "valid": data.valid}.items():
+        assert isinstance(blocks, Blocks)
+        told[part] = {name: getattr(blocks, name) for name in COUNTS}
+        for name in ARRAYS:
+            if (array := getattr(blocks, name)) is not None:
+                np.save(folder / f"{part}.{name}.npy", array)
+    (folder / "data.json").write_text(json.dumps(told))
+
+
+def _load(folder: Path, tokenizer: Tokenizer | None, fingerprint: str) -> tuple[TrainingData, list[str]]:
+    """What was saved, tokens as files that are mapped; and what was said when they were made."""
+    told = read_json(folder / "data.json")
+
+    def blocks(part: str) -> Blocks:
+        files = {name: folder / f"{part}.{name}.npy" for name in ARRAYS}
+        arrays: dict[str, Any] = {
+            name: np.load(file, "r") if file.exists() else None for name, file in files.items()
+        }
+        return Blocks(**arrays, **told[part])
+
+    data = TrainingData(
+        tokenizer=tokenizer or Tokenizer.load(folder),
+        train=blocks("train"),
+        valid=blocks("valid"),
+        fingerprint=fingerprint,
+        record_lengths=dict(told["record_lengths"]),
+        labels={name: dict(counts) for name, counts in told["labels"].items()},
+        **{name: told[name] for name in PLAIN},
+    )
+    return data, told["said"]
+
+
+# -- what is asked before -----------------------------------------------------------------------------------
 
 
 def _chosen_tokenizer(settings: Data, documents: list[Document], log: Log) -> str:

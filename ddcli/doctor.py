@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 
-from .checkpoint import best_checkpoint, checkpoints, verified
+from .checkpoint import best_checkpoint, checkpoints
 from .config import find_recipe, load_config, recipe_names
 from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted, unknown
-from .files import CONFIG, meant, read_small
+from .files import CONFIG, meant, read_small, verified
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
 from .saved import load_writer

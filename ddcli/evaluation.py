@@ -231,7 +231,7 @@ class Clusters:
 def clustered(nats: np.ndarray, blocks: Blocks, chosen: np.ndarray) -> Clusters:
     """Costs (N, L) of blocks numbered `chosen` (N,), summed over their clusters."""
     predicted = predicted_in(blocks, chosen)
-    owner = blocks.document[chosen]
+    owner = blocks.document(chosen)
     if len(np.unique(owner[predicted])) == 1:
         owner = np.broadcast_to(np.arange(len(chosen))[:, None], predicted.shape)
     _, cluster = np.unique(owner[predicted], return_inverse=True)

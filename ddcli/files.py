@@ -68,6 +68,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def verified(folder: Path) -> bool:
+    """Whether the files of a folder that was written whole are those that were written, each as it was."""
+    try:
+        sums = json.loads(read_small(folder / MANIFEST))
+        names = {path.name for path in folder.iterdir()} - {MANIFEST}
+        there = {name for name in names if not name.startswith(".")}  # which file managers leave; never read
+        return sums.keys() == there and all(sha256(folder / name) == sums[name] for name in there)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
 def read_small(path: Path, most: int = LARGEST) -> bytes:
     """The content of a file of settings. Raises OSError for a pipe, a device, and what is far too large."""
     waits = getattr(os, "O_NONBLOCK", 0)  # which opening a pipe would do until somebody writes

@@ -152,6 +152,7 @@ def infill(
     filling.
     score: rank the ways by their estimated ln p(gaps | context), lengths that were chosen included, and list
     a text once, with how many `ways` came out as it; by default where there are several ways. False: n draws.
+    Scores and lengths are judged by the model as it is, whatever the settings it is drawn with.
     label: that of each line, told wherever the model reads the line's beginning. log: is told what takes
     long, and what of a range of lengths has no room.
 

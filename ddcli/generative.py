@@ -226,7 +226,7 @@ def real_texts(model: Model, blocks: Blocks, *, count: int, length: int | None) 
     is not as long is left out; a record is as long as it is.
     """
     front, back = model.edges
-    sizes = (blocks.document >= 0).sum(-1) - (front + back)
+    sizes = blocks.sizes - (front + back)
     least = 0 if model.record_lengths else min(length or model.length, int(sizes.max()))
     able = np.flatnonzero(sizes >= least)
     batch = blocks.take(able[spread_evenly(len(able), count)])

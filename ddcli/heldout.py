@@ -106,5 +106,5 @@ def blocks_of(model: Model, documents: Sequence[Document], name: str, labels: Se
 
 
 def _held_out(model: Model, blocks: Blocks, name: str, sha256: str) -> HeldOut:
-    unknown = (blocks.tokens == model.tokenizer.unk_id) & (blocks.document >= 0)
+    unknown = (blocks.tokens == model.tokenizer.unk_id) & blocks.valid()
     return HeldOut(blocks, name, sha256, int(unknown.sum()))

@@ -31,7 +31,7 @@ class Wanted(Asked, total=False):
 class OfOne(Wanted, total=False):
     """Keyword arguments of `frames` and `explain`."""
 
-    seed: int
+    seed: int | None
 
 
 class OfMany(Wanted, total=False):
@@ -132,10 +132,11 @@ def frames(
     prompt: str = "",
     label: Label = None,
     fixed: Mapping[int, str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     **settings: Unpack[Asked],
 ) -> Iterator[Frame]:
     """Every state on the way to the first sample of a seed. Options as in `samples`."""
+    seed = fresh_seed() if seed is None else seed
     given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
@@ -224,10 +225,11 @@ def explain(
     prompt: str = "",
     label: Label = None,
     fixed: Mapping[int, str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     **settings: Unpack[Asked],
 ) -> str:
     """How the first sample of a seed is made, and what it costs, in a line for people. Options: `samples`."""
+    seed = fresh_seed() if seed is None else seed
     given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)

@@ -17,12 +17,12 @@ from .about import About, Beside, Excerpt, excerpt
 from .adapted import about_adapted, check_adapted
 from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
-from .checkpoint import STEP, refuse_links, verified
+from .checkpoint import STEP, refuse_links
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .device import pick_device, pick_precision
 from .errors import DdcliError
-from .files import MANIFEST, read_json, sha256, whole_file, write_text
+from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
 from .foreign import Pretrained, Source, open_foreign, open_start, open_writer
 from .lora import Lora
 from .model import SamplerSettings

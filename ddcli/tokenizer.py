@@ -7,6 +7,7 @@ Our own vocabularies hold the data symbols first, then `<eos>`, `<unk>` (charact
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,6 +103,15 @@ class Tokenizer:
     def excluded_ids(self, *, has_end_of_text: bool) -> tuple[int, ...]:
         """Ids that are never text to a model, which may not have learnt to end one: neither x_0 nor noise."""
         return self.special_ids if has_end_of_text else tuple(sorted({*self.special_ids, self.eos_id}))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all that decides which ids a text has."""
+        backend = self._backend
+        backend.no_truncation()
+        backend.no_padding()
+        told = [self.unit, *sorted(map(str, self.hf.special_tokens_map.items())), backend.to_str()]
+        return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
     def labelled(self, labels: Iterable[str]) -> Tokenizer:
         """This tokenizer with a special token for each label, in their order, after all other entries."""
@@ -309,10 +319,15 @@ def make_tokenizer(spec: str, documents: Documents, log: Log) -> Tokenizer:
 
     Vocabularies of our own are learnt from the documents. DdcliError where the spec or the data does not do.
     """
-    kind, _, size = spec.partition(":")
-    if kind in BUILDERS:
+    if is_built(spec):
+        kind, _, size = spec.partition(":")
         return BUILDERS[kind](size, documents, log)
     return Tokenizer.load(spec, log)
+
+
+def is_built(spec: str) -> bool:
+    """Whether a tokenizer is made from the data by this spec, and not read from somewhere."""
+    return spec.partition(":")[0] in BUILDERS
 
 
 def default_tokenizer(documents: Documents) -> str:
@@ -363,7 +378,7 @@ def _build_bpe(size: str, documents: Documents, log: Log) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=int(size) - len(special), initial_alphabet=sorted(_byte_alphabet()), show_progress=False
     )
-    log(f"tokenizer bpe:{size}: learning its entries from the text")
+    log(f"tokenizer bpe:{size}: its entries are learnt from the text")
     backend.train_from_iterator(_spread(list(_texts(documents)), BPE_SAMPLE), trainer)
     tokenizer = _ours(Tokenizer, backend, special)
     if tokenizer.vocab_size < int(size):

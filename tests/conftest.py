@@ -12,6 +12,16 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is taken from what this machine has kept, and nothing is left there."""
+    with pytest.MonkeyPatch.context() as patch:
+        assets = str(tmp_path_factory.mktemp("assets"))
+        patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", assets)
+        patch.setenv("HF_ASSETS_CACHE", assets)  # of processes that tests start
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def hasty_disk() -> Iterator[None]:
     """Nobody pulls the plug between tests, so their hundred thousand small files need not be waited for."""
     with pytest.MonkeyPatch.context() as patch:

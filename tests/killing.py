@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 import ddcli
-from ddcli.checkpoint import checkpoints, verified
+from ddcli.checkpoint import checkpoints
 from ddcli.config import Config
 from ddcli.errors import DdcliError
+from ddcli.files import verified
 from ddcli.training import train
 
 WRITING = ("open", "fsync", "replace", "mkdir", "rmdir", "unlink", "chmod")  # of os: what changes a disk

@@ -17,6 +17,7 @@ FLOORS = {
     "annealing": 1,
     "lora": 0.5,
     "files": 0.1,
+    "cache": 0.2,
     "randomness": 0,
     "world": 1,
     "hub": 1,

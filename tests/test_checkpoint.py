@@ -20,11 +20,11 @@ from ddcli.checkpoint import (
     intact_checkpoint,
     read_checkpoint,
     save_checkpoint,
-    verified,
 )
 from ddcli.denoiser import Batched, OneByOne
 from ddcli.device import pick_device, pick_precision
 from ddcli.errors import DdcliError
+from ddcli.files import verified
 from ddcli.saved import load_model
 
 CPU = torch.device("cpu")

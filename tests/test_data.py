@@ -438,11 +438,13 @@ def test_a_text_too_short_to_split_is_refused():
 def test_blocks_hold_every_token_once_and_in_order(documents, length):
     tokenizer = characters("abc")
     blocks = pack(documents, tokenizer, length)
-    kept = blocks.document >= 0
+    owner = blocks.document()
+    kept = owner >= 0
     end = [tokenizer.eos_id] if len(documents) > 1 else []
     for i, document in enumerate(documents):
-        assert blocks.tokens[blocks.document == i].tolist() == [*tokenizer.encode(document), *end]
-    assert (np.diff(blocks.document[kept]) >= 0).all()
+        assert blocks.tokens[owner == i].tolist() == [*tokenizer.encode(document), *end]
+    assert (np.diff(owner[kept]) >= 0).all()
+    assert (blocks.valid() == kept).all()
     assert (blocks.tokens[~kept] == tokenizer.pad_id).all()
     assert (~kept).sum() < length
     assert kept.ravel()[: kept.sum()].all()
@@ -517,13 +519,14 @@ def test_a_record_is_a_row_between_given_ends(documents, length):
     blocks = pack_records(documents, tokenizer, length)
     assert blocks.left_out == len(documents) - len(fitting)
     assert blocks.characters == sum(map(len, fitting))
+    owner = blocks.document()
     for row, document in enumerate(fitting):
         ids = [tokenizer.bos_id, *tokenizer.encode(document), tokenizer.eos_id]
         padding = [tokenizer.pad_id] * (length - len(ids))
         assert blocks.tokens[row].tolist() == ids + padding
-        assert (blocks.document[row] >= 0).tolist() == [True] * len(ids) + [False] * len(padding)
+        assert (owner[row] >= 0).tolist() == [True] * len(ids) + [False] * len(padding)
         assert np.flatnonzero(blocks.given[row]).tolist() == [0, len(ids) - 1]
-        assert {documents[i] for i in blocks.document[row] if i >= 0} == {document}
+        assert {documents[i] for i in owner[row] if i >= 0} == {document}
 
 
 def test_batches_of_records_carry_their_given_ends():

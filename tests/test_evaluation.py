@@ -37,7 +37,9 @@ def flat(xt, t, rows, valid=None):
 
 def blocks_of_zeros(count, length):
     tokens = np.zeros((count, length), np.uint16)
-    return Blocks(tokens, np.zeros_like(tokens, np.int32), None, tokens.size, tokens.size)
+    return Blocks(
+        tokens, np.full(len(tokens), tokens.shape[1]), np.array([tokens.size]), None, tokens.size, tokens.size
+    )
 
 
 # -- what it does not depend on ---------------------------------------------------------------------------

@@ -41,13 +41,15 @@ ADAPTIVE = ["threshold", "threshold:0.5", "entropy-bounded", "entropy-bounded:1"
 DRAWN = ["random", "ancestral", "first-hitting", "euler", "tau-leaping"]
 LENGTH = 3
 STRINGS, LOG_P = world(LENGTH)
-EVERY = Blocks(
-    STRINGS.numpy().astype(np.uint16),
-    np.arange(len(STRINGS), dtype=np.int32)[:, None].repeat(LENGTH, 1),
-    None,
-    STRINGS.numel(),
-    STRINGS.numel(),
-)
+
+
+def each_a_document(tokens):
+    """Blocks (N, LENGTH) of which each is a document."""
+    sizes = np.full(len(tokens), LENGTH, np.int32)
+    return Blocks(tokens.astype(np.uint16), sizes, np.cumsum(sizes), None, tokens.size, tokens.size)
+
+
+EVERY = each_a_document(STRINGS.numpy())
 
 
 def someone(xt, t, rows, valid=None):
@@ -168,7 +170,7 @@ def test_random_order_has_the_bound_as_its_mean():
             rows[0, i] = True
             total -= someone(known, None, rows)[0, string[i]].item() / 6
             known[0, i] = string[i]
-    one = Blocks(*(getattr(EVERY, name)[11:12] for name in ("tokens", "document")), None, LENGTH, LENGTH)
+    one = each_a_document(EVERY.tokens[11:12])
     bound = measure(model, one, draws=30_000, batch_size=30_000).strict.sum()
     settings = SamplerSettings(sampler="random", steps=LENGTH)
     nats = [replayed(model, one, settings, seed=seed).nats.sum() for seed in range(1500)]
@@ -210,7 +212,7 @@ def test_positions_that_cost_nothing_count_as_well():
         belief[..., 0] = 0.0
         return belief[rows]
 
-    zeros = Blocks(np.zeros((2, LENGTH), np.uint16), EVERY.document[:2], None, 2 * LENGTH, 2 * LENGTH)
+    zeros = each_a_document(np.zeros((2, LENGTH)))
     found = self_test(model_of(sure), zeros, sequences=2)
     assert (found.difference, found.passed) == (0, True)
 
@@ -323,7 +325,7 @@ def test_where_positions_start_visible_ancestral_steps_have_the_bound_of_their_c
 def test_drawn_orders_have_the_bound_of_a_chain_as_their_mean():
     """Ancestral steps replayed, and the same chain's bound estimated step by step."""
     model, string = model_of(someone), slice(11, 12)
-    one = Blocks(EVERY.tokens[string], EVERY.document[string], None, LENGTH, LENGTH)
+    one = each_a_document(EVERY.tokens[string])
     expected = estimates(
         someone, model.process, one, draws=30_000, batch_size=30_000, timesteps=2
     ).strict.sum()
@@ -345,7 +347,7 @@ def test_ancestral_steps_have_the_bound_of_a_chain_of_as_many(noise):
     process = UNIFORM if noise == "uniform" else ABSORBING
     model = model_of(ExactDenoiser(process, STRINGS, LOG_P), process=process)
     drawn = torch.multinomial(LOG_P.exp(), 2000, True, generator=torch.Generator().manual_seed(1))
-    some = Blocks(*(getattr(EVERY, name)[drawn] for name in ("tokens", "document")), None, 6000, 6000)
+    some = each_a_document(EVERY.tokens[drawn])
     found = {
         steps: quality_of(model, some, SamplerSettings(steps=steps), draws=1, sequences=2000, batch_size=2000)
         for steps in (1, 64)

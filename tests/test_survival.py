@@ -34,10 +34,11 @@ from tiny import (
 import ddcli
 from ddcli import cli, training
 from ddcli import plan as plans
-from ddcli.checkpoint import best_checkpoint, checkpoints, held, save_checkpoint, verified
+from ddcli.checkpoint import best_checkpoint, checkpoints, held, save_checkpoint
 from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import Estimates
+from ddcli.files import verified
 from ddcli.step import State, Task
 from ddcli.stopping import Brake, Stopped, spared, stop_signals
 from ddcli.training import train
