@@ -28,7 +28,7 @@ from ddcli import denoiser as engine
 from ddcli.ahead import Ahead
 from ddcli.annealing import Annealing
 from ddcli.backbones import transformer
-from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.config import Config, build_config
 from ddcli.data import Batch
 from ddcli.denoiser import Batched, NetworkDenoiser, find_head
@@ -92,7 +92,7 @@ class Ours:
         vocabulary = Vocabulary(shape.symbols + 1, mask_id=shape.symbols, special_ids=(shape.symbols,))
         self.shape, self.device = shape, device
         self.process = Absorbing.over(vocabulary, Linear())
-        network = DiffusionTransformer(
+        network = Transformer(
             DiffusionTransformerConfig(
                 vocab_size=vocabulary.size,
                 width=shape.width,

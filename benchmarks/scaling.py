@@ -18,7 +18,7 @@ from processes import together
 from safetensors.torch import load_file
 from tiny import Heard, metrics, tiny_config, words
 
-from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.checkpoint import checkpoints
 from ddcli.config import Config
 from ddcli.training import train
@@ -102,7 +102,7 @@ def count(width: int, layers: int, heads: int, vocabulary: int) -> int:
     """Parameters of an absorbing network."""
     config = DiffusionTransformerConfig(vocab_size=vocabulary, width=width, layers=layers, heads=heads)
     with torch.device("meta"):
-        network = DiffusionTransformer(config)
+        network = Transformer(config)
     return sum(weight.numel() for weight in network.parameters())
 
 

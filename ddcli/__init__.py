@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import infill, load, noise_viz, sample
-    from .backbones.transformer import DiffusionTransformer
+    from .backbones.automodel import DiffusionTransformer
     from .config import Config, load_config
     from .doctor import examine
     from .errors import DdcliError
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from .viz.runpage import write_report
 
 if "transformers" in sys.modules:  # then its Auto classes are to know our network
-    importlib.import_module(".backbones.transformer", __name__)
+    importlib.import_module(".backbones.automodel", __name__)
 
 _HOMES = {
     "Config": "config",
     "DdcliError": "errors",
-    "DiffusionTransformer": "backbones.transformer",
+    "DiffusionTransformer": "backbones.automodel",
     "Evaluation": "report",
     "Frame": "generate",
     "Infilling": "filling",

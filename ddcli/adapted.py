@@ -3,9 +3,14 @@
 Plain transformers opens such a folder by its class, and so does this; the section says the rest.
 """
 
+from typing import TYPE_CHECKING
+
 from .about import About, Excerpt, excerpt
 from .errors import DdcliError
-from .foreign import Pretrained, Source
+from .foreign.source import Source
+
+if TYPE_CHECKING:
+    from .foreign.pretrained import Pretrained
 
 
 class _Described(Excerpt):
@@ -20,7 +25,7 @@ def about_adapted(source: Source) -> About:
     return about
 
 
-def check_adapted(parts: Pretrained, about: About, source: Source) -> None:
+def check_adapted(parts: "Pretrained", about: About, source: Source) -> None:
     """DdcliError where what a run is made of does not fit together."""
     path = source.folder / "config.json"
     if about.process != parts.process:

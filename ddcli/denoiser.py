@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbones.transformer import DiffusionTransformer, KeysValues
+from .backbones.transformer import KeysValues, Transformer
 from .device import out_of_memory, sent
 from .errors import DdcliError, unknown
 from .objective import Objective
@@ -328,7 +328,7 @@ class SelfConditioned:
     For that it is asked about all positions that are unknown, not only those that a step needs.
     """
 
-    def __init__(self, denoiser: Denoiser, network: DiffusionTransformer, process: Process) -> None:
+    def __init__(self, denoiser: Denoiser, network: Transformer, process: Process) -> None:
         self.denoiser = denoiser
         self.network = network
         self.process = process
@@ -347,7 +347,7 @@ class SelfConditioned:
         return log_p0[rows[asked]]
 
 
-def guess_of(network: DiffusionTransformer, log_p0: Tensor, rows: Tensor, before: Tensor) -> Tensor:
+def guess_of(network: Transformer, log_p0: Tensor, rows: Tensor, before: Tensor) -> Tensor:
     """What is expected of each position, (B, L, D): of the N `rows` by their beliefs log p0 (N, V)."""
     return before.masked_scatter(rows[..., None], network.expected(log_p0).to(before))
 
@@ -433,7 +433,7 @@ class PrefixCached:
     left out (the prefix cache of Fast-dLLM, arXiv:2505.22618). One run's, one sequence at a time.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, network: DiffusionTransformer, block: int) -> None:
+    def __init__(self, denoiser: NetworkDenoiser, network: Transformer, block: int) -> None:
         self.denoiser = denoiser
         self.network = network
         self.block = block

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from .backbones.transformer import DiffusionTransformer
+from .backbones.transformer import Transformer
 from .config import MOST_TOKENS, Section
 from .denoiser import Denoiser, NetworkDenoiser, PrefixCached, SelfConditioned
 from .errors import DdcliError, printable, shorten, unknown
@@ -127,9 +127,7 @@ class Model:
     device: torch.device
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
     labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
-    network: DiffusionTransformer | None = (
-        None  # of ours, behind the denoiser, which may hide how it is asked
-    )
+    network: Transformer | None = None  # of ours, behind the denoiser, which may hide how it is asked
     plain: NetworkDenoiser | None = None  # the network asked about all sequences at once
     block: int = 0  # tokens that it denoises at once, given all before them; 0: all
     opened: bool = False  # canvases begin with a <bos> that is given, though their texts are no records
@@ -377,7 +375,7 @@ class Model:
                 "the prefix cache keeps what stands before a block, for models that see both sides; give "
                 "--block to such a model, or leave --cache out"
             )
-        if self.plain and not isinstance(self.plain.network, DiffusionTransformer):
+        if self.plain and not isinstance(self.plain.network, Transformer):
             raise DdcliError(
                 "networks that others made have no cache of what stands before a block; leave --cache out"
             )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -16,22 +16,25 @@ from torch import Tensor
 from .about import About, Beside, Excerpt, excerpt
 from .adapted import about_adapted, check_adapted
 from .backbones.network import Network
-from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .checkpoint import STEP, refuse_links
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
 from .device import pick_device, pick_precision
 from .errors import DdcliError
 from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
-from .foreign import Pretrained, Source, open_foreign, open_start, open_writer
+from .foreign.source import Source
 from .lora import Lora
 from .model import SamplerSettings
 from .process import Vocabulary, make_process
 from .runlog import FRONTIER
 from .sampling import Writer
-from .tensors import check_weights, load_weights, opened, read_tensors
+from .tensors import Unfilled, check_weights, load_weights, opened, read_tensors
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .foreign.pretrained import Pretrained
 
 T = TypeVar("T")
 
@@ -67,14 +70,26 @@ def load_model(
 
     Raises DdcliError where it is neither, or its parts do not fit together.
     """
-    return _load(run, device, precision, allow_pickle, open_foreign)
+    return _load(run, device, precision, allow_pickle, _open_foreign)
 
 
 def load_writer(
     run: str | Path, *, device: str = "auto", precision: str = "auto", allow_pickle: bool = False
 ) -> Writer:
     """The same, or a model that does nothing but write."""
-    return _load(run, device, precision, allow_pickle, open_writer)
+    return _load(run, device, precision, allow_pickle, _open_writer)
+
+
+def _open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> TextModel:
+    from .foreign.openers import open_foreign  # models of transformers take seconds to import, here and below
+
+    return open_foreign(source, device, dtype)
+
+
+def _open_writer(source: Source, device: torch.device, dtype: torch.dtype) -> Writer:
+    from .foreign.openers import open_writer
+
+    return open_writer(source, device, dtype)
 
 
 def _load(
@@ -105,7 +120,7 @@ def _load(
     process = process.in_steps(about["timesteps"])
     sampling = read_json(folder / "generation_config.json")
     plain = NetworkDenoiser(found.network, process, head, dtype)
-    own = found.network if isinstance(found.network, DiffusionTransformer) else None
+    own = found.network if isinstance(found.network, Transformer) else None
     denoiser: Denoiser = Cached(plain, own) if own is not None and own.config.block else plain
     return TextModel(
         denoiser=OneByOne(denoiser)
@@ -160,9 +175,10 @@ def _own(source: Source, weights: Path, described: Mapping[str, Any], device: to
         )
     network_config = network_config_of(described, run / "config.json")
     tokenizer = tokenizer_of(run, network_config)
-    with torch.device("meta"):  # so that no memory is taken before the file is known to hold as much
-        check_weights(DiffusionTransformer(network_config), weights)
-    network = DiffusionTransformer(network_config)
+    with Unfilled():
+        with torch.device("meta"):  # so that no memory is taken before the file is known to hold as much
+            check_weights(Transformer(network_config), weights)
+        network = Transformer(network_config)
     load_weights(network, weights)
     torch.nn.Module.to(network, device)
     return _Opened(network.eval(), tokenizer, network_config.diffusion)
@@ -198,12 +214,14 @@ def _adapted(source: Source, weights: Path, described: Mapping[str, Any], device
 
 def open_filled(
     source: Source, weights: Path, device: torch.device, *, ends: bool, above: tuple[Path, ...] = ()
-) -> Pretrained:
+) -> "Pretrained":
     """A network that others made, with the weights of its folder, or those of a run's checkpoint.
 
     source, weights: as `located` has them. ends: as for a `Starter`. above: what it is opened for, where
     adapters stand beside it. Raises DdcliError.
     """
+    from .foreign.openers import open_start
+
     if weights.resolve() in above:
         raise DdcliError(f"the adapters of {source.name} lead back to themselves")
     if weights.name == MODEL:
@@ -227,7 +245,7 @@ def open_filled(
 
 def open_beside(
     beside: Beside, device: torch.device, *, ends: bool, above: tuple[Path, ...] = ()
-) -> Pretrained:
+) -> "Pretrained":
     """The network that the adapters of a run stand beside. Raises DdcliError where it is gone, or another."""
     try:
         source, weights = located(beside.model)

@@ -15,11 +15,11 @@ import torch
 from .about import Beside
 from .adapted import about_adapted
 from .backbones.network import Network
-from .backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
 from .errors import DdcliError, needed
-from .foreign import DECODERS, Source, architecture, open_start
+from .foreign.source import Source
 from .lora import Lora
 from .process import Autoregressive, Process, Tables, default_schedule
 from .saved import (
@@ -130,7 +130,7 @@ class Afresh:
         shape: dict[str, Any] = config.shape()
         _refuse_too_large(shape["width"], shape["layers"], data.tokenizer.vocab_size)
         torch.manual_seed(config.train.seed)
-        return DiffusionTransformer(
+        return Transformer(
             DiffusionTransformerConfig(
                 **shape,
                 clock=config.model.clock,
@@ -188,6 +188,9 @@ class FromOthers:
         self, config: Config, source: Source, weights: Path, device: torch.device, *, goes_on: bool
     ) -> None:
         """source, weights: as `located` has them. goes_on: weights of a checkpoint will take their place."""
+        from .foreign.openers import DECODERS, open_start  # models of transformers take seconds to import
+        from .foreign.pretrained import architecture
+
         self.name, self.kind = source.name, architecture(source.described())
         self.is_causal = source.described().get("model_type") in DECODERS
         self._refuse(config)  # better than after gigabytes were read
@@ -321,7 +324,7 @@ class FromRun:
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
     ) -> Network:
         own = self.config
-        network = DiffusionTransformer(
+        network = Transformer(
             DiffusionTransformerConfig(
                 width=own.width,
                 layers=own.layers,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .annealing import Annealing
 from .backbones.network import Network
-from .backbones.transformer import DiffusionTransformer
+from .backbones.transformer import Transformer
 from .config import Config
 from .data import Batch
 from .denoiser import Head, NetworkDenoiser, guess_of
@@ -103,7 +103,7 @@ class Task:
     ) -> Tensor:
         """What the network expects before it is told any guess, (B, L, D); 0 in a share of the steps."""
         network = denoiser.network
-        assert isinstance(network, DiffusionTransformer)
+        assert isinstance(network, Transformer)
         nothing = torch.zeros(*noised.xt.shape, network.config.width, device=noised.xt.device)
         if not noised.guessed:
             return nothing

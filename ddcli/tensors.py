@@ -1,6 +1,6 @@
 """Files of tensors, which may come from anybody: looked at before memory is taken, and refused by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,27 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import DdcliError
 from .weights import fill, weights_of
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Unfilled(TorchFunctionMode):
+    """Inside of it networks are made without random numbers, for weights of a file to take their place.
+
+    (To draw numbers for weights without memory, torch would import its compiler, for seconds.)
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from .ahead import Ahead
 from .annealing import Annealing
 from .backbones.network import Network
-from .backbones.transformer import DiffusionTransformer
+from .backbones.transformer import Transformer
 from .checkpoint import (
     STATE,
     best_checkpoint,
@@ -465,7 +465,7 @@ class _Run:
                 data.record_lengths or None,
                 data.labels,
                 settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),
-                network=network if isinstance(network, DiffusionTransformer) else None,
+                network=network if isinstance(network, Transformer) else None,
                 block=self.config.model.block or 0,
                 about=network.config.diffusion,
             )

@@ -8,18 +8,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import DdcliError, RunFailed
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -175,6 +175,9 @@ def replicated(module: nn.Module) -> nn.Module:
 
 def sharded(module: nn.Module, layers: Sequence[nn.Module], device: torch.device) -> nn.Module:
     """A module of whose weights every process holds a share, but for the layer that is at work. In place."""
+    from torch.distributed.device_mesh import init_device_mesh  # a second to import, here and below
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for part in (*layers, module):
         fully_shard(part, mesh=mesh)
@@ -188,12 +191,23 @@ def without_exchange(module: nn.Module) -> AbstractContextManager[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of which this process may hold but a share. All processes have to ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_share(tensor) else tensor
 
 
 def shared_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Of a whole tensor, what this process holds of one like it."""
-    if not isinstance(like, DTensor):
+    if not _is_share(like):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     tensor = tensor.to(like.device)
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _is_share(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether a tensor is the share of a process, of which there are none where one trains alone."""
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)

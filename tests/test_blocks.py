@@ -11,7 +11,7 @@ from tiny import metrics, train_tiny
 from worlds import ExactBlocks, make, world
 
 from ddcli.backbones import transformer
-from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.cli import main
 from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
@@ -54,7 +54,7 @@ def network(block=BLOCK, window=L // BLOCK, clock="time"):
     config = DiffusionTransformerConfig(
         vocab_size=V, width=32, layers=3, heads=2, clock=clock, block=block, window=window
     )
-    made = DiffusionTransformer(config).eval()
+    made = Transformer(config).eval()
     for weight in made.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return made
@@ -190,7 +190,7 @@ def test_attention_by_tiles_sees_what_the_mask_sees(window, monkeypatch):
     """The way it goes on a GPU, here without one."""
     torch.manual_seed(0)
     shape = {"vocab_size": 11, "width": 32, "layers": 2, "heads": 2, "clock": "time"}
-    net = DiffusionTransformer(DiffusionTransformerConfig(**shape, block=4, window=window)).eval()
+    net = Transformer(DiffusionTransformerConfig(**shape, block=4, window=window)).eval()
     for weight in net.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     xt, clean = torch.randint(0, 11, (2, 3, 16))

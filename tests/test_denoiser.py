@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcli import denoiser as denoisers
-from ddcli.backbones.transformer import DiffusionTransformer, DiffusionTransformerConfig
+from ddcli.backbones.automodel import DiffusionTransformer
+from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.denoiser import (
     HEADS,
     Batched,
@@ -27,7 +28,7 @@ def network(clock="none", seed=0, **shape):
     """A network with nothing left at zero, so that every part of it shows."""
     torch.manual_seed(seed)
     config = DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2, clock=clock, **shape)
-    made = DiffusionTransformer(config).eval()
+    made = Transformer(config).eval()
     for weight in made.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return made
@@ -58,7 +59,7 @@ def test_beliefs_at_rows_are_those_of_the_whole_and_never_of_impossible_ids():
     net = network()
     xt, t, rows = inputs()
     log_p = denoiser(net, special=(3, 7))(xt, t, rows)
-    logits = net(xt).logits[rows]
+    logits = net.logits(xt)[rows]
     logits[:, [3, 7]] = LOG_ZERO
     torch.testing.assert_close(log_p, logits.log_softmax(-1), rtol=1e-5, atol=1e-5)
     assert (log_p[:, [3, 7]].exp() == 0).all()
@@ -67,19 +68,19 @@ def test_beliefs_at_rows_are_those_of_the_whole_and_never_of_impossible_ids():
 @torch.no_grad()
 def test_a_fresh_network_believes_nothing():
     torch.manual_seed(0)
-    net = DiffusionTransformer(DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2))
-    assert (net(inputs()[0]).logits == 0).all()
+    net = Transformer(DiffusionTransformerConfig(vocab_size=V, width=32, layers=2, heads=2))
+    assert (net.logits(inputs()[0]) == 0).all()
 
 
 @torch.no_grad()
 def test_every_position_sees_every_other_one():
     net = network()
     xt = inputs(1)[0]
-    before = net(xt).logits
+    before = net.logits(xt)
     for changed in (0, L // 2, L - 1):
         other = xt.clone()
         other[0, changed] = (other[0, changed] + 1) % V
-        assert ((net(other).logits - before).abs().amax(-1) > 0).all()
+        assert ((net.logits(other) - before).abs().amax(-1) > 0).all()
 
 
 @torch.no_grad()
@@ -87,8 +88,8 @@ def test_padding_is_never_attended_to():
     net = network()
     xt = inputs(1)[0]
     valid = torch.arange(L)[None] < 15
-    alone = net(xt[:, :15]).logits
-    padded = net(xt, attention_mask=valid).logits[:, :15]
+    alone = net.logits(xt[:, :15])
+    padded = net.logits(xt, valid=valid)[:, :15]
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -97,11 +98,9 @@ def test_attention_is_the_same_by_either_way_of_computing_it(monkeypatch):
     net = network()
     xt = inputs()[0]
     valid = torch.arange(L)[None] < torch.tensor([L, 10, 15])[:, None]
-    plain = net(xt, attention_mask=valid).logits
+    plain = net.logits(xt, valid=valid)
     monkeypatch.setattr("ddcli.backbones.transformer.SHORT", 0)
-    torch.testing.assert_close(
-        net(xt, attention_mask=valid).logits[valid], plain[valid], rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(net.logits(xt, valid=valid)[valid], plain[valid], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -199,7 +198,7 @@ def test_without_a_token_the_others_keep_their_odds():
 
 @pytest.mark.parametrize("shape", [(3, 5), (7,)])
 def test_the_configuration_survives_a_round_trip(tmp_path, shape):
-    net = network()
+    net = DiffusionTransformer(network().config)
     net.save_pretrained(tmp_path)
     again = DiffusionTransformer.from_pretrained(tmp_path)
     xt = torch.zeros(1, *shape[:1], dtype=torch.long)
@@ -295,7 +294,7 @@ def test_a_head_with_padded_rows_puts_out_a_vocabulary():
     net = network().to("meta")
     logits = net.head(torch.zeros(3, net.config.width, device="meta"))
     assert logits.shape == (3, 64)
-    assert net(torch.zeros(2, 5, dtype=torch.long, device="meta")).logits.shape == (2, 5, V)
+    assert net.logits(torch.zeros(2, 5, dtype=torch.long, device="meta")).shape == (2, 5, V)
 
 
 def test_the_loss_of_no_rows_is_nothing():

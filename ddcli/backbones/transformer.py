@@ -5,7 +5,6 @@ positions) and a head (logits of chosen rows), so that vocabulary-sized work is 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import MaskedLMOutput
+from transformers import PreTrainedConfig  # and no more: models of transformers take seconds to import
 
 from ..files import whole_file, write_text
 from .network import Network, Shape
@@ -175,16 +173,19 @@ class Clock(nn.Module):
         return self.mlp(torch.cat([angle.sin(), angle.cos(), flag], -1))
 
 
-class DiffusionTransformer(PreTrainedModel, Network):
-    """The denoiser's network. `forward` gives logits everywhere, as any masked language model does."""
+class Transformer(Network):
+    """The denoiser's network."""
 
-    config_class = DiffusionTransformerConfig
     loader = "ddcli.DiffusionTransformer"
-    base_model_prefix = ""
-    main_input_name = "input_ids"
 
     def __init__(self, config: DiffusionTransformerConfig) -> None:
-        super().__init__(config)
+        super().__init__()
+        self.config = config
+        self.build(config)
+        self.apply(self.initialize)
+
+    def build(self, config: DiffusionTransformerConfig) -> None:
+        """Make the layers."""
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         timed = config.clock == "time"
         self.clock = None if config.clock == "none" else Clock(config.width, timed)
@@ -192,9 +193,8 @@ class DiffusionTransformer(PreTrainedModel, Network):
         self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.head = Unembedding(config.width, config.vocab_size, bias=False)
-        self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
+    def initialize(self, module: nn.Module) -> None:
         """Unit embeddings, fan-in scaled matrices, and zero where a branch or the head ends.
 
         So at the start every layer is the identity and every belief uniform: the loss begins at ln V.
@@ -207,12 +207,6 @@ class DiffusionTransformer(PreTrainedModel, Network):
                 nn.init.zeros_(module.bias)
         if isinstance(module, Last):
             nn.init.zeros_(module.weight)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.head
 
     @property
     def shape(self) -> Shape:
@@ -268,6 +262,8 @@ class DiffusionTransformer(PreTrainedModel, Network):
             clock = None if clock is None else torch.cat([clock, torch.zeros_like(clock)], 1)
             valid = None if valid is None else torch.cat([valid, valid], 1)
             if valid is None and by_tiles(input_ids.device):
+                from .tiles import noisy_and_clean_tiles  # imports what compiles, which takes seconds
+
                 tiles = noisy_and_clean_tiles(n, self.config.block, self.config.window, input_ids.device)
             else:
                 seen = noisy_and_clean(n, self.config.block, self.config.window, input_ids.device)
@@ -324,16 +320,9 @@ class DiffusionTransformer(PreTrainedModel, Network):
             x = block(x, rotation, bias, told, before, present)
         return rms_norm(x)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        clock: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> MaskedLMOutput:
-        valid = None if attention_mask is None else attention_mask.bool()
-        logits = self.head(self.trunk(input_ids, clock, valid))
-        return MaskedLMOutput(logits=logits[..., : self.config.vocab_size])
+    def logits(self, input_ids: Tensor, clock: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """Logits (B, L, V) everywhere; arguments as those of the trunk."""
+        return self.head(self.trunk(input_ids, clock, valid))[..., : self.config.vocab_size]
 
 
 def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
@@ -361,20 +350,6 @@ def bias_of(seen: Tensor) -> Tensor:
 def by_tiles(device: torch.device) -> bool:
     """Whether FlexAttention pays for masks that are mostly empty: on a GPU, and compiled."""
     return device.type == "cuda" and torch.compiler.is_compiling()
-
-
-@torch.compiler.disable  # made once for each shape, outside of what is compiled
-@lru_cache(maxsize=8)
-def noisy_and_clean_tiles(n: int, block: int, window: int, device: torch.device) -> BlockMask:
-    """`noisy_and_clean` as tiles, of which those that are empty are never computed."""
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        behind = query % n // block - key % n // block
-        noisy, noise_seen = query < n, key < n
-        before = (behind >= (noisy & ~noise_seen).int()) & (behind < window)
-        return torch.where(noise_seen, noisy & (behind == 0), before)
-
-    return create_block_mask(sees, None, None, 2 * n, 2 * n, device=device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
@@ -406,8 +381,3 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """
     cos, sin = (r.to(x.dtype) for r in rotation)
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
-
-
-AutoConfig.register("ddcli", DiffusionTransformerConfig)
-AutoModel.register(DiffusionTransformerConfig, DiffusionTransformer)
-AutoModelForMaskedLM.register(DiffusionTransformerConfig, DiffusionTransformer)
