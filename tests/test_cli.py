@@ -142,6 +142,18 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
     assert done.stderr == "[]\n"
 
 
+def test_a_run_writes_without_what_takes_seconds_to_import(absorbing_run):
+    program = """
+import sys
+from ddcli.cli import main
+assert main(["sample", sys.argv[1], "--steps", "2", "--quiet"]) == 0
+heavy = {"transformers.modeling_utils", "torch._dynamo", "torch.distributed.tensor", "datasets", "matplotlib"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    done = in_new_process("-c", program, absorbing_run, text=True)
+    assert done.stderr == "[]\n"
+
+
 def test_the_module_runs_as_the_program_does(monkeypatch, capsys):
     for arguments, code in ((["--version"], 0), (["nonsense"], 2)):
         monkeypatch.setattr("sys.argv", ["ddcli", *arguments])
