@@ -35,6 +35,7 @@ from .shaping import Among, InTurn, Shaped, Temperature, Without
 Log = Callable[[str], None]
 
 DRAWS = 16  # noisings that a score is the mean of
+AT_ONCE = 16  # canvases
 
 
 class OfGaps(Asked, total=False):
@@ -162,21 +163,95 @@ def infill(
     >>> model.infill("To be [MASK:5] the question", seed=1)[0].text
     """
     chosen = check(model, label, **settings)
+    document = _read(document, mask_token, max_gap)
     seed = fresh_seed() if seed is None else seed
+    work = prepare(model, document, n, seed, chosen, label=label, log=log)
+    score = n > 1 if score is None else score
+    (found,) = fill(model, [work], chosen, score=score, on_frame=on_frame)
+    return found
+
+
+@dataclass
+class _Part:
+    """A text with room for its gaps, while they are being written: the same room in some of the ways."""
+
+    layout: Layout
+    number: int  # of the text in its document
+    ways: list[_Way]
+    log_sizes: Sequence[float]  # ln p of the room for each gap, nats
+    ids: np.ndarray  # (n, N), of each way
+    shares: np.ndarray  # (n, N): ln p of each token, nats
+
+    def done(self, model: Model, score: bool) -> None:
+        """Add what was written to the ways."""
+        layout = self.layout
+        for way, row, share in zip(self.ways, self.ids, self.shares, strict=True):
+            each = zip(layout.gaps, layout.edges, layout.before, self.log_sizes, strict=True)
+            content = b""
+            for gap, edge, before, log_length in each:
+                spelt = model.tokenizer.continuation(row[: gap.start], row[gap], before or content)
+                content = edge.inner(spelt)
+                log_probs = share[gap].tolist() if score else None
+                way.fills.append(Fill(content, 0, row[gap].tolist(), log_probs, log_length))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A document of whose gaps all is settled but what they hold."""
+
+    document: Document
+    ways: list[_Way]
+    parts: list[_Part]
+
+
+def prepare(
+    model: Model,
+    document: Document,
+    n: int,
+    seed: int,
+    settings: SamplerSettings,
+    *,
+    label: str | None = None,
+    log: Log | None = None,
+) -> Work:
+    """How much room the gaps of a document have, in each of n ways. Arguments and errors: see `infill`."""
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")
-    score = n > 1 if score is None else score
-    document = _read(document, mask_token, max_gap)
     counts = _record_lengths(model, label)
-    ways = [_Way(seed, i) for i in range(n)]
+    work = Work(document, [_Way(seed, i) for i in range(n)], [])
     for number, whole in enumerate(_texts(model, document, label)):
-        for some, text, log_cut in _cut(model, whole, number, ways, chosen.temperature):
-            laid_out = _laid_out(model, text, number, some, chosen.temperature, counts, log)
+        for some, text, log_cut in _cut(model, whole, number, work.ways, settings.temperature):
+            laid_out = _laid_out(model, text, number, some, settings.temperature, counts, log)
             for members, lengths, layout in laid_out:
                 log_sizes = [a + log_p for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
-                _fill(model, layout, number, members, log_sizes, chosen, score, on_frame)
-    done = [way.done(document, score) for way in ways]
-    return _ranked(done) if score else done
+                ids = np.tile(layout.ids, (len(members), 1))
+                work.parts.append(_Part(layout, number, members, log_sizes, ids, np.zeros(ids.shape)))
+    for part in work.parts:
+        model.denoise(_canvas(model, _rows(part, 0)), settings)  # refuses what it would refuse
+    return work
+
+
+def fill(
+    model: Model,
+    works: Sequence[Work],
+    settings: SamplerSettings,
+    *,
+    score: bool,
+    on_frame: OnFrame | None = None,
+) -> list[list[Infilling]]:
+    """Fill the gaps of some documents, as many at once as a batch has. Arguments: those of `infill`.
+
+    What comes out for one does not depend on the others, but for rounding in bf16.
+    """
+    parts = [part for work in works for part in work.parts]
+    for number in range(max(len(part.layout.windows) for part in parts)):
+        rows = [row for part in parts for row in _rows(part, number)]
+        for start in range(0, len(rows), AT_ONCE):
+            _write(model, rows[start : start + AT_ONCE], settings, score, on_frame)
+    for part in parts:
+        part.done(model, score)
+    done = [[way.done(work.document, score) for way in work.ways] for work in works]
+    return [_ranked(ways) for ways in done] if score else done
 
 
 def explain(
@@ -313,7 +388,7 @@ def _reaching(
         longer = {at: torch.tensor(layout.allowed[token.place]) for at, token in asked.items()}
         fits = {at: ids.scatter(0, torch.tensor(asked[at].id), True) for at, ids in longer.items()}
         where = seen, unseen.double(), rows
-        log_p0 = Shaped(_within_text(model), Among(fits))(*where).double()
+        log_p0 = Shaped(_within_text(model), Among([fits]))(*where).double()
         drawn_from = Temperature(temperature)(log_p0, *where)
         for log_p, law, (at, token) in zip(log_p0.cpu(), drawn_from.cpu(), asked.items(), strict=True):
             odds.append(log_p[longer[at]].logsumexp(0) - log_p[token.id])
@@ -367,41 +442,49 @@ def _laid_out(
     ]
 
 
-def _fill(
-    model: Model,
-    layout: Layout,
-    number: int,
-    ways: list[_Way],
-    log_sizes: Sequence[float],
-    settings: SamplerSettings,
-    score: bool,
-    on_frame: OnFrame | None,
+@dataclass(frozen=True)
+class _Row:
+    """One of the ways through a window of a part."""
+
+    part: _Part
+    window: Window
+    place: int  # among the ways of the part
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self.part.ids[self.place]
+
+    @property
+    def way(self) -> _Way:
+        return self.part.ways[self.place]
+
+
+def _rows(part: _Part, number: int) -> list[_Row]:
+    """Those of a part's window by its number, if it has as many."""
+    windows = part.layout.windows[number : number + 1]
+    return [_Row(part, window, place) for window in windows for place in range(len(part.ways))]
+
+
+def _canvas(model: Model, rows: Sequence[_Row]) -> Canvas:
+    sizes = [len(row.window.frozen) for row in rows]
+    tokens = np.full((len(rows), max(sizes)), model.tokenizer.pad_id)
+    frozen = np.ones_like(tokens, dtype=bool)
+    for row, ids, given, size in zip(rows, tokens, frozen, sizes, strict=True):
+        ids[:size], given[:size] = row.ids[row.window.span], row.window.frozen
+    seeds = [row.way.draw("infill", row.part.number, row.window.gaps.start) for row in rows]
+    return Canvas(tokens, frozen, sizes, seeds)
+
+
+def _write(
+    model: Model, rows: Sequence[_Row], settings: SamplerSettings, score: bool, on_frame: OnFrame | None
 ) -> None:
-    """Write the gaps of a layout, for ways in which they have the same lengths."""
-    ids = np.tile(layout.ids, (len(ways), 1))
-    shares = np.zeros(ids.shape)  # ln p of each token, nats
-    for window in layout.windows:
-        possible = _possible(model, layout, window)
-        canvas = Canvas(
-            ids[:, window.span],
-            np.tile(window.frozen, (len(ways), 1)),
-            [len(window.frozen)] * len(ways),
-            [way.draw("infill", number, window.gaps.start) for way in ways],
-        )
-        frame = last_of(model.denoise(canvas, settings, possible), on_frame)
-        window.write(ids, frame.x.cpu().numpy())
-        for way, row, share, nfe in zip(ways, ids, shares, frame.nfe.tolist(), strict=True):
-            way.nfe += nfe
-            if score:
-                share[window.span] += _log_probs(model, possible, row[window.span], window, way.seed)
-    for way, row, share in zip(ways, ids, shares, strict=True):
-        each = zip(layout.gaps, layout.edges, layout.before, log_sizes, strict=True)
-        content = b""
-        for gap, edge, before, log_length in each:
-            spelt = model.tokenizer.continuation(row[: gap.start], row[gap], before or content)
-            content = edge.inner(spelt)
-            log_probs = share[gap].tolist() if score else None
-            way.fills.append(Fill(content, 0, row[gap].tolist(), log_probs, log_length))
+    """Write the gaps of some windows, none of which waits for another."""
+    frame = last_of(model.denoise(_canvas(model, rows), settings, _possible(model, rows)), on_frame)
+    for row, x0, nfe in zip(rows, frame.x.cpu().numpy(), frame.nfe.tolist(), strict=True):
+        row.window.write(row.ids, x0[: len(row.window.frozen)])
+        row.way.nfe += nfe
+        if score:
+            row.part.shares[row.place, row.window.span] += _log_probs(model, row)
 
 
 def _weighing(text: Encoded, gap: int, question: Question) -> str:
@@ -434,31 +517,36 @@ def _never(model: Model) -> list[int]:
     return sorted({model.tokenizer.eos_id, *model.tokenizer.special_ids})
 
 
-def _possible(model: Model, layout: Layout, window: Window) -> Shape:
+def _possible(model: Model, rows: Sequence[_Row]) -> Shape:
     """No text ends in the gaps of a window, and their edges may have to spell what was given up to them."""
-    start, stop = window.span.start, window.span.stop
-    allowed = {
+    return InTurn([Without(_never(model)), Among([_allowed(model, row) for row in rows])])
+
+
+def _allowed(model: Model, row: _Row) -> dict[int, Tensor]:
+    start, stop = row.window.span.start, row.window.span.stop
+    allowed = row.part.layout.allowed.items()
+    return {
         place - start: torch.tensor(fits, device=model.device)
-        for place, fits in layout.allowed.items()
+        for place, fits in allowed
         if start <= place < stop
     }
-    return InTurn([Without(_never(model)), Among(allowed)])
 
 
-def _log_probs(model: Model, possible: Shape, ids: np.ndarray, window: Window, seed: int) -> np.ndarray:
+def _log_probs(model: Model, row: _Row) -> np.ndarray:
     """Each token's share (n,) of a lower bound on ln p(its gaps | what a window was given), nats.
 
     Every way meets the same noise.
     """
+    window, ids = row.window, row.ids[row.window.span]
 
-    def repeated(row: np.ndarray) -> Tensor:
-        return torch.tensor(row, device=model.device).expand(DRAWS, -1)
+    def repeated(of_one: np.ndarray) -> Tensor:
+        return torch.tensor(of_one, device=model.device).expand(DRAWS, -1)
 
-    rng = Streams([derive_seed(seed, "score", i) for i in range(DRAWS)])
+    rng = Streams([derive_seed(row.way.seed, "score", i) for i in range(DRAWS)])
     with torch.no_grad():
         nats = nelbo(
             model.process,
-            Shaped(model.denoiser, possible),
+            Shaped(model.denoiser, _possible(model, [row] * DRAWS)),
             repeated(ids),
             repeated(window.own),
             stratified(rng.uniform()),

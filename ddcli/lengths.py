@@ -163,7 +163,7 @@ def best_filling(
         now = slice(row, row + 1)
         unknown, shown = closed[now] | unseen[now], None if valid is None else valid[now]
         seen = torch.where(unknown, noise[now], x0[now])
-        believed = Shaped(denoiser, Among(fits[row])) if fits else denoiser
+        believed = Shaped(denoiser, Among([fits[row]])) if fits else denoiser
         sure, token = believed(seen, unknown.double(), closed[now], shown).double().max(-1)
         first = int(sure.argmax())
         place = closed[row].nonzero()[first]

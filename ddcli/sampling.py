@@ -107,11 +107,10 @@ def samples(
         raise DdcliError(f"at least one sample in batches of at least one, not {n} in {batch_size}")
     given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
-    possible = _possible(model, len(given), pieces, first)
     for start in range(0, len(numbers), batch_size):
         indices = numbers[start : start + batch_size]
         canvas = _blank(model, length, given, label, seed, indices, pieces)
-        frames = model.denoise(canvas, chosen, possible)
+        frames = model.denoise(canvas, chosen, _possible(model, len(canvas.sizes), len(given), pieces, first))
         if model.block:
             frames = _until_end(model, frames, canvas)
         frame = last_of(frames, on_frame)
@@ -140,7 +139,7 @@ def frames(
     given, first = _given(model, prompt)
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
-    return model.denoise(canvas, model.choose(**settings), _possible(model, len(given), pieces, first))
+    return model.denoise(canvas, model.choose(**settings), _possible(model, 1, len(given), pieces, first))
 
 
 def _blank(
@@ -206,16 +205,18 @@ def _given(model: Model, prompt: str) -> tuple[np.ndarray, np.ndarray | None]:
     return model.tokenizer.encode(read), first
 
 
-def _possible(model: Model, start: int, pieces: Mapping[int, np.ndarray], first: np.ndarray | None) -> Shape:
-    """No text ends before the last piece that is fixed; and of what can be the first token behind the prompt,
-    (V,) bool."""
+def _possible(
+    model: Model, count: int, start: int, pieces: Mapping[int, np.ndarray], first: np.ndarray | None
+) -> Shape:
+    """Of so many texts none ends before the last piece that is fixed; and of what can be the first token
+    behind the prompt, (V,) bool."""
     front, _ = model.edges
     text = torch.ones(model.tokenizer.vocab_size, dtype=torch.bool)
     text[model.tokenizer.eos_id] = False
     allowed = dict.fromkeys(range(front + start, front + max(pieces, default=start)), text)
     if first is not None:
         allowed[front + start] = torch.tensor(first)
-    return Among(allowed) if allowed else as_believed
+    return Among([allowed] * count) if allowed else as_believed
 
 
 def explain(
@@ -234,7 +235,9 @@ def explain(
     pieces = _placed(model, fixed or {}, len(given))
     canvas = _blank(model, length, given, label, seed, range(1), pieces)
     chosen = model.choose(**settings)
-    model.denoise(canvas, chosen, _possible(model, len(given), pieces, first))  # refuses what it would refuse
+    model.denoise(
+        canvas, chosen, _possible(model, 1, len(given), pieces, first)
+    )  # refuses what it would refuse
     return model.explain(chosen, ~canvas.frozen[0])
 
 

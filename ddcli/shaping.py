@@ -118,11 +118,12 @@ class Without:
 class Among:
     """Given that some positions hold one of certain tokens, as those that begin with some bytes."""
 
-    allowed: Mapping[int, Tensor]  # (V,) bool: the ids that may stand at a position; at others any may
+    allowed: Sequence[Mapping[int, Tensor]]  # (B,) by position, (V,) bool: the ids that may stand there
 
     def __call__(self, log_p0: Tensor, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        log_p0, position = log_p0.clone(), rows.nonzero()[:, 1]
-        for place, fits in self.allowed.items():
-            here = position == place
-            log_p0[here] = log_p0[here].masked_fill(~fits.to(log_p0.device), LOG_ZERO).log_softmax(-1)
+        log_p0, (sequence, position) = log_p0.clone(), rows.nonzero().T
+        for number, allowed in enumerate(self.allowed):
+            for place, fits in allowed.items():
+                here = (sequence == number) & (position == place)
+                log_p0[here] = log_p0[here].masked_fill(~fits.to(log_p0.device), LOG_ZERO).log_softmax(-1)
         return log_p0

@@ -12,9 +12,12 @@ from tiny import train_tiny, words
 
 import ddcli
 from ddcli import filling
-from ddcli.infilling import between, cut_spans, line_and_column
+from ddcli.denoiser import OneByOne
+from ddcli.infilling import between, cut_spans, line_and_column, parse
+from ddcli.model import SamplerSettings
 from ddcli.process import Absorbing, Vocabulary, make_process
 from ddcli.randomness import LOG_ZERO
+from ddcli.saved import load_model
 from ddcli.shaping import Among, Shaped
 from ddcli.textmodel import TextModel
 from ddcli.tokenizer import Tokenizer, make_tokenizer
@@ -44,7 +47,7 @@ def model_of(tokenizer: Tokenizer, noise: str = "absorbing", record_lengths=None
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, special)
     process = make_process(noise, "linear", vocabulary)
     whim = Whim(tokenizer.vocab_size, special)
-    return TextModel(whim, process, tokenizer, LENGTH, torch.device("cpu"), record_lengths)
+    return TextModel(OneByOne(whim), process, tokenizer, LENGTH, torch.device("cpu"), record_lengths)
 
 
 MODELS = {
@@ -234,7 +237,7 @@ def test_beliefs_among_some_tokens_are_those_given_that_it_is_one_of_them():
     rows = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 1]], dtype=torch.bool)
     t = torch.ones(3, 5)
     plain = model.denoiser(xt, t, rows).exp()
-    found = Shaped(model.denoiser, Among({1: fits, 4: ~fits}))(xt, t, rows).exp()
+    found = Shaped(model.denoiser, Among([{1: fits, 4: ~fits}] * len(xt)))(xt, t, rows).exp()
     for row, (_, place) in enumerate(rows.nonzero().tolist()):
         given = {1: fits, 4: ~fits}.get(place, torch.ones_like(fits))
         expected = torch.where(given, plain[row], 0.0)
@@ -296,3 +299,20 @@ def test_a_range_that_has_no_room_is_told_and_lengths_are_judged_by_something(ab
     assert heard == [
         "gap at 1:5: weighing lengths 2 to 27 (of 900 asked for: no room for more), up to 104 evaluations"
     ]
+
+
+@pytest.mark.parametrize("noise", ["absorbing", "uniform"])
+def test_documents_that_are_filled_together_are_filled_as_each_alone(noise, request):
+    """In batches that hold rows of several, with room of different sizes; with a score and without."""
+    run = request.getfixturevalue(f"{noise}_run")
+    model, how = load_model(run), SamplerSettings(steps=5)
+    texts = ["the cat [MASK:2-5] on", "[MASK:3] mat", "a [MASK] dog " * 9, "the cat sat on [MASK:*] dog run"]
+    documents = [parse(text.encode()) for text in texts]
+    for n, score in ((3, True), (1, False)):
+        works = [filling.prepare(model, document, n, seed, how) for seed, document in enumerate(documents)]
+        together = filling.fill(model, works, how, score=score)
+        alone = [
+            model.infill(document, n, seed=seed, score=score, steps=5)
+            for seed, document in enumerate(documents)
+        ]
+        assert together == alone

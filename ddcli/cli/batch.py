@@ -1,7 +1,7 @@
 """JSON Lines in, JSON Lines out: one document to fill on each line, and one bad line harms no other."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DdcliError
@@ -9,18 +9,21 @@ from .answers import Answer, record_of, tell
 from .gaps import Gaps
 
 if TYPE_CHECKING:
-    from ..filling import Infilling
+    from ..filling import Infilling, Work
     from ..infilling import Document
 
-Fill = Callable[["Document", int, Any], "list[Infilling]"]  # a document, a seed, who watches
+AT_ONCE = 16  # lines
+Prepare = Callable[["Document", int], "Work"]  # a document, a seed
+Fill = Callable[[Sequence["Work"], Any], "list[list[Infilling]]"]  # what is prepared, who watches
 
 
 class Batch:
-    """The lines of a file, filled one after the other, each with a seed one more than that of the last."""
+    """The lines of a file, filled some at a time, each with a seed one more than that of the last."""
 
-    def __init__(self, text: bytes, gaps: Gaps, fill: Fill, seed: int) -> None:
+    def __init__(self, text: bytes, gaps: Gaps, prepare: Prepare, fill: Fill, seed: int) -> None:
         self.lines = [(i, line) for i, line in enumerate(text.split(b"\n"), 1) if line.strip()]
         self.gaps = gaps
+        self.prepare = prepare
         self.fill = fill
         self.seed = seed
         self.failed = 0
@@ -30,20 +33,30 @@ class Batch:
 
         Of several ways all are in `alternatives`. A line that cannot be filled gets an `error`.
         """
-        for place, (number, line) in enumerate(self.lines):
-            record: dict[str, Any] = {}
-            try:
-                record = _fields(line)
-                document = self._document(record)
-                ways = [record_of(way) for way in self.fill(document, self.seed + place, on_frame)]
-                others = {"alternatives": ways} if len(ways) > 1 else {}
-                record |= ways[0] | others
-            except (DdcliError, ValueError) as error:
-                reason = str(error).partition("\n")[0]
-                self.failed += 1
-                tell(f"ddcli: line {number}: {reason}")
-                record["error"] = reason
-            yield b"", record
+        for first in range(0, len(self.lines), AT_ONCE):
+            places = range(len(self.lines))[first : first + AT_ONCE]
+            found = [self._prepared(place) for place in places]
+            works = [work for _, work in found if work]
+            filled = iter(self.fill(works, on_frame) if works else ())
+            for record, work in found:
+                if work:
+                    ways = [record_of(way) for way in next(filled)]
+                    others = {"alternatives": ways} if len(ways) > 1 else {}
+                    record |= ways[0] | others
+                yield b"", record
+
+    def _prepared(self, place: int) -> "tuple[dict[str, Any], Work | None]":
+        """The fields of a line, and what is to be filled in it; or None, and an `error` among the fields."""
+        number, line = self.lines[place]
+        record: dict[str, Any] = {}
+        try:
+            record = _fields(line)
+            return record, self.prepare(self._document(record), self.seed + place)
+        except (DdcliError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            self.failed += 1
+            tell(f"ddcli: line {number}: {reason}")
+            return record | {"error": reason}, None
 
     def close(self) -> None:
         """DdcliError where lines could not be filled."""

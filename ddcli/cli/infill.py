@@ -1,7 +1,7 @@
 """`ddcli infill`."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +54,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..filling import Infilling
+    from ..filling import Infilling, Work
     from ..infilling import Document
 
 PIPED = "a text itself is given on stdin: echo 'To be, [MASK:2] not' | ddcli infill MODEL -"
@@ -131,7 +131,7 @@ def infill(
     echo "To be, or [MASK:6] be" | ddcli infill runs/novel -
     """
     from ..api import load
-    from ..filling import check
+    from ..filling import check, fill, prepare
     from ..filling import explain as explanation
     from ..model import fresh_seed
 
@@ -172,24 +172,18 @@ def infill(
     began = time.perf_counter()
     ways: list[Infilling] = []
 
-    def fill(document: "Document", seed: int, on_frame: Any) -> "list[Infilling]":
-        found = loaded.infill(
-            document,
-            n,
-            score=scored,
-            seed=seed,
-            on_frame=on_frame,
-            label=label,
-            log=log,
-            **settings_of(context),
-        )
-        ways.extend(found)
+    def begin(document: "Document", seed: int) -> "Work":
+        return prepare(loaded, document, n, seed, settings, label=label, log=log)
+
+    def finish(works: "Sequence[Work]", on_frame: Any) -> "list[list[Infilling]]":
+        found = fill(loaded, works, settings, score=scored, on_frame=on_frame)
+        ways.extend(way for of_one in found for way in of_one)
         return found
 
-    batch = Batch(text if jsonl else b"", gaps, fill, seed)
+    batch = Batch(text if jsonl else b"", gaps, begin, finish, seed)
 
     def of_one(document: "Document", on_frame: Any) -> Iterator[Answer]:
-        for way in fill(document, seed, on_frame):
+        for way in finish([begin(document, seed)], on_frame)[0]:
             yield difference(document, way, str(file)) if diff else way.content, record_of(way)
 
     def answers(on_frame: Any) -> Iterator[Answer]:
