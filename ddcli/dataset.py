@@ -1,8 +1,8 @@
 """What a run trains and validates on: from settings to a tokenizer and blocks of tokens."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +107,8 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
 
     if sum(map(len, train)) < WORTH_KEEPING:
         return make(log)
-    said: list[str] = []  # and is said again by whoever reads what was kept
-
-    def say(line: str) -> None:
-        said.append(line)
-        log(line)
-
-    def load(folder: Path) -> TrainingData:
-        data, lines = _load(folder, tokenizer, fingerprint)
-        for line in lines[len(said) :]:
-            log(line)
-        return data
-
-    key = _key(settings, tokenizer, fingerprint)
-    return cached("tokens", key, lambda: make(say), lambda data, folder: _save(data, said, folder), load, log)
+    kept = _Kept(settings, tokenizer, fingerprint, log)
+    return cached("tokens", kept.key, lambda: make(kept.say), kept.save, kept.load, log)
 
 
 def _tokenized(
@@ -284,64 +272,6 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
     )
 
 
-# -- kept for the next start ------------------------------------------------------------------------------
-
-KEPT = "tokens 1"  # a new number wherever other tokens are made of the same text
-ARRAYS = "tokens", "sizes", "ends", "given"
-COUNTS = "characters", "utf8_bytes", "left_out"
-PLAIN = "tokenizer_spec", "length", "has_end_of_text"
-
-
-def _key(settings: Data, tokenizer: Tokenizer | None, fingerprint: str) -> str:
-    """Of all that tokens depend on: the text, how it is cut up, and the tokenizer or how it is learnt."""
-    import tokenizers
-
-    told = settings.model_dump(exclude={"source", "valid"})  # whatever they are called
-    usual = None if tokenizer else SOURCE_TOKENIZERS.get(settings.source)
-    own = tokenizer.digest if tokenizer else None
-    return sha256_of([json.dumps([KEPT, tokenizers.__version__, fingerprint, told, usual, own])])
-
-
-def _save(data: TrainingData, said: Sequence[str], folder: Path) -> None:
-    data.tokenizer.save(folder)
-    told: dict[str, Any] = {name: getattr(data, name) for name in PLAIN}
-    told |= {"said": said, "record_lengths": [*data.record_lengths.items()]}
-    told["labels"] = {name: [*counts.items()] for name, counts in data.labels.items()}
-    for part, blocks in {"train": data.train, "valid": data.valid}.items():
-        assert isinstance(blocks, Blocks)
-        told[part] = {name: getattr(blocks, name) for name in COUNTS}
-        for name in ARRAYS:
-            if (array := getattr(blocks, name)) is not None:
-                np.save(folder / f"{part}.{name}.npy", array)
-    (folder / "data.json").write_text(json.dumps(told))
-
-
-def _load(folder: Path, tokenizer: Tokenizer | None, fingerprint: str) -> tuple[TrainingData, list[str]]:
-    """What was saved, tokens as files that are mapped; and what was said when they were made."""
-    told = read_json(folder / "data.json")
-
-    def blocks(part: str) -> Blocks:
-        files = {name: folder / f"{part}.{name}.npy" for name in ARRAYS}
-        arrays: dict[str, Any] = {
-            name: np.load(file, "r") if file.exists() else None for name, file in files.items()
-        }
-        return Blocks(**arrays, **told[part])
-
-    data = TrainingData(
-        tokenizer=tokenizer or Tokenizer.load(folder),
-        train=blocks("train"),
-        valid=blocks("valid"),
-        fingerprint=fingerprint,
-        record_lengths=dict(told["record_lengths"]),
-        labels={name: dict(counts) for name, counts in told["labels"].items()},
-        **{name: told[name] for name in PLAIN},
-    )
-    return data, told["said"]
-
-
-# -- what is asked before -----------------------------------------------------------------------------------
-
-
 def _chosen_tokenizer(settings: Data, documents: list[Document], log: Log) -> str:
     spec = SOURCE_TOKENIZERS.get(settings.source) or default_tokenizer(documents)
     log(f"tokenizer {spec}, chosen for this data; --tokenizer sets another")
@@ -358,3 +288,70 @@ def refuse_pipes(settings: Data, where: Path) -> None:
         path = Path(source or ".")
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise DdcliError(f"{where} names {source} as its data, a pipe or a device; give data that stays")
+
+
+# -- kept for the next start ------------------------------------------------------------------------------
+
+KEPT = "tokens 1"  # a new number wherever other tokens are made of the same text
+ARRAYS = "tokens", "sizes", "ends", "given"
+COUNTS = "characters", "utf8_bytes", "left_out"
+PLAIN = "tokenizer_spec", "length", "has_end_of_text"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """How training data is written, and read again, as if it had just been made."""
+
+    settings: Data
+    tokenizer: Tokenizer | None  # None: it is kept as well
+    fingerprint: str  # of the text
+    log: Log
+    said: list[str] = field(default_factory=list)  # while it was made
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+        self.log(line)
+
+    @property
+    def key(self) -> str:
+        """Of all that tokens depend on: the text, how it is cut up, and the tokenizer or how it is learnt."""
+        import tokenizers
+
+        told = self.settings.model_dump(exclude={"source", "valid"})  # whatever they are called
+        usual = None if self.tokenizer else SOURCE_TOKENIZERS.get(self.settings.source)
+        own = self.tokenizer.digest if self.tokenizer else None
+        return sha256_of([json.dumps([KEPT, tokenizers.__version__, self.fingerprint, told, usual, own])])
+
+    def save(self, data: TrainingData, folder: Path) -> None:
+        data.tokenizer.save(folder)
+        told: dict[str, Any] = {name: getattr(data, name) for name in PLAIN}
+        told |= {"said": self.said, "record_lengths": [*data.record_lengths.items()]}
+        told["labels"] = {name: [*counts.items()] for name, counts in data.labels.items()}
+        for part, blocks in {"train": data.train, "valid": data.valid}.items():
+            assert isinstance(blocks, Blocks)
+            told[part] = {name: getattr(blocks, name) for name in COUNTS}
+            for name in ARRAYS:
+                if (array := getattr(blocks, name)) is not None:
+                    np.save(folder / f"{part}.{name}.npy", array)
+        (folder / "data.json").write_text(json.dumps(told))
+
+    def load(self, folder: Path) -> TrainingData:
+        """Tokens as files that are mapped. What was said by whoever made it is said here."""
+        told = read_json(folder / "data.json")
+        for line in told["said"][len(self.said) :]:
+            self.log(line)
+        return TrainingData(
+            tokenizer=self.tokenizer or Tokenizer.load(folder),
+            train=_mapped(folder, "train", told),
+            valid=_mapped(folder, "valid", told),
+            fingerprint=self.fingerprint,
+            record_lengths=dict(told["record_lengths"]),
+            labels={name: dict(counts) for name, counts in told["labels"].items()},
+            **{name: told[name] for name in PLAIN},
+        )
+
+
+def _mapped(folder: Path, part: str, told: Mapping[str, Any]) -> Blocks:
+    files = {name: folder / f"{part}.{name}.npy" for name in ARRAYS}
+    arrays: dict[str, Any] = {n: np.load(file, "r") if file.exists() else None for n, file in files.items()}
+    return Blocks(**arrays, **told[part])
