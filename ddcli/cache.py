@@ -6,7 +6,7 @@ It lies where libraries of Hugging Face keep such things (`HF_ASSETS_CACHE`), an
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,8 +51,9 @@ def cached(
             except OSError as error:
                 log(f"{kind} are not kept for the next time: {error.strerror}")
                 return made
-        os.utime(place)
-        _make_room(place.parent)
+        with suppress(OSError):  # of an entry that another process has just removed
+            os.utime(place)
+            _make_room(place.parent)
         return load(folder)
 
 
