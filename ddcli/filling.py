@@ -226,8 +226,8 @@ def prepare(
                 log_sizes = [a + log_p for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
                 ids = np.tile(layout.ids, (len(members), 1))
                 work.parts.append(_Part(layout, number, members, log_sizes, ids, np.zeros(ids.shape)))
-    for part in work.parts:
-        model.denoise(_canvas(model, _rows(part, 0)), settings)  # refuses what it would refuse
+    for part in work.parts if settings.guidance != 1 else ():
+        model.denoise(_canvas(model, _rows(part, 0)), settings)  # refuses a text without anything to go by
     return work
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from .errors import DdcliError, panicked
 from .files import LARGEST
-from .hub import is_name
+from .hub import is_name, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -470,7 +470,7 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
             _ask_hub(source)
     try:
         # not to be left out: asked nothing, transformers asks stdin whether to run the code of a stranger
-        with unheard() if local else nullcontext():
+        with unheard() if local else nullcontext(), quiet():  # which wonders about models it does not know
             hf = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except BaseException as error:  # broken files raise whatever the parser of their class raises
         if not (isinstance(error, Exception) or panicked(error)):
