@@ -7,12 +7,10 @@ import shutil
 from pathlib import Path
 
 import borrowed
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny import edit_json, files
 
@@ -499,92 +497,3 @@ def test_what_only_a_run_folder_can_do_is_refused_by_name(farm, tmp_path):
         with pytest.raises(DdcliError, match=said):
             ask()
     assert files(farm) == before
-
-
-# -- the hub ----------------------------------------------------------------------------------------------
-
-
-class NotThereError(RepositoryNotFoundError):
-    def __init__(self):
-        Exception.__init__(self, "404 Client Error\nmore")
-
-
-class ClosedError(GatedRepoError):
-    def __init__(self):
-        Exception.__init__(self, "403 Client Error\nmore")
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that says what it is told to say."""
-
-    class Hub:
-        trouble: Exception | None = None
-        folder: Path | None = None
-        asked: list[dict]
-
-    found = Hub()
-    found.asked = []
-
-    def model_info(self, name, timeout):
-        assert timeout <= 10
-        if found.trouble:
-            raise found.trouble
-
-    def snapshot_download(name, **options):
-        found.asked.append(options)
-        if options["local_files_only"] and found.folder is None:
-            raise LocalEntryNotFoundError("nothing kept")
-        if isinstance(found.folder, Exception):
-            raise found.folder
-        return str(found.folder)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return found
-
-
-def test_a_name_is_fetched_its_description_first_and_no_code_or_pickle(hub, folders):
-    hub.folder = folders("bert")
-    assert ddcli.load("somebody/bert").origin.name == "somebody/bert"
-    patterns = [options["allow_patterns"] for options in hub.asked]
-    assert patterns[:2] == [["*.json", "*.txt", "*.model"], ["*.safetensors"]]
-    assert all(options["ignore_patterns"] == ["*/*"] for options in hub.asked)
-
-
-def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub, tmp_path):
-    hub.folder = describe(tmp_path / "gpt2", model_type="gpt2", architectures=["GPT2LMHeadModel"])
-    assert refusal("gpt2").startswith("gpt2 is a GPT2LMHeadModel, a causal decoder")
-    assert len(hub.asked) == 1
-
-
-def test_what_was_fetched_before_is_read_without_a_network(hub, folders):
-    hub.folder, hub.trouble = folders("bert"), ConnectionError("no route")
-    assert ddcli.load("somebody/bert").length == 64
-    assert all(options["local_files_only"] for options in hub.asked)
-
-
-@pytest.mark.parametrize(
-    ("trouble", "said"),
-    [
-        (ConnectionError("no route\nto host"), "the hub cannot be asked for it (no route); give a folder"),
-        (NotThereError(), "no such model on the hub"),
-        (ClosedError(), "somebody/bert is gated: ask for access"),
-    ],
-)
-def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line(trouble, said, hub):
-    hub.trouble = trouble
-    assert said in refusal("somebody/bert")
-
-
-def test_a_gated_model_whose_page_is_open_is_refused_by_that(hub):
-    hub.folder = ClosedError()
-    assert "is gated" in refusal("somebody/bert")
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "~/nowhere", "/nowhere"])
-def test_what_is_no_name_is_not_asked_for(name, hub, capsys):
-    assert main(["sample", name]) == 2
-    told = capsys.readouterr().err
-    assert f"{name} is no run folder: there is no such folder" in told
-    assert not hub.asked
