@@ -398,6 +398,8 @@ def test_a_pickle_is_read_where_that_is_asked_for(copied):
     wanted, own = (model.plain.logits(xt, rows.double(), rows) for model in (whole, found))
     assert torch.equal(own, wanted)
     assert found.origin.files[1].name == "pytorch_model.bin"
+    torch.save({"a": Path("trap")}, copied / "pytorch_model.bin")
+    assert "cannot be loaded: the pickle holds more than numbers" in refusal(copied, allow_pickle=True)
     (copied / "pytorch_model.bin").write_bytes(b"nonsense")
     assert "cannot be loaded" in refusal(copied, allow_pickle=True)
 
@@ -445,12 +447,43 @@ def test_broken_files_are_refused(copied):
     (copied / "model.safetensors").write_bytes(whole[:1000])
     assert "cannot be loaded" in refusal(copied)
     (copied / "model.safetensors").write_bytes(whole)
-    edit_json(copied / "config.json", hidden_size=16)
-    assert "cannot be loaded" in refusal(copied)
     (copied / "tokenizer.json").write_text("{broken")
     assert f"the tokenizer of {copied} cannot be loaded" in refusal(copied)
     (copied / "config.json").write_text("{broken")
     assert "config.json cannot be read" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (
+            {"hidden_size": 16},
+            "LayerNorm.bias in model.safetensors is of shape [32], but config.json asks for [16]",
+        ),
+        (
+            {"num_hidden_layers": 1},
+            "holds more layers than config.json says, 16 weights such as bert.encoder.layer.1.",
+        ),
+        (
+            {"num_hidden_layers": 3},
+            "16 weights missing in model.safetensors, the first is bert.encoder.layer.2.",
+        ),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1,000,000"),
+        ({"num_hidden_layers": "two"}, "expected int"),
+        ({"model_type": "electra"}, "no whole ElectraForMaskedLM"),
+        ({"hidden_act": "gulp"}, "cannot be loaded: there is no 'gulp'"),
+    ],
+)
+def test_a_config_that_lies_is_refused_by_what_is_wrong(lie, said, copied):
+    edit_json(copied / "config.json", **lie)
+    assert said in refusal(copied)
+
+
+def test_a_head_for_another_use_may_lie_beside_the_weights(copied):
+    weights = load_file(copied / "model.safetensors") | {"cls.seq_relationship.bias": torch.zeros(2)}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert ddcli.load(copied).sample(1, length=4, seed=1)
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused(copied):
@@ -466,14 +499,16 @@ def test_a_tokenizer_that_cannot_serve_is_refused(copied):
         return refusal(copied)
 
     assert "has no mask token" in told(mask_token=None)
-    assert "pads with its mask token [MASK]" in told(pad_token="[MASK]")
+    for role in ("pad_token", "sep_token", "eos_token", "unk_token"):
+        assert f"has [MASK] for its {role} as well as for masks" in told(**{role: "[MASK]"})
+    for name, content in kept.items():
+        (copied / name).write_bytes(content)
     tokenizer = hf.AutoTokenizer.from_pretrained(copied)
-    tokenizer.pad_token = "[PAD]"
     tokenizer.add_tokens([f"word{i}" for i in range(20)])
     tokenizer.save_pretrained(copied)
     assert "but the network was made for" in refusal(copied)
-    for file in copied.glob("tokenizer*"):
-        file.unlink()
+    (copied / "tokenizer.json").unlink()
+    assert "is tokenizer.json missing?" in refusal(copied)
     (copied / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
     (copied / "vocab.json").write_text('{"a": 0, "<unk>": 1}')
     (copied / "merges.txt").write_text("#version: 0.2\n")

@@ -565,7 +565,7 @@ def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
 def test_a_decoder_whose_mask_is_its_end_is_refused(folders, text_file, tmp_path):
     own = copy_of(folders("gpt2"), tmp_path)
     edit_json(own / "tokenizer_config.json", mask_token="<|endoftext|>")
-    with pytest.raises(DdcliError, match=r"one token, <\|endoftext\|>, for masks and for the end"):
+    with pytest.raises(DdcliError, match=r"has <\|endoftext\|> for its eos_token as well as for masks"):
         make_plan(start_config(own, text_file), None, Silent())
 
 
