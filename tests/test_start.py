@@ -17,6 +17,7 @@ from tiny import (
     command,
     copy_of,
     edit_json,
+    files,
     metrics,
     start_config,
     stop_at,
@@ -227,6 +228,17 @@ def test_the_card_says_where_a_run_began(bert_run, folders):
     assert "library_name: transformers" in card
     assert f"- Started from `{folders('bert').name}`" in card
     assert "AutoModelForMaskedLM.from_pretrained" in card
+
+
+def test_no_path_of_this_machine_is_in_what_is_to_be_uploaded(bert_run, folders, text_file):
+    kept_here = ("config.toml", "report.html", "checkpoints")
+    paths = [
+        str(folders("bert").parent).encode(),
+        str(text_file.parent).encode(),
+        str(bert_run.parent).encode(),
+    ]
+    for name, content in files(bert_run).items():
+        assert name.startswith(kept_here) or not any(path in content for path in paths), name
 
 
 # -- what is learnt from ----------------------------------------------------------------------------------
