@@ -651,7 +651,7 @@ def test_only_what_is_causal_is_opened(folders, text_file, own_run, monkeypatch)
         ({"diffusion__record_lengths": {"70": 3}}, "record lengths do not fit 32 tokens"),
         ({"diffusion__labels": {"a": {"4": 3}}}, "no token for the label 'a'"),
         ({"diffusion__predicts": "fortune"}, "unknown head 'fortune'"),
-        ({"hidden_size": 16}, "cannot be loaded"),
+        ({"hidden_size": 16}, "of shape [32], but config.json asks for [16]"),
     ],
 )
 def test_a_run_whose_parts_do_not_fit_is_refused_in_one_line(changes, said, bert_run, tmp_path):
