@@ -84,7 +84,7 @@ def read_config(source: Source, described: Mapping[str, Any]) -> PreTrainedConfi
     except Exception as error:  # of whatever its class makes of bad values
         raise DdcliError(f"{source.name}: config.json cannot be used: {first_line(error)}") from None
     for key, most in SIZES.items():
-        size = getattr(config.get_text_config(), key, 1)
+        size = getattr(config, key, 1)
         if isinstance(size, int) and not 1 <= size <= most:
             raise DdcliError(f"{source.name}: config.json cannot be used: {key} is {size:,}")
     if config.is_encoder_decoder:
