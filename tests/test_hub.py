@@ -118,7 +118,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     yield found
     found.stop()
 
@@ -207,7 +206,6 @@ def test_commands_take_names_as_people_type_them(tmp_path, folders):
         own = {
             "HF_HOME": str(tmp_path / "home"),
             "HF_ENDPOINT": hub.endpoint,
-            "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0",
             "OMP_NUM_THREADS": "1",
         }
