@@ -5,6 +5,7 @@ import importlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 
@@ -19,6 +20,17 @@ class RunFailed(DdcliError):  # noqa: N818 - it is what happened, not what was w
     """The run itself broke down (numbers that are not finite, a full disk). Exit code 1."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line. A line that ends in a colon has said nothing yet."""
+    if isinstance(error, KeyError):
+        return f"there is no {error}"
+    if isinstance(error, UnpicklingError):  # which recommends to read it all the same
+        return "the pickle holds more than numbers by their names, or is damaged"
+    first, *others = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [""]
+    said = f"{first} {others[0]}" if first.endswith(":") and others else first
+    return said.rstrip(".:,") or type(error).__name__
 
 
 def panicked(error: BaseException) -> bool:

@@ -170,6 +170,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def without_place(source: str) -> str:
+    """A source or model as strangers may read it: of a path on this machine its end."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
 def meant(path: str, holding: str = "") -> str:
     """`; did you mean 'runs/novel'?`, by what lies beside where a path leads, or nothing.
 

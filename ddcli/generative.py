@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from .data import Blocks
-from .errors import DdcliError
+from .errors import DdcliError, first_line
 from .evaluation import ratio, spread_evenly
-from .hub import first_line, quiet, refuse_adapters, safe_weights, unreachable
+from .hub import quiet, refuse_adapters, safe_weights, unreachable
 from .model import Model, SamplerSettings
 from .sampling import samples
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DdcliError
+from .errors import DdcliError, first_line
 from .files import CONFIG, check_regular, meant, read_small
 
 PATIENCE = 10.0  # seconds to wait for the hub
@@ -127,7 +127,3 @@ def quiet() -> Iterator[None]:
         theirs.set_verbosity(verbosity)
         if shown:
             theirs.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".:") or type(error).__name__

@@ -9,6 +9,7 @@ from .config import Config
 from .dataset import TrainingData
 from .errors import printable
 from .evaluation import Bound
+from .files import without_place
 from .hub import is_name
 from .model import SamplerSettings
 from .weights import count, weights_of
@@ -17,11 +18,6 @@ from .weights import count, weights_of
 def _error(found: Bound) -> str:
     known = math.isfinite(found.stderr)  # one cluster tells nothing of the spread
     return f" (standard error {found.stderr:.4f} over {found.clusters} clusters)" if known else ""
-
-
-def _shown(source: str) -> str:
-    """A source or model as a card names it, which strangers may read: of a path on this machine its end."""
-    return _code(Path(source).name if Path(source).is_absolute() else source)
 
 
 def _code(name: str) -> str:
@@ -61,11 +57,11 @@ def model_card(
         f"objective {_code(config.objective.name)}",
         f"- Network: {count(network) - adapted:,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
-        f"- Data: {_shown(config.data.source)} (sha256 {data.fingerprint[:16]}...)",
+        f"- Data: {_code(without_place(config.data.source))} (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
     ]
     if config.model.start is not None:
-        lines.append(f"- Started from {_shown(config.model.start)}")
+        lines.append(f"- Started from {_code(without_place(config.model.start))}")
     if network.given:
         lora = _code(str(config.model.lora))
         lines.append(

@@ -23,6 +23,7 @@ from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import Head, check_taught, default_head, find_head
 from .device import PRECISION_NAMES, pick_device, pick_precision
 from .errors import DdcliError
+from .files import without_place
 from .objective import Objective, check_objective, default_objective, make_objective
 from .process import Autoregressive, Process, Tables, check_names, make_process
 from .saved import load_tables
@@ -177,7 +178,7 @@ def make_plan(
         "objective": config.objective.name,
         "timesteps": objective.timesteps,
         "predicts": config.model.predicts,
-        "data": {"source": config.data.source, "sha256": data.fingerprint},
+        "data": {"source": without_place(config.data.source), "sha256": data.fingerprint},
         "length": data.length,
         "end_of_text": data.has_end_of_text,
         "record_lengths": _named(data.record_lengths),

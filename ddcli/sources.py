@@ -22,7 +22,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .errors import DdcliError, counted
+from .errors import DdcliError, counted, first_line
 from .files import meant, sha256
 from .hub import is_name, quiet
 
@@ -185,7 +185,7 @@ class StreamedDocuments:
                     self._tell(row.problem)
                 yield row.text
         except OSError as error:  # of a disk, or of a network
-            raise DdcliError(f"{self.name} cannot be read any more: {_first_line(error)}") from error
+            raise DdcliError(f"{self.name} cannot be read any more: {first_line(error)}") from error
 
     def _tell(self, problem: str) -> None:
         """The first few, and then how many they are by now, ever more seldom."""
@@ -310,7 +310,7 @@ def _saved_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[st
         with quiet():
             found = datasets.load_from_disk(source)
     except Exception as error:  # of whatever its files are damaged by
-        raise DdcliError(f"{source} cannot be read as a dataset: {_first_line(error)}") from error
+        raise DdcliError(f"{source} cannot be read as a dataset: {first_line(error)}") from error
     if isinstance(found, dict):
         if split not in found:
             raise DdcliError(
@@ -333,7 +333,7 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
             return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
         raise DdcliError(
-            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {_first_line(error)}; "
+            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {first_line(error)}; "
             "give files, or a folder that save_to_disk wrote"
         ) from error
 
@@ -415,7 +415,7 @@ def _read_zip(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
     except DdcliError:
         raise
     except Exception as error:  # damaged or encrypted: each compression has exceptions of its own
-        raise DdcliError(f"{where} cannot be read: {_first_line(error)}") from error
+        raise DdcliError(f"{where} cannot be read: {first_line(error)}") from error
     tables = _are_tables(files)
     for file, content in held.items():
         read = READERS.get(_inner(file).suffix, _member) if tables else _member
@@ -465,7 +465,7 @@ def _read_parquet(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
     except pyarrow.ArrowException as error:
-        raise DdcliError(f"{where} is not a parquet file: {_first_line(error)}") from error
+        raise DdcliError(f"{where} is not a parquet file: {first_line(error)}") from error
     columns = _columns_of(file.schema_arrow.names, where, reading)
     return _table_rows(file.read(columns=columns), columns, where, reading)
 
@@ -479,7 +479,7 @@ def _read_arrow(data: bytes, where: str, reading: Reading) -> Iterable[Row]:
         with (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(data) as file:
             table = file.read_all()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DdcliError(f"{where} is not an arrow file: {_first_line(error)}") from error
+        raise DdcliError(f"{where} is not an arrow file: {first_line(error)}") from error
     return _table_rows(table, _columns_of(table.column_names, where, reading), where, reading)
 
 
@@ -545,7 +545,7 @@ def _unpack(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DdcliError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise DdcliError(f"{path} cannot be read: {first_line(error)}") from error
     return _unpacked(data, path, str(path))
 
 
@@ -553,7 +553,7 @@ def _unpacked(data: bytes, name: Path, where: str) -> bytes:
     try:
         return UNPACKERS.get(name.suffix, bytes)(data)
     except Exception as error:  # each compression has exceptions of its own
-        raise DdcliError(f"{where} cannot be read: {_first_line(error)}") from error
+        raise DdcliError(f"{where} cannot be read: {first_line(error)}") from error
 
 
 def _without_mark(data: bytes) -> bytes:
@@ -662,7 +662,3 @@ def sha256_of(documents: Iterable[Document]) -> str:
 
 def utf8(document: Document) -> bytes:
     return document.encode() if isinstance(document, str) else document
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -130,11 +130,12 @@ def check_mask(hf: Any, name: str) -> None:
     """Raises DdcliError, by the name of its model, for a tokenizer of transformers without its own mask."""
     if not hf.mask_token:
         raise DdcliError(f"the tokenizer of {name} has no mask token, so there is nothing to fill")
-    if hf.mask_token == hf.pad_token:
-        raise DdcliError(
-            f"the tokenizer of {name} pads with its mask token {hf.mask_token}, so gaps and padding "
-            "cannot be told apart; give it a pad token of its own"
-        )
+    for role in hf.SPECIAL_TOKENS_ATTRIBUTES:
+        if role != "mask_token" and getattr(hf, role) == hf.mask_token:
+            raise DdcliError(
+                f"the tokenizer of {name} has {hf.mask_token} for its {role} as well as for masks, so gaps "
+                "cannot be told from it; give it a mask of its own"
+            )
 
 
 class ForeignTokenizer(Tokenizer):

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from .errors import DdcliError, panicked
+from .errors import DdcliError, first_line, panicked
 from .files import LARGEST
-from .hub import is_name, quiet
+from .hub import is_name, quiet, unreachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -475,9 +475,11 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
     except BaseException as error:  # broken files raise whatever the parser of their class raises
         if not (isinstance(error, Exception) or panicked(error)):
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "it comes with code of its own, which ddcli never runs"
+        elif local and folder.is_dir() and not (folder / "tokenizer.json").exists():
+            reason += "; is tokenizer.json missing?"
         raise DdcliError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
     if not getattr(hf, "is_fast", False):
         raise DdcliError(f"{name} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")
@@ -517,21 +519,19 @@ def unheard() -> Iterator[None]:
 
 def _ask_hub(name: str) -> None:
     """DdcliError unless the hub knows the name; answers at once where the loaders retry for a minute."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    try:
-        HfApi().model_info(name, timeout=10)
-    except RepositoryNotFoundError as error:
+    trouble = unreachable(name)
+    if isinstance(trouble, RepositoryNotFoundError):
         raise DdcliError(
             f"no tokenizer {name!r}: no such folder here, none on the hub (or it is private); "
             "give a folder, a hub name, char, byte or bpe:N"
-        ) from error
-    except Exception as error:  # the exceptions of the HTTP library underneath change between versions
+        ) from trouble
+    if trouble is not None:
         raise DdcliError(
             f"no tokenizer {name!r}: no such folder here, and the hub cannot be asked "
-            f"({type(error).__name__}); give a folder, char, byte or bpe:N"
-        ) from error
+            f"({type(trouble).__name__}); give a folder, char, byte or bpe:N"
+        ) from trouble
 
 
 def _complete(hf: Any, source: str) -> list[str]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import flatten, read_toml
-from .errors import DdcliError, needed, unknown
+from .errors import DdcliError, first_line, needed, unknown
 from .files import write_text
-from .hub import first_line
 from .plan import Silent
 
 PROJECT = "ddcli"

@@ -506,26 +506,6 @@ def test_nothing_in_a_pickle_is_run(pickled, tmp_path, monkeypatch):
     assert "cannot be read" in refusal(pickled, allow_pickle=True)
 
 
-def test_a_name_is_fetched_its_description_first_and_a_pickle_where_that_is_asked_for_alone(
-    opened, pickled, monkeypatch
-):
-    asked = []
-
-    def fetch(name, patterns=("description",)):
-        asked.append(tuple(patterns))
-        return folder
-
-    monkeypatch.setattr("ddcli.foreign.source.fetch", fetch)
-    folder = opened("mdlm")[0]
-    assert ddcli.load("kuleshov-group/mdlm-owt").origin.name == "kuleshov-group/mdlm-owt"
-    folder = pickled
-    with pytest.raises(DdcliError, match="--allow-pickle"):
-        ddcli.load("louaaron/sedd-small")
-    assert asked == [("description",), ("*.safetensors",)] * 2
-    ddcli.load("louaaron/sedd-small", allow_pickle=True)
-    assert asked[-1] == ("pytorch_model.bin",)
-
-
 def test_safetensors_are_read_even_if_a_pickle_is_allowed(copied):
     (copied / "pytorch_model.bin").write_bytes(b"nonsense")
     assert ddcli.load(copied, allow_pickle=True).origin.files[1].name == "model.safetensors"

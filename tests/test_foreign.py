@@ -7,12 +7,10 @@ import shutil
 from pathlib import Path
 
 import borrowed
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny import edit_json, files
 
@@ -400,6 +398,8 @@ def test_a_pickle_is_read_where_that_is_asked_for(copied):
     wanted, own = (model.plain.logits(xt, rows.double(), rows) for model in (whole, found))
     assert torch.equal(own, wanted)
     assert found.origin.files[1].name == "pytorch_model.bin"
+    torch.save({"a": Path("trap")}, copied / "pytorch_model.bin")
+    assert "cannot be loaded: the pickle holds more than numbers" in refusal(copied, allow_pickle=True)
     (copied / "pytorch_model.bin").write_bytes(b"nonsense")
     assert "cannot be loaded" in refusal(copied, allow_pickle=True)
 
@@ -447,12 +447,43 @@ def test_broken_files_are_refused(copied):
     (copied / "model.safetensors").write_bytes(whole[:1000])
     assert "cannot be loaded" in refusal(copied)
     (copied / "model.safetensors").write_bytes(whole)
-    edit_json(copied / "config.json", hidden_size=16)
-    assert "cannot be loaded" in refusal(copied)
     (copied / "tokenizer.json").write_text("{broken")
     assert f"the tokenizer of {copied} cannot be loaded" in refusal(copied)
     (copied / "config.json").write_text("{broken")
     assert "config.json cannot be read" in refusal(copied)
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (
+            {"hidden_size": 16},
+            "LayerNorm.bias in model.safetensors is of shape [32], but config.json asks for [16]",
+        ),
+        (
+            {"num_hidden_layers": 1},
+            "holds more layers than config.json says, 16 weights such as bert.encoder.layer.1.",
+        ),
+        (
+            {"num_hidden_layers": 3},
+            "16 weights missing in model.safetensors, the first is bert.encoder.layer.2.",
+        ),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1,000,000"),
+        ({"num_hidden_layers": "two"}, "expected int"),
+        ({"model_type": "electra"}, "no whole ElectraForMaskedLM"),
+        ({"hidden_act": "gulp"}, "cannot be loaded: there is no 'gulp'"),
+    ],
+)
+def test_a_config_that_lies_is_refused_by_what_is_wrong(lie, said, copied):
+    edit_json(copied / "config.json", **lie)
+    assert said in refusal(copied)
+
+
+def test_a_head_for_another_use_may_lie_beside_the_weights(copied):
+    weights = load_file(copied / "model.safetensors") | {"cls.seq_relationship.bias": torch.zeros(2)}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert ddcli.load(copied).sample(1, length=4, seed=1)
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused(copied):
@@ -468,14 +499,16 @@ def test_a_tokenizer_that_cannot_serve_is_refused(copied):
         return refusal(copied)
 
     assert "has no mask token" in told(mask_token=None)
-    assert "pads with its mask token [MASK]" in told(pad_token="[MASK]")
+    for role in ("pad_token", "sep_token", "eos_token", "unk_token"):
+        assert f"has [MASK] for its {role} as well as for masks" in told(**{role: "[MASK]"})
+    for name, content in kept.items():
+        (copied / name).write_bytes(content)
     tokenizer = hf.AutoTokenizer.from_pretrained(copied)
-    tokenizer.pad_token = "[PAD]"
     tokenizer.add_tokens([f"word{i}" for i in range(20)])
     tokenizer.save_pretrained(copied)
     assert "but the network was made for" in refusal(copied)
-    for file in copied.glob("tokenizer*"):
-        file.unlink()
+    (copied / "tokenizer.json").unlink()
+    assert "is tokenizer.json missing?" in refusal(copied)
     (copied / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer"}')
     (copied / "vocab.json").write_text('{"a": 0, "<unk>": 1}')
     (copied / "merges.txt").write_text("#version: 0.2\n")
@@ -499,92 +532,3 @@ def test_what_only_a_run_folder_can_do_is_refused_by_name(farm, tmp_path):
         with pytest.raises(DdcliError, match=said):
             ask()
     assert files(farm) == before
-
-
-# -- the hub ----------------------------------------------------------------------------------------------
-
-
-class NotThereError(RepositoryNotFoundError):
-    def __init__(self):
-        Exception.__init__(self, "404 Client Error\nmore")
-
-
-class ClosedError(GatedRepoError):
-    def __init__(self):
-        Exception.__init__(self, "403 Client Error\nmore")
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that says what it is told to say."""
-
-    class Hub:
-        trouble: Exception | None = None
-        folder: Path | None = None
-        asked: list[dict]
-
-    found = Hub()
-    found.asked = []
-
-    def model_info(self, name, timeout):
-        assert timeout <= 10
-        if found.trouble:
-            raise found.trouble
-
-    def snapshot_download(name, **options):
-        found.asked.append(options)
-        if options["local_files_only"] and found.folder is None:
-            raise LocalEntryNotFoundError("nothing kept")
-        if isinstance(found.folder, Exception):
-            raise found.folder
-        return str(found.folder)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return found
-
-
-def test_a_name_is_fetched_its_description_first_and_no_code_or_pickle(hub, folders):
-    hub.folder = folders("bert")
-    assert ddcli.load("somebody/bert").origin.name == "somebody/bert"
-    patterns = [options["allow_patterns"] for options in hub.asked]
-    assert patterns[:2] == [["*.json", "*.txt", "*.model"], ["*.safetensors"]]
-    assert all(options["ignore_patterns"] == ["*/*"] for options in hub.asked)
-
-
-def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub, tmp_path):
-    hub.folder = describe(tmp_path / "gpt2", model_type="gpt2", architectures=["GPT2LMHeadModel"])
-    assert refusal("gpt2").startswith("gpt2 is a GPT2LMHeadModel, a causal decoder")
-    assert len(hub.asked) == 1
-
-
-def test_what_was_fetched_before_is_read_without_a_network(hub, folders):
-    hub.folder, hub.trouble = folders("bert"), ConnectionError("no route")
-    assert ddcli.load("somebody/bert").length == 64
-    assert all(options["local_files_only"] for options in hub.asked)
-
-
-@pytest.mark.parametrize(
-    ("trouble", "said"),
-    [
-        (ConnectionError("no route\nto host"), "the hub cannot be asked for it (no route); give a folder"),
-        (NotThereError(), "no such model on the hub"),
-        (ClosedError(), "somebody/bert is gated: ask for access"),
-    ],
-)
-def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line(trouble, said, hub):
-    hub.trouble = trouble
-    assert said in refusal("somebody/bert")
-
-
-def test_a_gated_model_whose_page_is_open_is_refused_by_that(hub):
-    hub.folder = ClosedError()
-    assert "is gated" in refusal("somebody/bert")
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "~/nowhere", "/nowhere"])
-def test_what_is_no_name_is_not_asked_for(name, hub, capsys):
-    assert main(["sample", name]) == 2
-    told = capsys.readouterr().err
-    assert f"{name} is no run folder: there is no such folder" in told
-    assert not hub.asked

@@ -17,6 +17,7 @@ from tiny import (
     command,
     copy_of,
     edit_json,
+    files,
     metrics,
     start_config,
     stop_at,
@@ -227,6 +228,17 @@ def test_the_card_says_where_a_run_began(bert_run, folders):
     assert "library_name: transformers" in card
     assert f"- Started from `{folders('bert').name}`" in card
     assert "AutoModelForMaskedLM.from_pretrained" in card
+
+
+def test_no_path_of_this_machine_is_in_what_is_to_be_uploaded(bert_run, folders, text_file):
+    kept_here = ("config.toml", "report.html", "checkpoints")
+    paths = [
+        str(folders("bert").parent).encode(),
+        str(text_file.parent).encode(),
+        str(bert_run.parent).encode(),
+    ]
+    for name, content in files(bert_run).items():
+        assert name.startswith(kept_here) or not any(path in content for path in paths), name
 
 
 # -- what is learnt from ----------------------------------------------------------------------------------
@@ -565,7 +577,7 @@ def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
 def test_a_decoder_whose_mask_is_its_end_is_refused(folders, text_file, tmp_path):
     own = copy_of(folders("gpt2"), tmp_path)
     edit_json(own / "tokenizer_config.json", mask_token="<|endoftext|>")
-    with pytest.raises(DdcliError, match=r"one token, <\|endoftext\|>, for masks and for the end"):
+    with pytest.raises(DdcliError, match=r"has <\|endoftext\|> for its eos_token as well as for masks"):
         make_plan(start_config(own, text_file), None, Silent())
 
 
@@ -639,7 +651,7 @@ def test_only_what_is_causal_is_opened(folders, text_file, own_run, monkeypatch)
         ({"diffusion__record_lengths": {"70": 3}}, "record lengths do not fit 32 tokens"),
         ({"diffusion__labels": {"a": {"4": 3}}}, "no token for the label 'a'"),
         ({"diffusion__predicts": "fortune"}, "unknown head 'fortune'"),
-        ({"hidden_size": 16}, "cannot be loaded"),
+        ({"hidden_size": 16}, "of shape [32], but config.json asks for [16]"),
     ],
 )
 def test_a_run_whose_parts_do_not_fit_is_refused_in_one_line(changes, said, bert_run, tmp_path):

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import DdcliError, needed
+from ..errors import DdcliError, first_line, needed
 from ..files import whole_folder
-from ..hub import first_line
 from ..lora import EVERYWHERE, Lora
 from ..weights import with_weights
 

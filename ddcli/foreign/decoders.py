@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ..backbones.decoder import PretrainedDecoder
 from ..errors import DdcliError
-from ..spelling import WriterTokenizer
+from ..spelling import WriterTokenizer, check_mask
 from ..tokenizer import read_pretrained
 from .pretrained import Pretrained, assembled, loaded, read_config
 from .source import Source
@@ -61,13 +61,9 @@ def decoder(
     has_mask = bool(hf.mask_token)
     if not has_mask:
         hf.add_special_tokens({"mask_token": MASK})
+    check_mask(hf, source.name)
     tokenizer = DecoderTokenizer(hf)
     tokenizer.check(source.name)
-    if tokenizer.mask_id in (tokenizer.pad_id, tokenizer.eos_id):
-        raise DdcliError(
-            f"the tokenizer of {source.name} has one token, {hf.mask_token}, for masks and for the end or "
-            "the padding of texts; give it a token of its own for each"
-        )
     config.is_causal = False
     config.use_cache = False
     network = loaded(AutoModelForCausalLM, source, config, filled=filled)

@@ -11,9 +11,9 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from ..errors import DdcliError
+from ..errors import DdcliError, first_line
 from ..generate import Frame
-from ..hub import first_line, quiet
+from ..hub import quiet
 from ..model import Asked, OnFrame, SamplerSettings, fresh_seed
 from ..process import Process, Vocabulary, make_process
 from ..randomness import derive_seed

@@ -1,6 +1,7 @@
 """Networks of transformers, read from a folder, tried with their tokenizer, and taken apart in two halves."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,9 +10,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ..backbones.pretrained import PretrainedMaskedLM, positions
-from ..config import MOST_TOKENS
-from ..errors import DdcliError, counted
-from ..hub import first_line, quiet
+from ..config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
+from ..errors import DdcliError, counted, first_line
+from ..hub import quiet
 from ..spelling import ForeignTokenizer
 from .source import Parts, Source
 
@@ -20,6 +21,8 @@ LONGEST = (
 )
 SANE = 10**6  # a tokenizer whose model_max_length is more knows none
 PROBE = 7  # tokens
+SIZES = {"num_hidden_layers": MOST_LAYERS, "hidden_size": MOST_WIDTH, "vocab_size": MOST_TOKENS}
+LAYER = re.compile(r"\.\d+\.")  # in the names of weights
 REACHING = ("attn_implementation", "_attn_implementation", "experts_implementation")
 EXAMPLE = "answerdotai/ModernBERT-base"
 
@@ -80,6 +83,10 @@ def read_config(source: Source, described: Mapping[str, Any]) -> PreTrainedConfi
             config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of whatever its class makes of bad values
         raise DdcliError(f"{source.name}: config.json cannot be used: {first_line(error)}") from None
+    for key, most in SIZES.items():
+        size = getattr(config, key, 1)
+        if isinstance(size, int) and not 1 <= size <= most:
+            raise DdcliError(f"{source.name}: config.json cannot be used: {key} is {size:,}")
     if config.is_encoder_decoder:
         raise DdcliError(
             f"{what_it_is(source, described)}, an encoder-decoder: it writes from left to right what it read "
@@ -127,19 +134,38 @@ def _filled(kind: Any, source: Source, config: PreTrainedConfig, dtype: torch.dt
                 trust_remote_code=False,
                 use_safetensors=files[0].suffix == ".safetensors",
                 weights_only=True,
+                ignore_mismatched_sizes=True,  # or else they are told where nobody reads it
                 output_loading_info=True,
             )
     except Exception as error:  # broken files raise whatever the parser of their class raises
         raise DdcliError(f"{source.name} cannot be loaded: {first_line(error)}") from None
+    file = files[0].name
+    if other := sorted(report["mismatched_keys"]):
+        name, found, asked = other[0]
+        raise DdcliError(
+            f"{source.name}: {name} in {file} is of shape {[*found]}, but config.json asks for {[*asked]}"
+        )
     if bad := next((name for name, weight in network.state_dict().items() if not _finite(weight)), None):
         raise DdcliError(f"{source.name}: the weights of {bad} are not all numbers; the file is damaged")
     if missing := sorted(report["missing_keys"]):
         raise DdcliError(
             f"{source.name} is no whole {type(network).__name__}: {counted(len(missing), 'weight')} missing "
-            f"in {files[0].name}, the first is {missing[0]}; what it says of masks would be chance, so use a "
+            f"in {file}, the first is {missing[0]}; what it says of masks would be chance, so use a "
             "model that was saved with its head"
         )
+    if more := _further_layers(network, report["unexpected_keys"]):
+        raise DdcliError(
+            f"{source.name}: {file} holds more layers than config.json says, {counted(len(more), 'weight')} "
+            f"such as {more[0]}; it would not be the model that was trained"
+        )
     return network
+
+
+def _further_layers(network: Any, unexpected: Iterable[str]) -> list[str]:
+    """Of the names of weights that a network has no place for, those of layers like its own. Others may be:
+    heads of other uses lie in many a file."""
+    own = {LAYER.sub(".N.", name) for name in network.state_dict()}
+    return sorted(name for name in unexpected if LAYER.sub(".N.", name) in own)
 
 
 def _random(kind: Any, source: Source, config: PreTrainedConfig, dtype: torch.dtype) -> Any:

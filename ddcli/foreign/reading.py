@@ -9,8 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..errors import DdcliError, counted
-from ..hub import first_line
+from ..errors import DdcliError, counted, first_line
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..denoiser import Backbone
-from ..errors import DdcliError
+from ..errors import DdcliError, first_line
 from ..files import CONFIG, check_regular, meant, read_small
-from ..hub import WEIGHTS, fetch, first_line, is_name, refuse_adapters, safe_weights
+from ..hub import WEIGHTS, fetch, is_name, refuse_adapters, safe_weights
 from ..spelling import ForeignTokenizer
 
 PICKLE = "pytorch_model.bin"
