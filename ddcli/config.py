@@ -315,7 +315,7 @@ def read_settings(
         raise DdcliError(f"{key} is given by a flag and by --set; give it once")
     base: dict[str, Any] = {}
     if recipe is not None:
-        if Path(recipe).is_dir():
+        if Path(recipe).is_dir() and str(recipe) not in recipe_names():
             raise DdcliError(
                 f"{recipe} is a folder, not a recipe; to start from a run in it, give --from {recipe}; to "
                 f"train on its files, --data {recipe}"

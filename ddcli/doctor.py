@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from .files import CONFIG, meant, read_small, verified
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
 from .saved import load_writer
+from .stopping import go_on
 from .textmodel import TextModel
 from .tokenizer import Tokenizer
 
@@ -112,7 +114,7 @@ def _run(run: Path) -> Iterator[Finding]:
     yield _tokenizer(model.tokenizer)
     yield Finding("sampling", f"{model.settings.sampler}, {model.settings.steps} steps, if nobody says")
     if not model.budgets and not model.origin:
-        command = f'`ddcli eval {run} --sweep "steps=8,16,32,64" --save`'
+        command = f'`ddcli eval {quote(str(run))} --sweep "steps=8,16,32,64" --save`'
         mend = f"{command} finds the fewest steps that are as good"
         yield Finding("sampling", "no budgets are measured", mend=mend)
     yield from _progress(run)
@@ -148,11 +150,7 @@ def _progress(run: Path) -> Iterator[Finding]:
         return
     done = max((step for step, _ in checkpoints(run)), default=0)
     if done < steps:
-        yield Finding(
-            "training",
-            f"stopped at step {done:,} of {steps:,}",
-            mend=f"go on with `ddcli train --resume -o {run}`",
-        )
+        yield Finding("training", f"stopped at step {done:,} of {steps:,}", mend=go_on(run))
     else:
         yield Finding("training", f"finished at step {done:,}")
     if skipped:

@@ -107,13 +107,20 @@ def alone(what: str, make: Callable[..., T]) -> Callable[..., T]:
     return made
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> DdcliError:
-    """An error for a name that is not in a registry, with the nearest known one."""
+def unknown(what: str, name: str, known: Iterable[str], otherwise: str = "") -> DdcliError:
+    """An error for a name that is not in a registry, with the nearest known one.
+
+    otherwise: what to do where no known one is near.
+    """
     known = sorted(known)
     near = known[0] if len(known) == 1 else nearest(name, known)
     hint = f"; did you mean {near!r}?" if near else ""
     listed = f" (known: {', '.join(known)})" if 1 < len(known) <= 12 or not near else ""
-    return DdcliError(f"unknown {what} {name!r}{hint}{listed}")
+    return DdcliError(f"unknown {what} {name!r}{hint}{listed}{otherwise if not near else ''}")
+
+
+# what to do about a name that the registry had when a run was trained, and has no more
+YOUR_OWN = "; if it is your own, start the file that adds it, `python FILE.py ...`, in place of `ddcli ...`"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from .errors import DdcliError, first_line
 from .files import CONFIG, check_regular, meant, read_small
@@ -55,11 +56,11 @@ def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
     if isinstance(cause, RepositoryNotFoundError):
         raise DdcliError(
             f"{here} no such model on the hub (or it is private: `hf auth login`); train one with "
-            f"`ddcli train -o {name}`{meant(name, CONFIG)}"
+            f"`ddcli train -o {quote(name)}`{meant(name, CONFIG)}"
         ) from None
     raise DdcliError(
         f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
-        f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {name}`"
+        f"tokenizer.json and model.safetensors, or train one with `ddcli train -o {quote(name)}`"
         f"{meant(name, CONFIG)}"
     ) from None
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -195,7 +196,7 @@ class Model:
         if budget not in self.budgets:
             raise DdcliError(
                 f"{self.folder or 'this model'} holds no budgets; measure them with "
-                f'`ddcli eval {self.folder or "MODEL"} --sweep "steps=8,16,32,64" --save`'
+                f'`ddcli eval {quote(str(self.folder or "MODEL"))} --sweep "steps=8,16,32,64" --save`'
             )
         return self.budgets[budget].but(**changes)
 

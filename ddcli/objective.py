@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import DdcliError, alone, unknown
+from .errors import YOUR_OWN, DdcliError, alone, unknown
 from .process import (
     Absorbing,
     Autoregressive,
@@ -386,4 +386,4 @@ def check_objective(spec: str) -> None:
     """Raises DdcliError for an objective there is none of."""
     name = spec.partition(":")[0]
     if spec != "auto" and name not in OBJECTIVES:
-        raise unknown("objective", spec if name == "auto" else name, ["auto", *OBJECTIVES])
+        raise unknown("objective", spec if name == "auto" else name, ["auto", *OBJECTIVES], YOUR_OWN)

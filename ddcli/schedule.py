@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from .errors import DdcliError, unknown
+from .errors import YOUR_OWN, DdcliError, unknown
 
 TINY = torch.finfo(torch.float64).tiny
 
@@ -215,7 +215,7 @@ def make_schedule(spec: str) -> Schedule:
     gidd:0.1:cosine. Raises DdcliError for what is none."""
     name, *parts = spec.split(":", 2)
     if name not in SCHEDULES:
-        raise unknown("schedule", name, [OWN, *SCHEDULES, INFORMATION])
+        raise unknown("schedule", name, [OWN, *SCHEDULES, INFORMATION], YOUR_OWN)
     try:
         return SCHEDULES[name](*map(float, parts[:1]), *map(make_schedule, parts[1:]))
     except (TypeError, ValueError):

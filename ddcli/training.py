@@ -360,7 +360,9 @@ class _Run:
         bounds = [json.loads((folder / STATE).read_text())["bound"] for folder in (best, found[-1][1])]
         if bounds[1] is not None and bounds[1] - bounds[0] > self.bounds[-1].stderr:
             told = f"{bounds[0]:.3f} nats/token against {bounds[1]:.3f}"
-            self.reporter.say(f"an earlier checkpoint has a lower bound, {told}: ddcli sample {best}")
+            self.reporter.say(
+                f"an earlier checkpoint has a lower bound, {told}: ddcli sample {shlex.quote(str(best))}"
+            )
 
     def _number_of_steps(self, first: int) -> int:
         """What was asked for, or what fits in the minutes given, measured on steps that leave no trace."""
@@ -511,7 +513,8 @@ class _Run:
         try:
             write_report(self.folder)
         except Exception as error:
-            self.reporter.say(f"no report is written: {error}; try later: ddcli report {self.folder}")
+            later = f"ddcli report {shlex.quote(str(self.folder))}"
+            self.reporter.say(f"no report is written: {error}; try later: {later}")
 
     def _save(self, step: int, *, measured: bool, ends: bool) -> None:
         """The model people use, then the checkpoint: where there is one, all that goes with it is there too.

@@ -103,14 +103,18 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(moved, markdown)
 
 
-# -- formulas -----------------------------------------------------------------------------------------------
+# -- tables and formulas ------------------------------------------------------------------------------------
 
+CELL = re.compile(r"<td.*?</td>", re.S)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 MATHML = LatexToMathML()
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw by themselves. One that cannot be read ends the build."""
+    """Formulas as MathML, which browsers draw by themselves. One that cannot be read ends the build.
+
+    In tables a figure is not parted from its error.
+    """
 
     def drawn(formula: re.Match[str]) -> str:
         display = formula[2] == "["
@@ -122,6 +126,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         entry = todo.pop()
         entry.title = re.sub(r"\\\((.*?)\\\)", r"\1", entry.title)
         todo += entry.children
+    content = CELL.sub(lambda cell: cell[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"), content)
     return FORMULA.sub(drawn, content)
 
 

@@ -198,6 +198,7 @@ BROKEN = {
     "no process": (edit_config(diffusion__process=...), "diffusion.process"),
     "process no name": (edit_config(diffusion__process=3), "diffusion.process"),
     "unknown process": (edit_config(diffusion__process="absorbin"), "did you mean 'absorbing'"),
+    "noise of a plug-in": (edit_config(diffusion__process="typos"), "start the file that adds it"),
     "no schedule": (edit_config(diffusion__schedule=...), "diffusion.schedule"),
     "unknown schedule": (edit_config(diffusion__schedule="sine"), "schedule 'sine'"),
     "no length": (edit_config(diffusion__length=...), "diffusion.length"),

@@ -205,6 +205,12 @@ def test_a_folder_in_the_place_of_a_recipe_is_told_as_one():
     assert refusal(".").startswith(". is a folder, not a recipe; to start from a run in it, give --from .")
 
 
+def test_a_folder_of_the_same_name_hides_no_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names").mkdir()
+    assert load_config("names").data.lines
+
+
 def test_settings_do_not_change_once_made():
     with pytest.raises(ValidationError):
         Config().train.lr = 1

@@ -55,10 +55,11 @@ def test_a_run_that_is_whole_has_nothing_wrong(absorbing_run):
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on(text_file, tmp_path):
-    stop_at(3, tmp_path / "run", tiny_config(text_file))
-    (training,) = told(ddcli.examine(tmp_path / "run"), "training")
+    run = tmp_path / "my run"
+    stop_at(3, run, tiny_config(text_file))
+    (training,) = told(ddcli.examine(run), "training")
     assert training.found == "stopped at step 3 of 20"
-    assert training.mend == f"go on with `ddcli train --resume -o {tmp_path / 'run'}`"
+    assert training.mend == f"go on with: ddcli train --resume -o '{run}'"
 
 
 def test_damage_is_found(absorbing_run, tmp_path):
@@ -173,8 +174,8 @@ def test_recipes_are_listed(capsys):
     assert [known["name"] for known in listed] == recipe_names()
     for known in listed:  # each header says it all, figures or that there are none
         assert known.keys() == {"name", "about", "hardware", "minutes", "expected"}
-        assert re.match(r"(about )?\d|not measured yet", known["minutes"])
-        assert re.match(r"\d\.\d+ |not measured yet", known["expected"])
+        assert re.match(r"(about )?\d|not run yet", known["minutes"])
+        assert re.match(r"\d\.\d+ |not run yet", known["expected"])
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -178,7 +179,7 @@ def evaluate(
     if save and not quiet:
         best = found.budgets[report.BEST].name
         tell(f"{Path(model) / 'generation_config.json'} now says {best}, and holds the budgets;")
-        tell(f"try: ddcli sample {model}, or ddcli sample {model} --budget fast")
+        tell(f"try: ddcli sample {quote(model)}, or ddcli sample {quote(model)} --budget fast")
 
 
 def _numbers(text: str) -> list[float]:

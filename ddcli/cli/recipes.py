@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -49,7 +50,9 @@ def recipes(
     if output.is_file():
         raise DdcliError(f"{output} is there already; give another -o")
     replace_whole(output, content)
-    tell(f"{output} is written; train with: ddcli train {output} -o runs/{output.stem}")
+    tell(
+        f"{output} is written; train with: ddcli train {quote(str(output))} -o {quote(f'runs/{output.stem}')}"
+    )
 
 
 def _about(recipe: Path) -> dict[str, str]:

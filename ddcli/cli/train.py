@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
@@ -187,7 +188,8 @@ def train(
     if as_json:
         answer(json.dumps({"run": str(output), **read_run(output).summary()}, ensure_ascii=False))
     if not quiet:
-        tell(f"{output} is trained, and {output}/report.html tells of it; try: ddcli sample {output}")
+        command = f"ddcli sample {quote(str(output))}"
+        tell(f"{output} is trained, and {output}/report.html tells of it; try: {command}")
 
 
 def _planned(config: "Config", reporter: Any, as_json: bool) -> Iterator[str]:

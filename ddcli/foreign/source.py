@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..denoiser import Backbone
@@ -34,13 +35,13 @@ class Source:
             return cls(name, Path(name))
         if Path(name).exists():
             raise DdcliError(
-                f"{name} is no run folder but a file; to train a model on it: `ddcli train --data {name} "
-                "-o RUN`"
+                f"{name} is no run folder but a file; to train a model on it: "
+                f"`ddcli train --data {quote(name)} -o RUN`"
             )
         if not is_name(name):
             raise DdcliError(
                 f"{name} is no run folder: there is no such folder; train one with "
-                f"`ddcli train -o {name}`{meant(name, CONFIG)}"
+                f"`ddcli train -o {quote(name)}`{meant(name, CONFIG)}"
             )
         return cls(name, fetch(name), is_remote=True)
 

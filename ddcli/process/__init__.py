@@ -1,6 +1,6 @@
 """Forward noise processes on single tokens. A new one is a class, and a line in `PROCESSES`."""
 
-from ..errors import DdcliError, unknown
+from ..errors import YOUR_OWN, DdcliError, unknown
 from ..schedule import INFORMATION, OWN, Linear, make_schedule
 from .autoregressive import Autoregressive, refuse_order
 from .base import (
@@ -55,7 +55,7 @@ def check_names(spec: str, schedule: str) -> None:
     """Raises DdcliError for a process or schedule there is none of, whatever the vocabulary."""
     name = spec.partition(":")[0]
     if name not in PROCESSES:
-        raise unknown("process", name, PROCESSES)
+        raise unknown("process", name, PROCESSES, YOUR_OWN)
     if schedule == INFORMATION and not issubclass(PROCESSES[name], Generator):
         raise DdcliError(
             f"the information schedule is that of a generator (band, gaussian, generator), and {name} noise "

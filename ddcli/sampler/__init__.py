@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..errors import DdcliError, alone, unknown
+from ..errors import YOUR_OWN, DdcliError, alone, unknown
 from .ancestral import Ancestral, Edit, Euler, FirstHitting, TauLeaping
 from .base import Draw, Sampler, Shape, Step, as_believed, by_chance, default_sampler
 from .ordered import (
@@ -100,5 +100,5 @@ def make_sampler(spec: str) -> Sampler:
     """
     name, _, parameter = spec.partition(":")
     if name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
+        raise unknown("sampler", name, SAMPLERS, YOUR_OWN)
     return SAMPLERS[name](parameter)

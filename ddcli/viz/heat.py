@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 
 from .paper import FAINT, LEFT, Page, drawable, width_of
 from .parts import Chain, Story, spread
@@ -67,9 +67,11 @@ class Strip:
         size = min(7.0, self.side * 72 / len(symbols))
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, pad=1.5, labelsize=size)
-        axes.set_xticks(range(len(symbols)), symbols, rotation=90)
+        axes.set_xticks(range(len(symbols)), symbols)
+        for label, symbol in zip(axes.get_xticklabels(), symbols, strict=True):
+            label.set_rotation(90 * (cell_len(symbol) > 1))  # a single sign stays upright
         axes.set_yticks(range(len(symbols)), symbols if first else [])
-        axes.set_xlabel("from", size=7, labelpad=1)
+        axes.set_xlabel("from", size=7, labelpad=3)
         if first:
             axes.set_ylabel("to", size=7, labelpad=5)
 

@@ -45,10 +45,11 @@ function drawMatrix(canvas, matrix, names, limit) {
     const label = [...name].slice(0, 6).join("");
     pen.textAlign = "right";
     pen.fillText(label, MARGIN - 5, MARGIN + (i + 0.5) * size);
+    const upright = [...label].length === 1;
     pen.save();
-    pen.translate(MARGIN + (i + 0.5) * size, MARGIN - 5);
-    pen.rotate(-Math.PI / 2);
-    pen.textAlign = "left";
+    pen.translate(MARGIN + (i + 0.5) * size, MARGIN - (upright ? 12 : 5));
+    if (!upright) pen.rotate(-Math.PI / 2);
+    pen.textAlign = upright ? "center" : "left";
     pen.fillText(label, 0, 0);
     pen.restore();
   });
