@@ -8,6 +8,7 @@ Our own vocabularies hold the data symbols first, then `<eos>`, `<unk>` (charact
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from .errors import DdcliError, first_line, panicked
-from .files import LARGEST
+from .files import LARGEST, read_small
 from .hub import is_name, quiet, unreachable
 
 if TYPE_CHECKING:
@@ -445,7 +446,6 @@ def _ours(kind: type[Tokenizer], backend: Any, special: list[str]) -> Tokenizer:
 def read_pretrained(source: str | Path, name: str | None = None) -> Any:
     """A fast tokenizer of transformers from a folder or hub name, as it is. DdcliError, by the name."""
     from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoTokenizer
 
     source, folder = str(source), Path(source)
     name = name or source
@@ -471,7 +471,8 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
     try:
         # not to be left out: asked nothing, transformers asks stdin whether to run the code of a stranger
         with unheard() if local else nullcontext(), quiet():  # which wonders about models it does not know
-            hf = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+            reader = _reader(folder)
+            hf = reader.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except BaseException as error:  # broken files raise whatever the parser of their class raises
         if not (isinstance(error, Exception) or panicked(error)):
             raise
@@ -497,6 +498,18 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
     for load_option in ("is_local", "local_files_only", "trust_remote_code"):
         hf.init_kwargs.pop(load_option, None)
     return hf
+
+
+def _reader(folder: Path) -> Any:
+    """Who reads a tokenizer: of one of ours its class, as it takes most of a second to import all others."""
+    import transformers
+
+    try:
+        said = json.loads(read_small(folder / "tokenizer_config.json"))
+    except (OSError, ValueError, RecursionError):
+        said = {}
+    own = isinstance(said, dict) and str(said.get("unit")) in UNITS and (folder / "tokenizer.json").is_file()
+    return transformers.PreTrainedTokenizerFast if own else transformers.AutoTokenizer
 
 
 @contextmanager
