@@ -31,6 +31,7 @@ from .randomness import LOG_ZERO
 
 # training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
 ROW_COUNT = 128
+MANY = 8192  # entries of a vocabulary
 AT_ONCE = {"cpu": 2**24, "cuda": 2**28}  # logits that training holds at once, if it can
 
 FAINTEST = 0.03  # alpha, as which a score of less is read
@@ -252,16 +253,17 @@ class NetworkDenoiser:
         self.head = head
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
-        self._price_there: Callable[..., Tensor] = price  # off a CPU
+        self._price: Callable[..., Tensor] = price
 
     def compile(self, log: Callable[[str], None]) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
 
-        So too what training makes of logits on a GPU, if noise only masks: other costs are long to compile.
+        So too what training makes of logits, if noise only masks: other costs are long to compile, and so is
+        any on a CPU, which pays where there are many logits.
         """
         self.trunk = Compiled(self.network.trunk, log)
         if isinstance(self.process, Masking):
-            self._price_there = Compiled(price, log)
+            self._price = Compiled(price, log)
 
     def precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -303,7 +305,8 @@ class NetworkDenoiser:
         size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
 
         self.process.vocabulary.text_on(xt.device)  # which no compiler has to look for, then
-        pricing = price if xt.device.type == "cpu" else self._price_there
+        few = xt.device.type == "cpu" and self.process.vocabulary.size < MANY
+        pricing = price if few else self._price
 
         def priced(part: Tensor, start: int) -> Tensor:
             here = slice(start, start + len(part))

@@ -289,6 +289,39 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
         torch.testing.assert_close(asked.total(cost, of, xt, t, rows), whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the compiler about itself
+def test_what_is_compiled_of_a_large_vocabulary_has_the_value_and_the_gradients_of_plain_python(monkeypatch):
+    """In parts, as training computes it; with another number of rows, too."""
+    size = denoisers.MANY + 5
+    process = make_process("absorbing", "linear", Vocabulary(size, size - 1, (size - 1,)))
+    shape = {"vocab_size": size, "width": 32, "layers": 1, "heads": 2}
+    net, objective = Transformer(DiffusionTransformerConfig(**shape)), make_objective("elbo", None, process)
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    monkeypatch.setitem(denoisers.AT_ONCE, "cpu", 128 * size)
+
+    def cost(logits, x0, xt, t):
+        return objective(process, HEADS["leave-one-out"].belief(process, logits, xt, t), x0, xt, t)
+
+    def measured(asked, share):
+        x0 = torch.arange(16 * 24).view(16, 24)
+        t = torch.full((16, 24), 0.5, dtype=torch.float64)
+        rows = torch.arange(24).expand(16, 24) < share
+        net.zero_grad()
+        loss = asked.total(cost, (x0, x0.masked_fill(rows, size - 1), t), x0, t, rows)
+        loss.backward()
+        return [loss.detach(), *(weight.grad.clone() for weight in net.parameters())]
+
+    heard = []
+    plain, compiled = (NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32) for _ in range(2))
+    compiled.compile(heard.append)
+    for share in (20, 13):
+        for found, expected in zip(measured(compiled, share), measured(plain, share), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not heard
+
+
 def test_a_head_with_padded_rows_puts_out_a_vocabulary():
     """Off a CPU; its numbers are compared on a GPU."""
     net = network().to("meta")
