@@ -373,7 +373,8 @@ class _Run:
         left = 60 * train.minutes - pace.around(self.config) - (time.monotonic() - self.started)
         fitting = self.world.gather(max(1, int(left / pace.each(self.config))))[0]
         self.reporter.say(
-            f"{first + fitting:,} steps fit in {train.minutes:g} minutes ({pace.step:.3f} s a step)"
+            f"{counted(first + fitting, 'step')} planned for --minutes {train.minutes:g} "
+            f"({pace.step:.3f} s a step)"
         )
         return first + fitting
 

@@ -401,7 +401,7 @@ def test_the_minutes_of_a_recipe_are_not_spent_twice(run, text_file, tmp_path):
     untimed = tiny(train__steps=None)
     code, _, err = run("train", recipe, *untimed, "-o", target)
     assert code == 0
-    assert "1 steps fit in 1e-05 minutes" in err
+    assert "1 step planned for --minutes 1e-05 " in err
     code, _, err = run("train", recipe, *untimed, "-o", target, "--resume")
     assert code == 0
     assert "is finished at step 1; give more --steps to go on" in err

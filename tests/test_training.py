@@ -875,7 +875,7 @@ def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(text_file
     saved = tomllib.loads((tmp_path / "timed/config.toml").read_text())["train"]
     assert "minutes" not in saved
     assert heard.steps == list(range(1, saved["steps"] + 1))
-    assert f"\n{saved['steps']:,} steps fit in 0.005 minutes" in heard.text
+    assert f"\n{saved['steps']:,} steps planned for --minutes 0.005 " in heard.text
     train_tiny(tmp_path / "counted", text_file, train__steps=saved["steps"], **changes)
     assert_same_run(tmp_path / "timed", tmp_path / "counted")
 
