@@ -10,8 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from .errors import DdcliError, first_line
 from .files import clear_partial, verified, whole_folder
 
 MOST = 20 * 2**30  # bytes kept; what was not asked for for longest goes first
@@ -37,24 +38,40 @@ def cached(
     with ExitStack() as held:
         try:
             place = cached_assets_path("ddcli", kind, key)
-            held.enter_context(FileLock(place / ".lock"))
+            _hold(held, place, kind, log)
+            os.utime(place)
         except (OSError, ValueError, NotImplementedError) as error:  # of a disk without rights, or locks
-            log(f"{kind} are not kept for the next time: {getattr(error, 'strerror', None) or error}")
+            log(f"{kind} are not kept for the next time: {_reason(error)}")
             return make()
         folder = place / "made"
-        if not verified(folder):
-            made = make()
-            try:
-                clear_partial(place)
-                with whole_folder(folder) as beside:
-                    save(made, beside)
-            except OSError as error:
-                log(f"{kind} are not kept for the next time: {error.strerror}")
-                return made
+        if verified(folder):
+            with suppress(OSError, DdcliError):  # another process may just be removing it
+                return load(folder)
+        made = make()
+        try:
+            clear_partial(place)
+            with whole_folder(folder) as beside:
+                save(made, beside)
+        except OSError as error:
+            log(f"{kind} are not kept for the next time: {_reason(error)}")
+            return made
         with suppress(OSError):  # of an entry that another process has just removed
-            os.utime(place)
             _make_room(place.parent)
         return load(folder)
+
+
+def _hold(held: ExitStack, place: Path, kind: str, log: Callable[[str], None]) -> None:
+    """Wait until no other process makes what belongs there."""
+    lock = FileLock(place / ".lock")
+    try:
+        held.enter_context(lock.acquire(timeout=0))
+    except Timeout:
+        log(f"{kind}: another process is making the same, which is waited for")
+        held.enter_context(lock.acquire())
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _make_room(kept: Path) -> None:

@@ -147,7 +147,7 @@ def pack(
     given = np.pad(unknown, (0, room)).reshape(-1, length) if unknown.any() else None
     tokens = np.pad(stream[:whole].astype(_id_type(tokenizer)), (0, room), constant_values=tokenizer.pad_id)
     sizes = np.full((whole + room) // length, length, np.int32)
-    sizes[-1] -= room
+    sizes[-1:] -= room  # of a text of no tokens there is no block
     ends = np.minimum(np.cumsum([len(ids) + len(end) for ids in encoded]), whole)
     return Blocks(tokens.reshape(-1, length), sizes, ends, given, *_count(documents, tokenizer))
 
@@ -174,13 +174,14 @@ def pack_records(
     for row, i in enumerate(fitting):
         end = len(encoded[i]) + 1
         tokens[row, 1:end], tokens[row, end] = encoded[i], tokenizer.eos_id
-        given[row, 1:end] = np.isin(encoded[i], tokenizer.special_ids)
         given[row, end] = True
         taken[i] = end + 1
+    sizes = taken[fitting].astype(np.int32)
+    given |= np.isin(tokens, tokenizer.special_ids) & (np.arange(length) < sizes[:, None])
     characters, utf8_bytes = _count([documents[i] for i in fitting], tokenizer)
     return Blocks(
         tokens,
-        taken[fitting].astype(np.int32),
+        sizes,
         np.cumsum(taken),
         given,
         characters,

@@ -24,6 +24,7 @@ from .sources import (
     some_of,
     split_corpus,
     stream_documents,
+    sum_of,
     told_of,
 )
 from .tokenizer import Tokenizer, default_tokenizer, is_built, make_tokenizer
@@ -94,48 +95,51 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         fingerprint = f"{fingerprint}+{held_out.sha256}"
     labels, valid_labels = corpus.labels[: len(train)], held_out.labels[-len(valid) :]
     names = _label_names(settings, labels)
-    if tokenizer is None and settings.tokenizer and not is_built(settings.tokenizer):
-        tokenizer = make_tokenizer(settings.tokenizer, train, log).labelled(names)
-    if tokenizer and (strange := next((name for name in names if name not in tokenizer.label_ids), None)):
+    spec = settings.tokenizer
+    if tokenizer is None:
+        tokenizer, spec = _made_tokenizer(settings, train, names, log)
+    if strange := next((name for name in names if name not in tokenizer.label_ids), None):
         raise DdcliError(
             f"the tokenizer of the model has no token for the label {strange!r}; leave --label-column out"
         )
-    records = (train, labels), (valid, valid_labels)
-
-    def make(log: Log) -> TrainingData:
-        return _tokenized(settings, tokenizer, *records, fingerprint, log)
-
-    if sum(map(len, train)) < WORTH_KEEPING:
-        return make(log)
-    kept = _Kept(settings, tokenizer, fingerprint, log)
-    return cached("tokens", kept.key, lambda: make(kept.say), kept.save, kept.load, log)
+    strangers = sum(label not in {"", *names} for label in valid_labels) if settings.label_column else 0
+    if strangers:
+        log(f"{strangers:,} validation records have labels that no training record has: taken for none")
+    kept = _Kept(settings, tokenizer, spec, (train, labels), (valid, valid_labels), fingerprint, log)
+    if not _is_long(train):
+        return kept.make()
+    return cached("tokens", kept.key, kept.make, kept.save, kept.load, log)
 
 
-def _tokenized(
-    settings: Data, tokenizer: Tokenizer | None, train: Records, valid: Records, fingerprint: str, log: Log
-) -> TrainingData:
-    texts, labels = train
-    spec = settings.tokenizer
-    if tokenizer is None:
-        spec = spec or _chosen_tokenizer(settings, texts, log)
-        tokenizer = make_tokenizer(spec, texts, log).labelled(_label_names(settings, labels))
-    if settings.lines:
-        if strangers := sum(label not in {"", *tokenizer.label_ids} for label in valid[1]):
-            log(f"{strangers:,} validation records have labels that no training record has: taken for none")
-        return _records(settings, tokenizer, spec, train, valid, fingerprint, log)
-    length = settings.length or DEFAULT_LENGTH
-    ends = len(texts) > 1
-    return TrainingData(
-        tokenizer,
-        spec,
-        length,
-        pack(texts, tokenizer, length, end_of_text=ends, training=True),
-        _checked(pack(valid[0], tokenizer, length, end_of_text=ends)),
-        fingerprint,
-        record_lengths={},
-        labels={},
-        has_end_of_text=ends and tokenizer.eos_id not in tokenizer.special_ids,
-    )
+def _made_tokenizer(
+    settings: Data, documents: list[Document], labels: Sequence[str], log: Log
+) -> tuple[Tokenizer, str]:
+    """The tokenizer that is asked for or fit, and what it was made from. One that is learnt is kept."""
+    asked = settings.tokenizer or SOURCE_TOKENIZERS.get(settings.source)
+
+    def make() -> tuple[Tokenizer, str]:
+        spec = asked or default_tokenizer(documents)
+        return make_tokenizer(spec, documents, log).labelled(labels), spec
+
+    def save(made: tuple[Tokenizer, str], folder: Path) -> None:
+        tokenizer, spec = made
+        tokenizer.save(folder)
+        (folder / SPEC).write_text(json.dumps({"spec": spec}))
+
+    def load(folder: Path) -> tuple[Tokenizer, str]:
+        return Tokenizer.load(folder), read_json(folder / SPEC)["spec"]
+
+    if (asked and not is_built(asked)) or not _is_long(documents):
+        made = make()
+    else:
+        made = cached("tokenizers", _key(asked, labels, sum_of(documents)), make, save, load, log)
+    if not settings.tokenizer:
+        log(f"tokenizer {made[1]}, chosen for this data; --tokenizer sets another")
+    return made
+
+
+def _is_long(documents: Sequence[Document]) -> bool:
+    return sum(map(len, documents)) >= WORTH_KEEPING
 
 
 def _corpus(settings: Data, source: str, split: str, as_bytes: bool, log: Log) -> Corpus:
@@ -253,8 +257,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         raise DdcliError(f"{settings.source} holds no text{told}; give a source that does")
     spec = settings.tokenizer
     if tokenizer is None:
-        spec = spec or _chosen_tokenizer(settings, first, log)
-        tokenizer = make_tokenizer(spec, first, log)
+        tokenizer, spec = _made_tokenizer(settings, first, (), log)
     ends = not documents.size
     enough = None if ends else min(StreamBlocks.enough, int(documents.size * settings.valid_fraction) + 1)
     stream = StreamBlocks(documents, tokenizer, length, lanes=settings.lanes, enough=enough, ends=ends)
@@ -272,12 +275,6 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
     )
 
 
-def _chosen_tokenizer(settings: Data, documents: list[Document], log: Log) -> str:
-    spec = SOURCE_TOKENIZERS.get(settings.source) or default_tokenizer(documents)
-    log(f"tokenizer {spec}, chosen for this data; --tokenizer sets another")
-    return spec
-
-
 def refuse_pipes(settings: Data, where: Path) -> None:
     """Raises DdcliError for saved settings whose data is a pipe or a device, which can be read but once.
 
@@ -292,56 +289,81 @@ def refuse_pipes(settings: Data, where: Path) -> None:
 
 # -- kept for the next start ------------------------------------------------------------------------------
 
-KEPT = "tokens 1"  # a new number wherever other tokens are made of the same text
+KEPT = "1"  # another one wherever other tokens are made of the same text
+SPEC = "spec.json"
 ARRAYS = "tokens", "sizes", "ends", "given"
 COUNTS = "characters", "utf8_bytes", "left_out"
-PLAIN = "tokenizer_spec", "length", "has_end_of_text"
+PLAIN = "length", "has_end_of_text"
+
+
+def _key(*of: Any) -> str:
+    """Of what something was made from, and by."""
+    import tokenizers
+
+    return sha256_of([json.dumps([KEPT, tokenizers.__version__, *of])])
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """How training data is written, and read again, as if it had just been made."""
+    """How training data is made, written, and read again as if it had just been made."""
 
     settings: Data
-    tokenizer: Tokenizer | None  # None: it is kept as well
-    fingerprint: str  # of the text
+    tokenizer: Tokenizer
+    spec: str | None  # as in TrainingData
+    train: Records
+    valid: Records
+    fingerprint: str  # of the sources
     log: Log
     said: list[str] = field(default_factory=list)  # while it was made
+
+    @property
+    def key(self) -> str:
+        """Of all that tokens depend on: the text as it was read, the tokenizer, and how both are cut up."""
+        length = self.settings.length or (None if self.settings.lines else DEFAULT_LENGTH)
+        texts = [sum_of(part) for records in (self.train, self.valid) for part in records]
+        return _key(texts, self.tokenizer.digest, self.settings.lines, length)
+
+    def make(self) -> TrainingData:
+        if self.settings.lines:
+            records = self.train, self.valid
+            return _records(self.settings, self.tokenizer, self.spec, *records, self.fingerprint, self.say)
+        length = self.settings.length or DEFAULT_LENGTH
+        ends = len(self.train[0]) > 1
+        return TrainingData(
+            self.tokenizer,
+            self.spec,
+            length,
+            pack(self.train[0], self.tokenizer, length, end_of_text=ends, training=True),
+            _checked(pack(self.valid[0], self.tokenizer, length, end_of_text=ends)),
+            self.fingerprint,
+            record_lengths={},
+            labels={},
+            has_end_of_text=ends and self.tokenizer.eos_id not in self.tokenizer.special_ids,
+        )
 
     def say(self, line: str) -> None:
         self.said.append(line)
         self.log(line)
 
-    @property
-    def key(self) -> str:
-        """Of all that tokens depend on: the text, how it is cut up, and the tokenizer or how it is learnt."""
-        import tokenizers
-
-        told = self.settings.model_dump(exclude={"source", "valid"})  # whatever they are called
-        usual = None if self.tokenizer else SOURCE_TOKENIZERS.get(self.settings.source)
-        own = self.tokenizer.digest if self.tokenizer else None
-        return sha256_of([json.dumps([KEPT, tokenizers.__version__, self.fingerprint, told, usual, own])])
-
     def save(self, data: TrainingData, folder: Path) -> None:
-        data.tokenizer.save(folder)
         told: dict[str, Any] = {name: getattr(data, name) for name in PLAIN}
         told |= {"said": self.said, "record_lengths": [*data.record_lengths.items()]}
         told["labels"] = {name: [*counts.items()] for name, counts in data.labels.items()}
         for part, blocks in {"train": data.train, "valid": data.valid}.items():
             assert isinstance(blocks, Blocks)
-            told[part] = {name: getattr(blocks, name) for name in COUNTS}
-            for name in ARRAYS:
-                if (array := getattr(blocks, name)) is not None:
-                    np.save(folder / f"{part}.{name}.npy", array)
+            arrays = {name: getattr(blocks, name) for name in ARRAYS}
+            there = {name: array for name, array in arrays.items() if array is not None}
+            told[part] = {"arrays": [*there], **{name: getattr(blocks, name) for name in COUNTS}}
+            for name, array in there.items():
+                np.save(folder / f"{part}.{name}.npy", array)
         (folder / "data.json").write_text(json.dumps(told))
 
     def load(self, folder: Path) -> TrainingData:
         """Tokens as files that are mapped. What was said by whoever made it is said here."""
         told = read_json(folder / "data.json")
-        for line in told["said"][len(self.said) :]:
-            self.log(line)
-        return TrainingData(
-            tokenizer=self.tokenizer or Tokenizer.load(folder),
+        data = TrainingData(
+            tokenizer=self.tokenizer,
+            tokenizer_spec=self.spec,
             train=_mapped(folder, "train", told),
             valid=_mapped(folder, "valid", told),
             fingerprint=self.fingerprint,
@@ -349,9 +371,12 @@ class _Kept:
             labels={name: dict(counts) for name, counts in told["labels"].items()},
             **{name: told[name] for name in PLAIN},
         )
+        for line in told["said"][len(self.said) :]:
+            self.log(line)
+        return data
 
 
 def _mapped(folder: Path, part: str, told: Mapping[str, Any]) -> Blocks:
-    files = {name: folder / f"{part}.{name}.npy" for name in ARRAYS}
-    arrays: dict[str, Any] = {n: np.load(file, "r") if file.exists() else None for n, file in files.items()}
-    return Blocks(**arrays, **told[part])
+    arrays: dict[str, Any] = dict.fromkeys(ARRAYS)
+    arrays |= {name: np.load(folder / f"{part}.{name}.npy", "r") for name in told[part]["arrays"]}
+    return Blocks(**arrays, **{name: told[part][name] for name in COUNTS})

@@ -127,6 +127,7 @@ def check(model: Model, label: str | None = None, **settings: Unpack[Asked]) -> 
     model.opening(label)
     chosen = model.choose(**settings)
     model.sampler(chosen)
+    model.believed(chosen)
     return chosen
 
 
@@ -227,7 +228,8 @@ def prepare(
                 ids = np.tile(layout.ids, (len(members), 1))
                 work.parts.append(_Part(layout, number, members, log_sizes, ids, np.zeros(ids.shape)))
     for part in work.parts if settings.guidance != 1 else ():
-        model.denoise(_canvas(model, _rows(part, 0)), settings)  # refuses a text without anything to go by
+        for number in range(len(part.layout.windows)):  # refuses those without anything to go by
+            model.denoise(_canvas(model, _rows(part, number)), settings)
     return work
 
 
@@ -241,7 +243,8 @@ def fill(
 ) -> list[list[Infilling]]:
     """Fill the gaps of some documents, as many at once as a batch has. Arguments: those of `infill`.
 
-    What comes out for one does not depend on the others, but for rounding in bf16.
+    What comes out for one does not depend on the others, but for rounding: in bf16, and of networks that are
+    told a guess.
     """
     parts = [part for work in works for part in work.parts]
     for number in range(max(len(part.layout.windows) for part in parts)):

@@ -27,17 +27,24 @@ class Blindfold:
 
     hidden: Tensor  # (B, L) bool
     tokens: Tensor  # (B, L)
-    clock: float  # 1: noise; 0: given like what it replaces
+    clock: Tensor  # (B, 1) float64, 1: noise; 0: given like what it replaces
+
+    def for_some(self, which: Tensor, others: "Blindfold") -> "Blindfold":
+        """This one for the sequences `which` (B, 1) bool, and that of `others` for the rest."""
+        pairs = (self.hidden, others.hidden), (self.tokens, others.tokens), (self.clock, others.clock)
+        return Blindfold(*(torch.where(which, one, other) for one, other in pairs))
 
 
 def without_prompt(process: Process, canvas: Tensor, prompt: Tensor, rng: Streams) -> Blindfold:
     """Noise in place of the prompt: canvas (B, L) tokens, of which `prompt` (B, L) bool are it."""
-    return Blindfold(prompt, pure_noise(process, canvas, prompt.double(), rng), 1.0)
+    noise = pure_noise(process, canvas, prompt.double(), rng)
+    return Blindfold(prompt, noise, torch.ones(len(canvas), 1, dtype=torch.float64, device=canvas.device))
 
 
 def without_label(label: Tensor, bos_id: int) -> Blindfold:
     """`<bos>` in place of the label, which stands where `label` (B, L) is True."""
-    return Blindfold(label, torch.full_like(label, bos_id, dtype=torch.long), 0.0)
+    given = torch.zeros(len(label), 1, dtype=torch.float64, device=label.device)
+    return Blindfold(label, torch.full_like(label, bos_id, dtype=torch.long), given)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class TwoMinds:
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
         hidden = self.blindfold.hidden
-        seen = torch.where(hidden, self.blindfold.tokens, xt), torch.where(hidden, self.blindfold.clock, t)
+        clock = self.blindfold.clock.to(t)
+        seen = torch.where(hidden, self.blindfold.tokens, xt), torch.where(hidden, clock, t)
         return torch.stack([self.told(xt, t, rows, valid, **told), self.blind(*seen, rows, valid, **told)], 1)
 
 

@@ -387,14 +387,16 @@ class Model:
         return PrefixCached(self.plain, self.network, settings.block)
 
     def _blindfold(self, canvas: Canvas) -> Blindfold:
-        """Hides the label or, where there is none, the prompt. Raises DdcliError where there is neither."""
+        """Hides the label or, of a sequence without one, the prompt. DdcliError where there is neither."""
         tokens = torch.tensor(canvas.tokens, device=self.device, dtype=torch.long)
         labels = list(self.tokenizer.label_ids.values())
         label = torch.isin(tokens, torch.tensor(labels, device=self.device, dtype=torch.long))
-        if label.any():
-            return without_label(label, self.tokenizer.bos_id)
+        labelled, by_label = label.any(-1, keepdim=True), without_label(label, self.tokenizer.bos_id)
+        if labelled.all():
+            return by_label
         rng = Streams([derive_seed(seed, "guidance") for seed in canvas.seeds], canvas.sizes)
-        return without_prompt(self.process, tokens, self._prompt(canvas), rng)
+        by_prompt = without_prompt(self.process, tokens, self._prompt(canvas), rng)
+        return by_label.for_some(labelled, by_prompt)
 
     def _prompt(self, canvas: Canvas) -> Tensor:
         """Where text is given, (B, L) bool. Raises DdcliError where guidance has nothing to go by."""

@@ -121,9 +121,11 @@ class Among:
     allowed: Sequence[Mapping[int, Tensor]]  # (B,) by position, (V,) bool: the ids that may stand there
 
     def __call__(self, log_p0: Tensor, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        log_p0, (sequence, position) = log_p0.clone(), rows.nonzero().T
-        for number, allowed in enumerate(self.allowed):
-            for place, fits in allowed.items():
-                here = (sequence == number) & (position == place)
-                log_p0[here] = log_p0[here].masked_fill(~fits.to(log_p0.device), LOG_ZERO).log_softmax(-1)
+        fitting = [self.allowed[sequence].get(place) for sequence, place in rows.nonzero().tolist()]
+        bound = [number for number, fits in enumerate(fitting) if fits is not None]
+        if not bound:
+            return log_p0
+        fits = torch.stack([fits for fits in fitting if fits is not None]).to(log_p0.device)
+        log_p0 = log_p0.clone()
+        log_p0[bound] = log_p0[bound].masked_fill(~fits, LOG_ZERO).log_softmax(-1)
         return log_p0

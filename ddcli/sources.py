@@ -660,5 +660,15 @@ def sha256_of(documents: Iterable[Document]) -> str:
     return digest.hexdigest()
 
 
+def sum_of(documents: Iterable[Document]) -> str:
+    """sha256 of the documents, each with its kind and its length: of no others is it the same."""
+    digest = hashlib.sha256()
+    for document in documents:
+        content = utf8(document)
+        digest.update(f"{type(document).__name__} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def utf8(document: Document) -> bytes:
     return document.encode() if isinstance(document, str) else document

@@ -107,11 +107,12 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all that decides which ids a text has."""
+        """sha256 of all that decides which ids a text has, and what they are for."""
         backend = self._backend
         backend.no_truncation()
         backend.no_padding()
-        told = [self.unit, *sorted(map(str, self.hf.special_tokens_map.items())), backend.to_str()]
+        roles = (self.mask_id, self.pad_id, self.eos_id, self.bos_id, *self.special_ids)
+        told = [type(self).__name__, self.unit, *map(str, roles), backend.to_str()]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
     def labelled(self, labels: Iterable[str]) -> Tokenizer:

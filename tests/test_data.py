@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from ddcli.data import Lane, StreamBlocks, pack, pack_records, permutation
 from ddcli.errors import DdcliError
 from ddcli.sources import Corpus, read_corpus, split_corpus, stream_documents
-from ddcli.tokenizer import make_tokenizer
+from ddcli.tokenizer import Tokenizer, make_tokenizer
 
 AWKWARD = "\ufeffa BOM, then\r\nCRLF\u2028 and \x0c, trailing blanks  \n\n\te\u0301\n"
 ROWS = ["first\r\nrow", 'second, "quoted"', "thi\u2028rd \u4e2d"]
@@ -527,6 +527,18 @@ def test_a_record_is_a_row_between_given_ends(documents, length):
         assert (owner[row] >= 0).tolist() == [True] * len(ids) + [False] * len(padding)
         assert np.flatnonzero(blocks.given[row]).tolist() == [0, len(ids) - 1]
         assert {documents[i] for i in owner[row] if i >= 0} == {document}
+
+
+def test_of_a_text_of_no_tokens_there_are_no_blocks():
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.WordLevel({"<pad>": 0, "<mask>": 1, "<eos>": 2, "a": 3}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    roles = {"pad_token": "<pad>", "mask_token": "<mask>", "eos_token": "<eos>"}
+    blank = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, **roles))
+    assert len(pack(["\n\n"], blank, 8)) == 0
 
 
 def test_batches_of_records_carry_their_given_ends():

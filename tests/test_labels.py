@@ -22,10 +22,12 @@ from ddcli.data import pack_records
 from ddcli.dataset import read_training_data
 from ddcli.errors import DdcliError
 from ddcli.files import sha256
+from ddcli.filling import fill, prepare
 from ddcli.generate import generate
 from ddcli.generative import real_texts
 from ddcli.guidance import guided, without_label
 from ddcli.heldout import text_from
+from ddcli.infilling import parse
 from ddcli.model import SamplerSettings
 from ddcli.plan import Silent, make_plan
 from ddcli.sampler import Ancestral
@@ -414,3 +416,14 @@ def test_the_commands_take_labels(letters_run, letters_file, tmp_path, capsys):
         assert main(asked) == 0
     assert "2 labels" in capsys.readouterr().out
     assert "- 2 labels (`ddcli sample . --label NAME`): `A`, `B`" in (letters_run / "README.md").read_text()
+
+
+def test_what_a_gap_far_into_a_record_is_guided_by_does_not_depend_on_its_neighbours(model):
+    """Its window does not show the label, and beside it is one that does."""
+    how = {"steps": 3, "guidance": 3.0, "temperature": 3.0, "label": "A"}
+    documents = [parse(text.encode()) for text in ("a[MASK:4]b", "aab" * model.length + "[MASK:6]ab")]
+    settings = SamplerSettings(steps=3, guidance=3.0, temperature=3.0)
+    for seed in range(20):
+        works = [prepare(model, document, 1, seed, settings, label="A") for document in documents]
+        alone = [model.infill(document, seed=seed, **how) for document in documents]
+        assert fill(model, works, settings, score=False) == alone
