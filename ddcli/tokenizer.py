@@ -37,6 +37,7 @@ PROBE = "To be, or not:\n\t42 naïve Ωs"  # what a tokenizer's own rules are tr
 BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of their tokens
 
 Ids = Sequence[int] | np.ndarray
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # the class of ours, by its names
 SETTINGS = (".json", ".txt", ".model", ".jinja")  # files that a tokenizer is read from
 Log = Callable[[str], None]
 Documents = Iterable[str | bytes]
@@ -509,8 +510,9 @@ def _reader(folder: Path) -> Any:
         said = json.loads(read_small(folder / "tokenizer_config.json"))
     except (OSError, ValueError, RecursionError):
         said = {}
-    own = isinstance(said, dict) and str(said.get("unit")) in UNITS and (folder / "tokenizer.json").is_file()
-    return transformers.PreTrainedTokenizerFast if own else transformers.AutoTokenizer
+    ours = transformers.PreTrainedTokenizerFast
+    own = isinstance(said, dict) and str(said.get("unit")) in UNITS and said.get("tokenizer_class") in PLAIN
+    return ours if own and (folder / "tokenizer.json").is_file() else transformers.AutoTokenizer
 
 
 @contextmanager
