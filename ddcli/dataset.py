@@ -95,9 +95,9 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         fingerprint = f"{fingerprint}+{held_out.sha256}"
     labels, valid_labels = corpus.labels[: len(train)], held_out.labels[-len(valid) :]
     names = _label_names(settings, labels)
-    spec = settings.tokenizer
+    spec, known_by = settings.tokenizer, _known_by(train)
     if tokenizer is None:
-        tokenizer, spec = _made_tokenizer(settings, train, names, log)
+        tokenizer, spec = _made_tokenizer(settings, train, known_by, names, log)
     if strange := next((name for name in names if name not in tokenizer.label_ids), None):
         raise DdcliError(
             f"the tokenizer of the model has no token for the label {strange!r}; leave --label-column out"
@@ -106,13 +106,13 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
     if strangers:
         log(f"{strangers:,} validation records have labels that no training record has: taken for none")
     kept = _Kept(settings, tokenizer, spec, (train, labels), (valid, valid_labels), fingerprint, log)
-    if not _is_long(train):
+    if known_by is None:
         return kept.make()
-    return cached("tokens", kept.key, kept.make, kept.save, kept.load, log)
+    return cached("tokens", kept.key(known_by), kept.make, kept.save, kept.load, log)
 
 
 def _made_tokenizer(
-    settings: Data, documents: list[Document], labels: Sequence[str], log: Log
+    settings: Data, documents: list[Document], known_by: str | None, labels: Sequence[str], log: Log
 ) -> tuple[Tokenizer, str]:
     """The tokenizer that is asked for or fit, and what it was made from. One that is learnt is kept."""
     asked = settings.tokenizer or SOURCE_TOKENIZERS.get(settings.source)
@@ -129,17 +129,18 @@ def _made_tokenizer(
     def load(folder: Path) -> tuple[Tokenizer, str]:
         return Tokenizer.load(folder), read_json(folder / SPEC)["spec"]
 
-    if (asked and not is_built(asked)) or not _is_long(documents):
+    if known_by is None or (asked and not is_built(asked)):
         made = make()
     else:
-        made = cached("tokenizers", _key(asked, labels, sum_of(documents)), make, save, load, log)
+        made = cached("tokenizers", _key(asked, labels, known_by), make, save, load, log)
     if not settings.tokenizer:
         log(f"tokenizer {made[1]}, chosen for this data; --tokenizer sets another")
     return made
 
 
-def _is_long(documents: Sequence[Document]) -> bool:
-    return sum(map(len, documents)) >= WORTH_KEEPING
+def _known_by(documents: Sequence[Document]) -> str | None:
+    """What tells a text from all others, if it is so long that what is made of it is worth keeping."""
+    return sum_of(documents) if sum(map(len, documents)) >= WORTH_KEEPING else None
 
 
 def _corpus(settings: Data, source: str, split: str, as_bytes: bool, log: Log) -> Corpus:
@@ -257,7 +258,7 @@ def _streamed(settings: Data, tokenizer: Tokenizer | None, log: Log) -> Training
         raise DdcliError(f"{settings.source} holds no text{told}; give a source that does")
     spec = settings.tokenizer
     if tokenizer is None:
-        tokenizer, spec = _made_tokenizer(settings, first, (), log)
+        tokenizer, spec = _made_tokenizer(settings, first, _known_by(first), (), log)
     ends = not documents.size
     enough = None if ends else min(StreamBlocks.enough, int(documents.size * settings.valid_fraction) + 1)
     stream = StreamBlocks(documents, tokenizer, length, lanes=settings.lanes, enough=enough, ends=ends)
@@ -316,12 +317,11 @@ class _Kept:
     log: Log
     said: list[str] = field(default_factory=list)  # while it was made
 
-    @property
-    def key(self) -> str:
-        """Of all that tokens depend on: the text as it was read, the tokenizer, and how both are cut up."""
+    def key(self, known_by: str) -> str:
+        """Of all that tokens depend on: the text as it was read, the tokenizer, and how it is cut up."""
         length = self.settings.length or (None if self.settings.lines else DEFAULT_LENGTH)
-        texts = [sum_of(part) for records in (self.train, self.valid) for part in records]
-        return _key(texts, self.tokenizer.digest, self.settings.lines, length)
+        others = [sum_of(part) for part in (self.train[1], *self.valid)]
+        return _key(known_by, others, self.tokenizer.digest, self.settings.lines, length)
 
     def make(self) -> TrainingData:
         if self.settings.lines:
