@@ -43,7 +43,7 @@ from ddcli.config import load_config
 from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
 from ddcli.device import can_compile
-from ddcli.errors import DdcliError, RunFailed
+from ddcli.errors import DdcliError, RunFailed, counted
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
 from ddcli.plan import Silent, dry_run, make_plan
@@ -875,7 +875,7 @@ def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(text_file
     saved = tomllib.loads((tmp_path / "timed/config.toml").read_text())["train"]
     assert "minutes" not in saved
     assert heard.steps == list(range(1, saved["steps"] + 1))
-    assert f"\n{saved['steps']:,} steps planned for --minutes 0.005 " in heard.text
+    assert f"\n{counted(saved['steps'], 'step')} planned for --minutes 0.005 " in heard.text
     train_tiny(tmp_path / "counted", text_file, train__steps=saved["steps"], **changes)
     assert_same_run(tmp_path / "timed", tmp_path / "counted")
 
