@@ -102,8 +102,8 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
         raise DdcliError(
             f"the tokenizer of the model has no token for the label {strange!r}; leave --label-column out"
         )
-    strangers = sum(label not in {"", *names} for label in valid_labels) if settings.label_column else 0
-    if strangers:
+    known = {"", *names}
+    if settings.label_column and (strangers := sum(label not in known for label in valid_labels)):
         log(f"{strangers:,} validation records have labels that no training record has: taken for none")
     kept = _Kept(settings, tokenizer, spec, (train, labels), (valid, valid_labels), fingerprint, log)
     if known_by is None:
