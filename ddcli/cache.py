@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from .errors import DdcliError, first_line
 from .files import clear_partial, verified, whole_folder
 
+GONE = OSError, DdcliError, ValueError, KeyError  # what reading ends in where another process removes it
 MOST = 20 * 2**30  # bytes kept; what was not asked for for longest goes first
 
 Made = TypeVar("Made")
@@ -45,7 +46,7 @@ def cached(
             return make()
         folder = place / "made"
         if verified(folder):
-            with suppress(OSError, DdcliError):  # another process may just be removing it
+            with suppress(*GONE):
                 return load(folder)
         made = make()
         try:
@@ -55,9 +56,10 @@ def cached(
         except OSError as error:
             log(f"{kind} are not kept for the next time: {_reason(error)}")
             return made
-        with suppress(OSError):  # of an entry that another process has just removed
+        with suppress(*GONE):
             _make_room(place.parent)
-        return load(folder)
+            return load(folder)
+        return made
 
 
 def _hold(held: ExitStack, place: Path, kind: str, log: Callable[[str], None]) -> None:

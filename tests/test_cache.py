@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from tiny import Heard, names, words
 
 from ddcli import cache, dataset
@@ -204,3 +205,35 @@ def test_of_those_who_ask_at_once_one_makes_it(tmp_path, monkeypatch):
         thread.join(20)
     assert found == ["content"] * 4
     assert made == [1]
+
+
+def test_who_waits_for_another_process_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(ASSETS, str(tmp_path))
+    place, heard = tmp_path / "ddcli" / "things" / "k", Heard()
+    place.mkdir(parents=True)
+    lock, said = FileLock(place / ".lock"), threading.Event()
+
+    def say(line):
+        heard.say(line)
+        said.set()
+
+    def ask():
+        cached("things", "k", lambda: "made", lambda made, folder: None, lambda folder: "kept", say)
+
+    with lock:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert said.wait(20)
+    thread.join(20)
+    assert heard.lines == ["things: another process is making the same, which is waited for"]
+
+
+def test_what_cannot_be_read_again_is_what_was_made(tmp_path, monkeypatch):
+    """As where another process has just made room."""
+    monkeypatch.setattr(ASSETS, str(tmp_path))
+
+    def gone(folder):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    for _ in range(2):
+        assert cached("things", "k", lambda: "made", lambda made, folder: None, gone, print) == "made"
