@@ -7,11 +7,12 @@ A head's meaning is declared, and converted here, in log space.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from .backbones.transformer import KeysValues, Transformer
 from .device import out_of_memory, sent
@@ -193,30 +194,65 @@ def default_head(objective: Objective, process: Process) -> str:
 class SumInParts(torch.autograd.Function):
     """The sum of a function over parts of some rows (N, D), whose gradient is found part by part on the way.
 
-    What a part needs in between is gone before the next, and nothing is computed twice.
+    What a part needs in between is gone before the next, and nothing is computed twice. Matrices are rounded
+    to the precision that is computed in once, not for each part; sums over parts are as fine as the weights.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, of: Callable[[Tensor, int], Tensor], size: int, rows: Tensor, *weights: Tensor
+        ctx: Any,
+        of: Callable[[Tensor, int, list[Tensor]], Tensor],
+        size: int,
+        dtype: torch.dtype,
+        rows: Tensor,
+        *weights: Tensor,
     ) -> Tensor:
-        """of(part (n, D), where it starts) -> a scalar, which depends on `weights` too."""
+        """of(part (n, D), where it starts, `weights`, rounded) -> a scalar."""
         total, slope = rows.new_zeros((), dtype=torch.float32), torch.empty_like(rows)
-        slopes = [torch.zeros_like(weight) for weight in weights]
+        rounded = [w.detach().to(dtype if w.ndim == 2 else w.dtype).requires_grad_() for w in weights]
+        slopes: list[Tensor] = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size].detach().requires_grad_()
             with torch.enable_grad():
-                found = of(part, start)
-            slope[start : start + size], *some = torch.autograd.grad(found, [part, *weights])
-            for sum_of, more in zip(slopes, some, strict=True):
-                sum_of += more
+                found = of(part, start, rounded)
+            slope[start : start + size], *some = torch.autograd.grad(found, [part, *rounded])
+            if slopes:
+                for sum_of, more in zip(slopes, some, strict=True):
+                    add_up(sum_of, more)
+            else:
+                slopes = [more.to(weight.dtype) for more, weight in zip(some, weights, strict=True)]
             total += found.detach()
         ctx.save_for_backward(slope, *slopes)
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        return None, None, *(upstream[0].to(slope) * slope for slope in ctx.saved_tensors)
+        # in place: what is saved here is read once
+        return None, None, None, *(slope.mul_(upstream[0].to(slope)) for slope in ctx.saved_tensors)
+
+
+def add_up(total: Tensor, more: Tensor) -> None:
+    """total += more, on a CPU in slices: it would make a copy of all there is to add, if that is rounded."""
+    slices = 2**20 * len(total) // total.numel() if total.device.type == "cpu" else len(total)
+    for some, others in zip(total.split(max(1, slices)), more.split(max(1, slices)), strict=True):
+        some += others
+
+
+class Answering(nn.Module):
+    """The head of a network as a module, such that it can be lent other weights."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return cast(Backbone, self.network).head(hidden)
+
+    def with_weights(self, weights: Sequence[Tensor], lent: Sequence[Tensor], hidden: Tensor) -> Tensor:
+        """Logits (N, V) of hidden states (N, D), with weights that are `lent` in place of some of its own."""
+        places = {id(weight): i for i, weight in enumerate(weights)}
+        others = {name: lent[places[id(own)]] for name, own in self.named_parameters() if id(own) in places}
+        return cast(Tensor, functional_call(self, others, (hidden,)))
 
 
 def price(cost: Callable[..., Tensor], logits: Tensor, counts: Tensor, *of: Tensor) -> Tensor:
@@ -254,6 +290,7 @@ class NetworkDenoiser:
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
         self._price: Callable[..., Tensor] = price
+        self._answering = Answering(cast(nn.Module, network))
 
     def compile(self, log: Callable[[str], None]) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
@@ -308,16 +345,21 @@ class NetworkDenoiser:
         few = xt.device.type == "cpu" and self.process.vocabulary.size < MANY
         pricing = price if few else self._price
 
-        def priced(part: Tensor, start: int) -> Tensor:
+        weights = self.network.head_weights()
+
+        def priced(part: Tensor, start: int, lent: Sequence[Tensor] | None = None) -> Tensor:
             here = slice(start, start + len(part))
             with self.precision(xt.device):
-                logits = self.network.head(part)
+                if lent is None:
+                    logits = self.network.head(part)
+                else:
+                    logits = self._answering.with_weights(weights, lent, part)
             return pricing(cost, logits, counts[here], *(x[here] for x in of))
 
         if len(hidden) <= size or not torch.is_grad_enabled():
             parts = enumerate(hidden.split(size))
             return sum((priced(part, i * size) for i, part in parts), hidden.new_zeros(()))
-        return SumInParts.apply(priced, size, hidden, *self.network.head_weights())
+        return SumInParts.apply(priced, size, self.dtype, hidden, *weights)
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor

@@ -41,7 +41,7 @@ from .checkpoint import (
 from .config import Config, flatten
 from .data import Batch
 from .denoiser import Batched, NetworkDenoiser
-from .device import PRECISION_NAMES, can_compile, deterministic, out_of_memory, works_apart
+from .device import PRECISION_NAMES, can_compile, deterministic, memory_kept, out_of_memory, works_apart
 from .errors import DdcliError, RunFailed, counted
 from .evaluation import Bound, estimates
 from .files import finite, write_text
@@ -105,7 +105,12 @@ def train(
             if resume and saved is None:
                 reporter.say(f"{run} holds no run yet: starting afresh")
             at_once = world.size == 1
-            with deterministic(plan.device), stop_signals(reporter.say, brake, at_once), ExitStack() as stack:
+            with (
+                deterministic(plan.device),
+                memory_kept(plan.device),
+                stop_signals(reporter.say, brake, at_once),
+                ExitStack() as stack,
+            ):
                 with world.together():
                     if world.leads:
                         stack.enter_context(_alone(run, saved, resume))

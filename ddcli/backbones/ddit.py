@@ -24,7 +24,6 @@ from .transformer import (
     bias_of,
     in_blocks,
     noisy_and_clean,
-    rotary,
     rotate,
 )
 
@@ -97,7 +96,7 @@ class DDiT(nn.Module):
         with torch.autocast(ids.device.type, enabled=False):  # few numbers, which all else hangs on
             told = self.sigma_map(number.float())
         x = self.vocab_embed(ids)
-        rotation = rotary(position, self.size)
+        rotation = torch.ops.ddcli.rotary(position, self.size)
         for block, before in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
             x, keys_values = block(x, rotation, bias, told, before)
             if present is not None:

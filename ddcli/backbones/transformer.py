@@ -59,6 +59,8 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
+torch.library.define("ddcli::rotary", "(Tensor position, int size) -> (Tensor, Tensor)")
+
 Rotation = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]  # (B, H, n, D / H) each
 Bias = Tensor | BlockMask  # what is added to scores, (..., n, m), or which tiles of them there are
@@ -94,9 +96,10 @@ class Attention(nn.Module):
         self, x: Tensor, rotation: Rotation, bias: Bias | None, past: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).unbind(2)
-        q, k = rotate(rms_norm(q), rotation), rotate(rms_norm(k), rotation)
-        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        cos, sin = (r[:, None] for r in rotation)
+        q, k = rotate(rms_norm(qkv[:, :, :2]), (cos, sin)).unbind(2)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, qkv[:, :, 2]))
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         mixed = attend(q, k, v, bias)
@@ -314,7 +317,7 @@ class Transformer(Network):
             told = self.clock(at_noise.to(x.dtype).expand(input_ids.shape))
             x = x + self.told(told)
         x = rms_norm(x)
-        rotation = rotary(position, self.config.width // self.config.heads)
+        rotation = torch.ops.ddcli.rotary(position, self.config.width // self.config.heads)
         bias = bias_of(seen) if isinstance(seen, Tensor) else seen
         for block, before in zip(self.blocks, past, strict=True):
             x = block(x, rotation, bias, told, before, present)
@@ -357,7 +360,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
     if isinstance(bias, BlockMask):
         return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
     if q.device.type == "cpu" and q.shape[2] <= SHORT:
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
@@ -367,17 +370,28 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def rotary(position: Tensor, size: int) -> Rotation:
-    """Cosines and signed sines of rotary embedding, (L, 1, size) each (RoFormer, arXiv:2104.09864)."""
+    """Cosines and signed sines of rotary embedding, (L, 1, size) each (RoFormer, arXiv:2104.09864).
+
+    An operator, into which no compiler looks: it would compute them anew for every number that is turned.
+    """
     frequency = 10_000.0 ** -torch.linspace(0, 1, size // 2 + 1, device=position.device)[:-1]
     angle = position[:, None, None] * frequency
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
+torch.library.impl("ddcli::rotary", "CompositeExplicitAutograd", rotary)
+
+
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn pairs of numbers of x (B, L, H, size), each in one half of it, by the angles of their position.
 
-    Halves that are rolled, not cut and joined: so a compiler makes one kernel of it and the norm before it.
+    On a GPU halves are rolled, not cut and joined: so a compiler makes one kernel of it and the norm before
+    it. On a CPU it makes one of vectors where they are cut, and of single numbers where they are rolled.
     """
     cos, sin = (r.to(x.dtype) for r in rotation)
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    half = x.shape[-1] // 2
+    if x.device.type != "cpu":
+        return x * cos + x.roll(half, -1) * sin
+    (low, high), (cos, sin) = x.chunk(2, -1), (cos[..., half:], sin[..., half:])
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
