@@ -263,12 +263,20 @@ def price(cost: Callable[..., Tensor], logits: Tensor, counts: Tensor, *of: Tens
 class Compiled:
     """A function that is compiled at its first use; where that cannot be done, it says so and stays eager."""
 
-    def __init__(self, plain: Callable[..., Tensor], log: Callable[[str], None]) -> None:
+    def __init__(
+        self, plain: Callable[..., Tensor], log: Callable[[str], None], *, varies: bool = False
+    ) -> None:
+        """varies: whether the first size of what it is given changes from call to call."""
         self._plain = plain
         self._log = log
+        self._varies = varies
         self._call: Callable[..., Tensor] = torch.compile(plain)
 
     def __call__(self, *inputs: Any, **told: Any) -> Tensor:
+        if self._varies:
+            for given in (*inputs, *told.values()):
+                if isinstance(given, Tensor):
+                    torch._dynamo.maybe_mark_dynamic(given, 0)
         try:
             return self._call(*inputs, **told)
         except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
@@ -292,13 +300,14 @@ class NetworkDenoiser:
         self._price: Callable[..., Tensor] = price
         self._answering = Answering(cast(nn.Module, network))
 
-    def compile(self, log: Callable[[str], None]) -> None:
-        """Compile the trunk at its first use; where that cannot be done, say so and stay eager.
+    def compile(self, log: Callable[[str], None], *, varies: bool = False) -> None:
+        """Compile the trunk at its first use; where that cannot be done, say so and stay eager. varies:
+        whether the number of sequences does, from call to call.
 
         So too what training makes of logits, if noise only masks: other costs are long to compile, and so is
         any on a CPU, which pays where there are many logits.
         """
-        self.trunk = Compiled(self.network.trunk, log)
+        self.trunk = Compiled(self.network.trunk, log, varies=varies)
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 
@@ -311,7 +320,12 @@ class NetworkDenoiser:
         """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
         with self.precision(xt.device):
             hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
-            return self.network.head(hidden[rows.flatten().nonzero()[:, 0]]).float()
+        return self.answer(hidden[rows.flatten().nonzero()[:, 0]])
+
+    def answer(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V) float32 of hidden states (N, D), computed as finely as that: rounded to bf16, a logit
+        of 20 is one of 19.9 or 20.1, and its probability a tenth off."""
+        return self.network.head(hidden.float())
 
     def total(
         self,
@@ -444,7 +458,7 @@ class Cached:
         with self.denoiser.precision(xt.device):
             past = self._past(xt[:, :start])
             hidden, _ = self.network.go_on(xt[:, now], t[:, now].float(), start, past)
-            logits = self.network.head(hidden[rows[:, now]]).float()
+        logits = self.denoiser.answer(hidden[rows[:, now]])
         return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
 
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
@@ -503,7 +517,7 @@ class PrefixCached:
                 hidden = hidden[:, start:]
             else:
                 hidden, _ = self.network.go_on(xt[:, start:], t[:, start:].float(), start, past)
-            logits = self.network.head(hidden[rows[:, start:]]).float()
+        logits = self.denoiser.answer(hidden[rows[:, start:]])
         return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
 
 

@@ -1,6 +1,6 @@
 """A text model as people use it: `ddcli.load` makes one from a run folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Unpack
 
 from . import filling, sampling
@@ -16,6 +16,18 @@ from .sampling import OfMany, OfOne, Sample
 
 class TextModel(Model):
     """A denoiser with all it needs to read and write text, and to fill gaps in one."""
+
+    def compile(self, log: Callable[[str], None] = print) -> None:
+        """Compile the network at its first use, which takes up to half a minute, less once it is cached, and
+        makes what is asked of it then up to twice as fast. What cannot be compiled is told to `log`.
+
+        Raises DdcliError for a network that others made, or one of blocks, which keeps what it has read.
+        """
+        if self.plain is None or self.network is None or self.block:
+            raise DdcliError(
+                "only a network of ddcli's own, without blocks, can be compiled; leave --compile out"
+            )
+        self.plain.compile(log, varies=True)
 
     def sample(self, n: int | range = 1, **options: Unpack[OfMany]) -> list[Sample]:
         """Draw n texts. Options: those of `sampling.samples`.

@@ -150,6 +150,13 @@ def test_a_batch_of_blocks_is_the_same_as_one_after_the_other(block_run):
     assert [one.text for one in together] == [one.text for one in apart]
 
 
+def test_a_model_of_blocks_is_not_compiled_and_says_so(block_run, capsys):
+    assert main(["sample", str(block_run), "--compile"]) == 2
+    assert re.fullmatch(
+        "ddcli: only a network of ddcli's own, without blocks, .*--compile.*\n", capsys.readouterr().err
+    )
+
+
 def test_a_model_of_blocks_cannot_fill_gaps_and_says_so(block_run, tmp_path, capsys):
     with pytest.raises(DdcliError, match="a block model sees only what stands before"):
         load_model(block_run).infill("ab[MASK]b")

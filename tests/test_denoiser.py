@@ -15,6 +15,7 @@ from ddcli.denoiser import (
     OneByOne,
     SelfConditioned,
 )
+from ddcli.device import can_compile
 from ddcli.objective import make_objective
 from ddcli.process import Uniform, Vocabulary, flat_text, log_ratios, make_process
 from ddcli.randomness import LOG_ZERO, Streams
@@ -287,6 +288,54 @@ def test_a_loss_in_parts_has_the_value_and_the_gradients_of_the_whole(process, o
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
     with torch.no_grad():
         torch.testing.assert_close(asked.total(cost, of, xt, t, rows), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_matrices_that_are_rounded_once_for_all_parts_have_the_gradients_of_a_loss_at_once(monkeypatch):
+    """To the precision of bf16, in which both compute; sums over parts are float32."""
+    made = make_process("absorbing", "linear", Vocabulary(V, V - 1, (V - 1,)))
+    net = network()
+    asked = NetworkDenoiser(net, made, HEADS["leave-one-out"], torch.bfloat16)
+    xt, t, rows = inputs(b=32)
+
+    def gradients(at_once):
+        monkeypatch.setitem(denoisers.AT_ONCE, "cpu", at_once)
+        net.zero_grad()
+        asked.total(lambda logits, x0: logits.log_softmax(-1)[:, 0], (xt,), xt, t, rows).backward()
+        return {name: weight.grad for name, weight in net.named_parameters()}
+
+    whole, parts = gradients(2**24), gradients(1)
+    assert rows.sum() > 256
+    for name, expected in whole.items():
+        assert parts[name].dtype == torch.float32
+        torch.testing.assert_close(parts[name], expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_of_a_trunk_in_bf16_logits_are_as_fine_as_float32():
+    net = network()
+    xt, t, rows = inputs(b=8)
+    asked = NetworkDenoiser(
+        net, make_process("uniform", "linear", Vocabulary(V, None, ())), None, torch.bfloat16
+    )
+    logits = asked.logits(xt, t, rows)
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16().float()).float().mean() > 0.9
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("default")  # of the compiler about itself
+@pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+def test_a_network_is_compiled_once_for_one_sequence_and_once_for_any_other_number():
+    net = network()
+    plain, compiled, heard = denoiser(net), denoiser(net), []
+    compiled.compile(heard.append, varies=True)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    for b in (1, 4, 3, 2, 7):
+        told = inputs(b=b)
+        torch.testing.assert_close(compiled(*told), plain(*told), rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not heard
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from .options import (
     Block,
     Budget,
     Cache,
+    Compile,
     Device,
     GreedyTail,
     Model,
@@ -123,6 +124,7 @@ def evaluate(
     allow_pickle: AllowPickle = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    compiled: Compile = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model: bounds, exact likelihoods, samples before a scorer, quality against speed.
@@ -142,6 +144,8 @@ def evaluate(
                 raise DdcliError("-o draws a sweep; give --sweep")
             check_picture(output)
         loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
+        if compiled:
+            loaded.compile(tell)
     reporter = Silent()
     if world.leads and not quiet:
         reporter.say = tell  # type: ignore[method-assign]

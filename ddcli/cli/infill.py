@@ -32,6 +32,7 @@ from .options import (
     Block,
     Budget,
     Cache,
+    Compile,
     Device,
     Explain,
     GreedyTail,
@@ -122,6 +123,7 @@ def infill(
     trace: Trace = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compiled: Compile = False,
     quiet: Quiet = False,
 ) -> None:
     """Fill the gaps of a text: [MASK] is one token, [MASK:12] twelve, [MASK:3-20] or [MASK:*] as many as fit.
@@ -161,6 +163,8 @@ def infill(
     check_output(output)
     check_folder(trace)
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
+    if compiled:
+        loaded.compile(tell)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
     scored = n > 1 or as_json or jsonl  # of JSON, of one way too

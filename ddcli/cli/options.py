@@ -18,6 +18,10 @@ AllowPickle = Annotated[
         help="Read weights that others trained from pytorch_model.bin, where there are no safetensors.",
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the network first: pays where there are minutes of work."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]

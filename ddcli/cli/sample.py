@@ -24,6 +24,7 @@ from .options import (
     Block,
     Budget,
     Cache,
+    Compile,
     Device,
     Explain,
     GreedyTail,
@@ -85,6 +86,7 @@ def sample(
     trace: Trace = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compiled: Compile = False,
     quiet: Quiet = False,
 ) -> None:
     """Write new text.
@@ -107,6 +109,10 @@ def sample(
         check_output(output)
         check_folder(trace)
         loaded = load_writer(model, device=device, precision=precision, allow_pickle=allow_pickle)
+        if compiled:
+            if not isinstance(loaded, TextModel):
+                raise DdcliError(f"{model} writes by code of its own; leave --compile out")
+            loaded.compile(tell)
         if trace and not isinstance(loaded, TextModel):
             raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
