@@ -87,8 +87,16 @@ class Ours:
     """What `ddcli train` does in a step and `ddcli sample` in a run, on tokens that are made up."""
 
     def __init__(
-        self, shape: Shape, device: torch.device, dtype: torch.dtype, *, compiled: bool = True, block: int = 0
+        self,
+        shape: Shape,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = True,
+        varies: bool = False,
+        block: int = 0,
     ) -> None:
+        """varies: whether the number of sequences that the network is asked about does, as in sampling."""
         vocabulary = Vocabulary(shape.symbols + 1, mask_id=shape.symbols, special_ids=(shape.symbols,))
         self.shape, self.device = shape, device
         self.process = Absorbing.over(vocabulary, Linear())
@@ -107,7 +115,7 @@ class Ours:
             network, self.process, find_head("leave-one-out", self.process), dtype
         )
         if compiled and can_compile():
-            self.denoiser.compile(lambda line: print(f"<!-- {line} -->"))
+            self.denoiser.compile(lambda line: print(f"<!-- {line} -->"), varies=varies)
         self.config: Config = build_config({}, {"train.steps": 10_000, "train.lr": PEAK}, "the benchmark")
         self.state = State.fresh(self.denoiser, self.config)
         blocks = shape.length // block if block else 1
@@ -310,7 +318,7 @@ def sampling(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
     yield "| shape | sequences x length, steps | textbook, tokens/s | ours, tokens/s | ratio | evaluations |"
     yield "|---|---|---|---|---|---|"
     for name, shape in shapes.items():
-        ours, book = Ours(shape, device, dtype, compiled=False), theirs(shape, device)
+        ours, book = Ours(shape, device, dtype, varies=True), theirs(shape, device)
         for n, length, steps in DRAWN[device.type]:
             few = max(1, steps // 32)  # the textbook's cost is the same in every step
             asked: list[float] = []
@@ -337,7 +345,7 @@ def in_order(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int)
         eos_token_id=None,
     )
     theirs = GPT2LMHeadModel(config).eval().to(device)
-    ours = Ours(shape, device, dtype, compiled=False)
+    ours = Ours(shape, device, dtype, varies=True)
 
     def draw(n: int) -> None:
         begun = torch.zeros(n, 1, dtype=torch.long, device=device)
