@@ -20,7 +20,7 @@ from .checkpoint import checkpoints, refuse_older_noise
 from .config import Config, build_config, flatten, may_change
 from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
-from .denoiser import Head, check_taught, default_head, find_head
+from .denoiser import AT_ONCE, Head, check_taught, default_head, find_head
 from .device import PRECISION_NAMES, pick_device, pick_precision
 from .errors import DdcliError
 from .files import without_place
@@ -117,8 +117,8 @@ class Plan:
 
         Of a layer, some 20 widths a token and the attention's scores are kept for the way back; or its input
         alone, where the rest is computed again (`train.recompute`). Of the head, logits and their gradient at
-        the positions that are unknown: half of them on average; or all, and what turns logits into beliefs,
-        where noise leaves tokens visible.
+        the positions that are unknown, as many as are held at once: half of them on average; or all, and what
+        turns logits into beliefs, where noise leaves tokens visible.
         """
         shape, train = self.network.shape, self.config.train
         micro = -(-train.batch_size // train.accumulate)
@@ -133,7 +133,7 @@ class Plan:
         return (
             4 * (self.parameters + 4 * self.trained)
             + activations
-            + tokens * self.data.tokenizer.vocab_size * 4 * logits
+            + min(tokens * self.data.tokenizer.vocab_size, AT_ONCE[self.device.type]) * 4 * logits
         )
 
 
