@@ -5,9 +5,10 @@ with the *leave-one-out* belief, what the other positions say about x_0; process
 A head's meaning is declared, and converted here, in log space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -38,6 +39,7 @@ AT_ONCE = {"cpu": 2**24, "cuda": 2**28}  # logits that training holds at once, i
 
 # of what layers make, on a CPU: a quarter less memory for 2 % of a step's time
 KEPT = 0.6
+SLICE = 2**20  # numbers that are added up at once
 
 FAINTEST = 0.03  # alpha, as which a score of less is read
 
@@ -198,8 +200,9 @@ def default_head(objective: Objective, process: Process) -> str:
 class SumInParts(torch.autograd.Function):
     """The sum of a function over parts of some rows (N, D), whose gradient is found part by part on the way.
 
-    What a part needs in between is gone before the next, and nothing is computed twice. Matrices are rounded
-    to the precision that is computed in once, not for each part; sums over parts are as fine as the weights.
+    What a part needs in between is gone before the next, and nothing is computed twice. Matrices that are
+    trained are rounded to the precision that is computed in once, not for each part; sums over parts are as
+    fine as the weights.
     """
 
     @staticmethod
@@ -231,18 +234,21 @@ class SumInParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        # in place: what is saved here is read once
+        # in place: what is saved is read once, and a second reading would be refused
         return None, None, None, *(slope.mul_(upstream[0].to(slope)) for slope in ctx.saved_tensors)
 
 
 def add_up(total: Tensor, more: Tensor) -> None:
-    """total += more, on a CPU in slices: it would make a copy of all there is to add, if that is rounded."""
-    slices = 2**20 * len(total) // total.numel() if total.device.type == "cpu" else len(total)
-    for some, others in zip(total.split(max(1, slices)), more.split(max(1, slices)), strict=True):
+    """total += more; of rounded numbers on a CPU in slices, since it makes a copy of what it adds first."""
+    if total.ndim < 2 or not total.numel() or total.dtype == more.dtype or total.device.type != "cpu":
+        total += more
+        return
+    rows = max(1, SLICE // total[0].numel())
+    for some, others in zip(total.split(rows), more.split(rows), strict=True):
         some += others
 
 
-class Answering(nn.Module):
+class HeadOf(nn.Module):
     """The head of a network as a module, such that it can be lent other weights."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -252,11 +258,14 @@ class Answering(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         return cast(Backbone, self.network).head(hidden)
 
-    def with_weights(self, weights: Sequence[Tensor], lent: Sequence[Tensor], hidden: Tensor) -> Tensor:
-        """Logits (N, V) of hidden states (N, D), with weights that are `lent` in place of some of its own."""
-        places = {id(weight): i for i, weight in enumerate(weights)}
-        others = {name: lent[places[id(own)]] for name, own in self.named_parameters() if id(own) in places}
-        return cast(Tensor, functional_call(self, others, (hidden,)))
+    def names(self, weights: Sequence[Tensor]) -> list[str]:
+        """Those of some of its weights."""
+        by_weight = {id(weight): name for name, weight in self.named_parameters()}
+        return [by_weight[id(weight)] for weight in weights]
+
+    def with_lent(self, weights: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
+        """Logits (N, V) of hidden states (N, D), with other weights in place of some of its own."""
+        return cast(Tensor, functional_call(self, dict(weights), (hidden,)))
 
 
 def price(cost: Callable[..., Tensor], logits: Tensor, counts: Tensor, *of: Tensor) -> Tensor:
@@ -318,7 +327,7 @@ class NetworkDenoiser:
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
         self._price: Callable[..., Tensor] = price
-        self._answering = Answering(cast(nn.Module, network))
+        self._head = HeadOf(cast(nn.Module, network))
 
     def compile(self, log: Callable[[str], None], *, varies: bool = False) -> None:
         """Compile the trunk at its first use; where that cannot be done, say so and stay eager. varies:
@@ -327,8 +336,9 @@ class NetworkDenoiser:
         So too what training makes of logits, if noise only masks: other costs are long to compile, and so is
         any on a CPU, which pays where there are many logits.
         """
-        on_cpu = next(cast(nn.Module, self.network).parameters()).device.type == "cpu"
-        self.trunk = Compiled(self.network.trunk, log, varies=varies, kept=KEPT if on_cpu else 1.0)
+        network = self.network
+        spares = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
+        self.trunk = Compiled(network.trunk, log, varies=varies, kept=KEPT if spares else 1.0)
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 
@@ -344,8 +354,8 @@ class NetworkDenoiser:
         return self.answer(hidden[rows.flatten().nonzero()[:, 0]])
 
     def answer(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V) float32 of hidden states (N, D), computed as finely as that: rounded to bf16, a logit
-        of 20 is one of 19.9 or 20.1, and its probability a tenth off."""
+        """Logits (N, V) float32 of hidden states (N, D), by a head that computes as finely: in bf16 a logit
+        between 16 and 32 is off by up to 1/16, and its probability by 6 %."""
         return self.network.head(hidden.float())
 
     def total(
@@ -380,21 +390,22 @@ class NetworkDenoiser:
         few = xt.device.type == "cpu" and self.process.vocabulary.size < MANY
         pricing = price if few else self._price
 
-        weights = self.network.head_weights()
-
-        def priced(part: Tensor, start: int, lent: Sequence[Tensor] | None = None) -> Tensor:
+        def priced(part: Tensor, start: int, head: Callable[[Tensor], Tensor] = self.network.head) -> Tensor:
             here = slice(start, start + len(part))
             with self.precision(xt.device):
-                if lent is None:
-                    logits = self.network.head(part)
-                else:
-                    logits = self._answering.with_weights(weights, lent, part)
+                logits = head(part)
             return pricing(cost, logits, counts[here], *(x[here] for x in of))
 
         if len(hidden) <= size or not torch.is_grad_enabled():
             parts = enumerate(hidden.split(size))
             return sum((priced(part, i * size) for i, part in parts), hidden.new_zeros(()))
-        return SumInParts.apply(priced, size, self.dtype, hidden, *weights)
+        weights = self.network.head_weights()
+        names = self._head.names(weights)
+
+        def with_lent(part: Tensor, start: int, lent: Sequence[Tensor]) -> Tensor:
+            return priced(part, start, partial(self._head.with_lent, dict(zip(names, lent, strict=True))))
+
+        return SumInParts.apply(with_lent, size, self.dtype, hidden, *weights)
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor

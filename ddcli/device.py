@@ -97,7 +97,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
         memory.fill_uninitialized_memory = before[1]
 
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # of glibc's mallopt(3)
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def memory_kept(device: torch.device) -> Iterator[None]:
     """What is freed on a CPU is kept for the next step, as on a GPU, where the C library can be told so.
 
     Given back and asked for anew it comes as pages that are cleared one by one, which takes up to a seventh
-    of a training step. Nothing is held that was not needed before.
+    of a training step. So a process stays as large as it once was.
     """
     try:
         tell = ctypes.CDLL(None).mallopt if device.type == "cpu" else None
@@ -118,9 +118,10 @@ def memory_kept(device: torch.device) -> Iterator[None]:
     tell(TRIM_THRESHOLD, -1)  # never
     try:
         yield
-    finally:  # as it begins, by its manual
+    finally:  # what it comes to by itself where large tensors come and go, as it no longer does once told
         tell(MMAP_MAX, 65_536)
-        tell(TRIM_THRESHOLD, 128 * 1024)
+        tell(MMAP_THRESHOLD, 32 * 2**20)
+        tell(TRIM_THRESHOLD, 64 * 2**20)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from .checkpoint import checkpoints, refuse_older_noise
 from .config import Config, build_config, flatten, may_change
 from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
-from .denoiser import AT_ONCE, Head, check_taught, default_head, find_head
+from .denoiser import AT_ONCE, ROW_COUNT, Head, check_taught, default_head, find_head
 from .device import PRECISION_NAMES, pick_device, pick_precision
 from .errors import DdcliError
 from .files import without_place
@@ -130,11 +130,11 @@ class Plan:
         kept = shape.layers * shape.width + layer if train.recompute else shape.layers * layer
         activations = copies * tokens * kept * size
         logits = 8 if self.process.needs_clock else 2
-        return (
-            4 * (self.parameters + 4 * self.trained)
-            + activations
-            + min(tokens * self.data.tokenizer.vocab_size, AT_ONCE[self.device.type]) * 4 * logits
-        )
+        vocabulary = self.data.tokenizer.vocab_size
+        numbers = tokens * vocabulary
+        if self.network.in_halves:  # then those of some rows are there at once
+            numbers = min(numbers, max(AT_ONCE[self.device.type], ROW_COUNT * vocabulary))
+        return 4 * (self.parameters + 4 * self.trained) + activations + numbers * 4 * logits
 
 
 def make_plan(

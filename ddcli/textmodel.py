@@ -1,5 +1,6 @@
 """A text model as people use it: `ddcli.load` makes one from a run folder."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Unpack
 
@@ -17,15 +18,16 @@ from .sampling import OfMany, OfOne, Sample
 class TextModel(Model):
     """A denoiser with all it needs to read and write text, and to fill gaps in one."""
 
-    def compile(self, log: Callable[[str], None] = print) -> None:
-        """Compile the network at its first use, which takes up to half a minute, less once it is cached, and
-        makes what is asked of it then up to twice as fast. What cannot be compiled is told to `log`.
+    def compile(self, log: Callable[[str], None] = warnings.warn) -> None:
+        """Compile the network at its first use, which takes up to half a minute, and less once it is cached;
+        docs/benchmarks.md has what is won. Whatever keeps it from being compiled is told to `log`.
 
-        Raises DdcliError for a network that others made, or one of blocks, which keeps what it has read.
+        Lengths are compiled as they come, so the last bits of what is believed depend on those that came
+        before. Raises DdcliError for a network that others made, or one of blocks, which keeps what it read.
         """
         if self.plain is None or self.network is None or self.block:
             raise DdcliError(
-                "only a network of ddcli's own, without blocks, can be compiled; leave --compile out"
+                "only a network of ddcli's own, without blocks, can be compiled; leave that out (--compile)"
             )
         self.plain.compile(log, varies=True)
 

@@ -578,7 +578,7 @@ def estimate(plan: Plan, reporter: Silent) -> tuple[float, float | None]:
 
     Leaves no trace. Raises as `train` does.
     """
-    with deterministic(plan.device), tempfile.TemporaryDirectory() as nowhere:
+    with deterministic(plan.device), memory_kept(plan.device), tempfile.TemporaryDirectory() as nowhere:
         try:
             pace = _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
         except (MemoryError, RuntimeError) as error:

@@ -42,7 +42,7 @@ from ddcli.checkpoint import checkpoints
 from ddcli.config import load_config
 from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
-from ddcli.device import can_compile
+from ddcli.device import can_compile, memory_kept
 from ddcli.errors import DdcliError, RunFailed, counted
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
@@ -1061,6 +1061,20 @@ def test_a_dry_run_resolves_everything_and_writes_nothing(text_file, tmp_path, m
     assert plan.parameters == sum(p.numel() for p in plan.network.parameters()) > 0
     assert plan.memory > 20 * plan.parameters
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_is_kept_on_a_cpu_alone_and_the_allocator_is_left_able(monkeypatch):
+    told = []
+    library = SimpleNamespace(mallopt=lambda which, value: told.append((which, value)))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    with memory_kept(torch.device("meta")):
+        assert not told
+    with pytest.raises(ZeroDivisionError), memory_kept(CPU):
+        _ = 1 / len(told[2:])
+    assert told == [(-4, 0), (-1, -1), (-4, 65_536), (-3, 32 * 2**20), (-1, 64 * 2**20)]
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace())  # a library without it
+    with memory_kept(CPU):
+        pass
 
 
 def test_a_dry_run_keeps_the_minutes_asked_for(text_file):

@@ -25,6 +25,7 @@ from .transformer import (
     in_blocks,
     noisy_and_clean,
     rotate,
+    table_of_turns,
 )
 
 FREQUENCIES = 256  # sines and cosines by which the network is told its number
@@ -96,7 +97,7 @@ class DDiT(nn.Module):
         with torch.autocast(ids.device.type, enabled=False):  # few numbers, which all else hangs on
             told = self.sigma_map(number.float())
         x = self.vocab_embed(ids)
-        rotation = torch.ops.ddcli.rotary(position, self.size)
+        rotation = table_of_turns(position, self.size)
         for block, before in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
             x, keys_values = block(x, rotation, bias, told, before)
             if present is not None:

@@ -24,6 +24,7 @@ class Network(nn.Module, ABC):
     trunk: Any  # as a `denoiser.Backbone` has it
     head: Any
     loader: str  # the class that reads its folder
+    in_halves: bool = True  # whether logits are made apart from hidden states, and so of some rows at a time
     given: frozenset[str] = frozenset()  # the names of weights beside which adapters are trained
 
     @property

@@ -21,7 +21,7 @@ from .network import Network, Shape
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
 TILE = 64  # numbers
-FEW = 8  # rows, up to which a CPU reads a large matrix up to five times faster from the left
+FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix stands on the left (docs/log.md)
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -320,7 +320,7 @@ class Transformer(Network):
             told = self.clock(at_noise.to(x.dtype).expand(input_ids.shape))
             x = x + self.told(told)
         x = rms_norm(x)
-        rotation = torch.ops.ddcli.rotary(position, self.config.width // self.config.heads)
+        rotation = table_of_turns(position, self.config.width // self.config.heads)
         bias = bias_of(seen) if isinstance(seen, Tensor) else seen
         for block, before in zip(self.blocks, past, strict=True):
             x = block(x, rotation, bias, told, before, present)
@@ -373,10 +373,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def rotary(position: Tensor, size: int) -> Rotation:
-    """Cosines and signed sines of rotary embedding, (L, 1, size) each (RoFormer, arXiv:2104.09864).
-
-    An operator, into which no compiler looks: it would compute them anew for every number that is turned.
-    """
+    """Cosines and signed sines of rotary embedding, (L, 1, size) each (RoFormer, arXiv:2104.09864)."""
     frequency = 10_000.0 ** -torch.linspace(0, 1, size // 2 + 1, device=position.device)[:-1]
     angle = position[:, None, None] * frequency
     cos, sin = angle.cos(), angle.sin()
@@ -386,8 +383,16 @@ def rotary(position: Tensor, size: int) -> Rotation:
 torch.library.impl("ddcli::rotary", "CompositeExplicitAutograd", rotary)
 
 
+def table_of_turns(position: Tensor, size: int) -> Rotation:
+    """The same; compiled for a CPU, by an operator into which the compiler does not look. It would compute
+    cosines anew for every number that is turned (docs/benchmarks.md)."""
+    if position.device.type == "cpu" and torch.compiler.is_compiling():
+        return cast(Rotation, torch.ops.ddcli.rotary(position, size))
+    return rotary(position, size)
+
+
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn pairs of numbers of x (B, L, H, size), each in one half of it, by the angles of their position.
+    """Turn pairs of numbers of x (B, L, ..., size), each in one half of it, by the angles of their position.
 
     On a GPU halves are rolled, not cut and joined: so a compiler makes one kernel of it and the norm before
     it. On a CPU it makes one of vectors where they are cut, and of single numbers where they are rolled.

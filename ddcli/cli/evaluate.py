@@ -27,6 +27,7 @@ from .options import (
     Temperature,
     TopK,
     TopP,
+    compile_first,
     settings_of,
 )
 
@@ -145,7 +146,7 @@ def evaluate(
             check_picture(output)
         loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
         if compiled:
-            loaded.compile(tell)
+            compile_first(context, loaded, tell)
     reporter = Silent()
     if world.leads and not quiet:
         reporter.say = tell  # type: ignore[method-assign]

@@ -51,6 +51,7 @@ from .options import (
     TopK,
     TopP,
     Trace,
+    compile_first,
     settings_of,
 )
 
@@ -164,7 +165,7 @@ def infill(
     check_folder(trace)
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     if compiled:
-        loaded.compile(tell)
+        compile_first(context, loaded, tell)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
     scored = n > 1 or as_json or jsonl  # of JSON, of one way too

@@ -1,9 +1,12 @@
 """Options that several commands take."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ..errors import DdcliError
 
 Model = Annotated[
     str,
@@ -20,7 +23,11 @@ AllowPickle = Annotated[
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the network first: pays where there are minutes of work."),
+    typer.Option(
+        "--compile",
+        help="Compile the network first: pays where there are minutes of work. The last bits of what it "
+        "believes then depend on what was asked before.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
@@ -70,6 +77,19 @@ Trace = Annotated[
     typer.Option(metavar="FILE", help="Write each step as JSON Lines, for `ddcli noise-viz --trace FILE`."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+
+
+def compile_first(context: typer.Context, model: Any, log: Callable[[str], None]) -> None:
+    """What --compile asks for. Raises DdcliError where there is nothing to compile."""
+    from ..device import deterministic
+    from ..textmodel import TextModel
+
+    if context.params.get("cache"):
+        raise DdcliError("--cache reads a text by parts, which are not compiled; leave it or --compile out")
+    if not isinstance(model, TextModel):
+        raise DdcliError("this model writes by code of its own; leave --compile out")
+    model.compile(log)
+    context.with_resource(deterministic(model.device))
 
 
 def settings_of(context: typer.Context) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from .options import (
     TopK,
     TopP,
     Trace,
+    compile_first,
     settings_of,
 )
 
@@ -110,9 +111,7 @@ def sample(
         check_folder(trace)
         loaded = load_writer(model, device=device, precision=precision, allow_pickle=allow_pickle)
         if compiled:
-            if not isinstance(loaded, TextModel):
-                raise DdcliError(f"{model} writes by code of its own; leave --compile out")
-            loaded.compile(tell)
+            compile_first(context, loaded, tell)
         if trace and not isinstance(loaded, TextModel):
             raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
