@@ -16,6 +16,7 @@ import tomllib
 from typing import get_type_hints
 
 import pytest
+import torch
 from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metrics, untried, words
 from typer.main import get_command
 
@@ -1243,3 +1244,39 @@ def test_weighing_lengths_is_told_but_not_if_quiet(run, absorbing_run):
     _, _, err = run(*arguments, stdin=b"the [MASK:2-5] sat on a mat")
     assert "gap at 1:5: weighing lengths 2 to 5, up to 52 evaluations" in err
     assert run(*arguments, "-q", stdin=b"the [MASK:2-5] sat on a mat")[2] == ""
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("sample", "-n", "2", "--steps", "4"),
+        ("infill", "GAPS", "--steps", "4"),
+        ("eval", "--limit", "2", "--draws", "1"),
+    ],
+    ids=lambda told: told[0],
+)
+def test_what_is_compiled_is_what_the_network_is_asked_by(absorbing_run, tmp_path, monkeypatch, capsys, told):
+    (tmp_path / "gaps.txt").write_text("a[MASK:3]e")
+    command, *options = [str(tmp_path / "gaps.txt") if word == "GAPS" else word for word in told]
+    seed = [] if command == "eval" else ["--seed", "1"]
+    told, asked = [command, str(absorbing_run), *options, *seed, "-q"], []
+
+    def compiled(plain):
+        def counted(*inputs, **others):
+            asked.append(plain)
+            return plain(*inputs, **others)
+
+        return counted
+
+    assert cli.main(told) == 0
+    expected = capsys.readouterr().out
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert cli.main([*told, "--compile"]) == 0
+    assert asked
+    if command != "eval":  # which tells how long it took
+        assert capsys.readouterr().out == expected
+
+
+def test_what_is_read_by_parts_is_not_compiled_and_says_so(absorbing_run, capsys):
+    assert cli.main(["sample", str(absorbing_run), "--block", "4", "--cache", "prefix", "--compile"]) == 2
+    assert re.fullmatch("ddcli: --cache reads a text by parts.*--compile out\n", capsys.readouterr().err)
