@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import textbook
 import torch
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ddcli import denoiser as engine
@@ -35,6 +36,7 @@ from ddcli.denoiser import Batched, NetworkDenoiser, find_head
 from ddcli.device import PRECISION_NAMES, can_compile, memory_kept, pick_device, pick_precision
 from ddcli.generate import generate
 from ddcli.objective import make_objective
+from ddcli.optimizer import OPTIMIZERS
 from ddcli.process import Absorbing, Vocabulary
 from ddcli.randomness import Streams
 from ddcli.sampler import Ancestral
@@ -95,6 +97,7 @@ class Ours:
         compiled: bool = True,
         varies: bool = False,
         block: int = 0,
+        optimizer: str = "muon",
     ) -> None:
         """varies: whether the number of sequences that the network is asked about does, as in sampling."""
         vocabulary = Vocabulary(shape.symbols + 1, mask_id=shape.symbols, special_ids=(shape.symbols,))
@@ -116,7 +119,8 @@ class Ours:
         )
         if compiled and can_compile():
             self.denoiser.compile(lambda line: print(f"<!-- {line} -->"), varies=varies)
-        self.config: Config = build_config({}, {"train.steps": 10_000, "train.lr": PEAK}, "the benchmark")
+        settled = {"train.steps": 10_000, "train.lr": PEAK, "train.optimizer": optimizer}
+        self.config: Config = build_config({}, settled, "the benchmark")
         self.state = State.fresh(self.denoiser, self.config)
         blocks = shape.length // block if block else 1
         objective = make_objective("elbo", None, self.process)
@@ -186,17 +190,16 @@ def by_turns(works: Sequence[Callable[[], object]], turns: int, device: torch.de
 
 
 def training_by_turns(
-    book: Callable[[], object], ours: Callable[[], object], turns: int, device: torch.device
-) -> tuple[float, float]:
-    """Median seconds of a step of each: three at a time, of which the last two count, since only ours keeps
-    its memory from step to step."""
-    slow: list[float] = []
-    fast: list[float] = []
+    book: Callable[[], object], ours: Sequence[Callable[[], object]], turns: int, device: torch.device
+) -> list[float]:
+    """Median seconds of a step of each: three at a time, of which the last two count, since only ours keep
+    their memory from step to step."""
+    taken: list[list[float]] = [[] for _ in (book, *ours)]
     for _ in range(turns):
-        slow += [seconds(book, device) for _ in range(3)][1:]
-        with memory_kept(device):
-            fast += [seconds(ours, device) for _ in range(3)][1:]
-    return statistics.median(slow), statistics.median(fast)
+        for step, some in zip((book, *ours), taken, strict=True):
+            with nullcontext() if step is book else memory_kept(device):
+                some += [seconds(step, device) for _ in range(3)][1:]
+    return [statistics.median(some) for some in taken]
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -233,10 +236,11 @@ def training(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
     rate = matrix_rate(device, dtype)
     told = f"a product of large matrices: {rate / 1e12:.2f} TFLOP/s in {PRECISION_NAMES[dtype]}"
     yield f"### Training\n\n{told}\n"
-    yield "| shape | textbook, tokens/s | ours, tokens/s | ratio | share of the matrix rate |"
-    yield "|---|---|---|---|---|"
+    yield "| shape | textbook, tokens/s | ours by | tokens/s | ratio | share of the matrix rate |"
+    yield "|---|---|---|---|---|---|"
     for name, shape in shapes.items():
-        ours, book = Ours(shape, device, dtype), theirs(shape, device)
+        ours = {by: Ours(shape, device, dtype, optimizer=by) for by in OPTIMIZERS}
+        book = theirs(shape, device)
         optimizer = textbook.make_optimizer(book, 3e-4)
         drawn = text(shape, 0)
         tokens = torch.tensor(drawn, device=device)
@@ -247,14 +251,16 @@ def training(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
                 textbook.update(book, optimizer, some)
 
         for _ in range(3):
-            ours.step()
-        slow, fast = training_by_turns(by_the_book, ours.step, turns, device)
+            for one in ours.values():
+                one.step()
+        slow, *taken = training_by_turns(by_the_book, [one.step for one in ours.values()], turns, device)
         count = shape.sequences * shape.length
-        share = shape.flops(0.5) * count / fast / rate
-        yield (
-            f"| {name}: {shape.name} | {count / slow:,.0f} | {count / fast:,.0f} | {slow / fast:.1f} | "
-            f"{share:.0%} |"
-        )
+        for by, fast in zip(ours, taken, strict=True):
+            share = shape.flops(0.5) * count / fast / rate
+            yield (
+                f"| {name}: {shape.name} | {count / slow:,.0f} | {by} | {count / fast:,.0f} | "
+                f"{slow / fast:.1f} | {share:.0%} |"
+            )
 
 
 def memory_of(which: str, shape: Shape, device: torch.device, dtype: torch.dtype) -> int:
@@ -267,29 +273,38 @@ def memory_of(which: str, shape: Shape, device: torch.device, dtype: torch.dtype
         before = resident("VmRSS")
     if which == "ours":
         ours = Ours(shape, device, dtype)
-        parameters, copies = [*ours.state.network.parameters()], 5
-        work = ours.step
+        parameters, copies = [*ours.state.network.parameters()], 3  # with their gradients and averages
+        optimizer, work = ours.state.optimizer, ours.step
     else:
         network = theirs(shape, device)
-        parameters, copies = [*network.parameters()], 4
+        parameters, copies = [*network.parameters()], 2
         optimizer, tokens = (
             textbook.make_optimizer(network, 3e-4),
             torch.tensor(text(shape, 0), device=device),
         )
         work = partial(textbook.update, network, optimizer, tokens)
-    weights = sum(w.numel() * w.element_size() for w in parameters)
+
+    def kept() -> int:
+        moments = [x for state in optimizer.state.values() for x in state.values()]
+        return copies * sum(map(size_of, parameters)) + sum(map(size_of, moments))
+
     if device.type == "cuda":
         work()
         torch.cuda.reset_peak_memory_stats()
         work()
-        return torch.cuda.max_memory_allocated() - copies * weights
+        return torch.cuda.max_memory_allocated() - kept()
     with memory_kept(device) if which == "ours" else nullcontext():
         for _ in range(3):
             work()
         Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the steps to come
         for _ in range(3):
             work()
-    return resident("VmHWM") - before - copies * weights
+    return resident("VmHWM") - before - kept()
+
+
+def size_of(x: Tensor) -> int:
+    """Bytes."""
+    return x.numel() * x.element_size()
 
 
 def resident(which: str) -> int:

@@ -58,7 +58,7 @@ class Cost:
 
 def of_a_step(machine: Machine, shape: bench.Shape, turns: int) -> Cost:
     """Forward, back, AdamW and the weight average, where half of all positions are predicted."""
-    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False)
+    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, optimizer="adamw")
     (taken,) = bench.by_turns([ours.step], turns, machine.device)
     weights = 4 * count(ours.state.network)
     passes = 2 + 1 + 7 + 3  # read twice, their gradient written, what AdamW touches, what the average does

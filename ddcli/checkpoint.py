@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .about import Excerpt, meaning_of_noise, schedule_of
-from .config import Config, Section, build_config, read_toml
+from .config import Config, Section, config_of
 from .errors import DdcliError, RunFailed
 from .files import (
     PARTIAL,
@@ -189,7 +189,7 @@ def find_run(run: Path, *, resume: bool) -> Config | None:
         if not resume:
             raise DdcliError(f"{run} already holds a run; go on with --resume, or choose another -o")
         refuse_links(run)
-        return build_config(read_toml(run / "config.toml"), {}, str(run / "config.toml"))
+        return config_of(run)
     if files := [place for place in (run, *run.parents) if place.exists() and not place.is_dir()]:
         raise DdcliError(f"{files[0]} is a file; -o takes a folder")
     begun = {run / LOCK, *run.glob(f".config.toml.*{PARTIAL}")}  # of one that was killed as it began

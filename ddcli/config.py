@@ -116,6 +116,7 @@ class Train(Section):
     batch_size: int = Field(8, ge=1)  # sequences per update, over all devices and micro-batches
     accumulate: int = Field(1, ge=1)  # micro-batches per update
     lr: float | None = Field(None, gt=0)  # peak, after warm-up; 2e-3, and less where there is a model.start
+    optimizer: str = "auto"  # muon, for the matrices of layers, or adamw; auto: networks of our own by muon
     warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
     anneal: int = Field(0, ge=0)  # steps over which the causal mask of a decoder is opened
     decay: float = Field(0.5, ge=0, le=1)  # share of the run over which lr falls linearly to 0
@@ -291,6 +292,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DdcliError(f"{path} is no valid TOML: {error}") from None
     except OSError as error:
         raise DdcliError(f"{path} cannot be read: {error.strerror}") from None
+
+
+BEFORE_THERE_WAS_A_CHOICE = {"train.optimizer": "adamw"}
+
+
+def config_of(run: Path) -> Config:
+    """The settings of a run, of an older version too."""
+    path = run / "config.toml"
+    return build_config(BEFORE_THERE_WAS_A_CHOICE | read_toml(path), {}, str(path))
 
 
 def load_config(

@@ -17,7 +17,7 @@ from .about import NOISE
 from .annealing import Annealing
 from .backbones.network import Network
 from .checkpoint import checkpoints, refuse_older_noise
-from .config import Config, build_config, flatten, may_change
+from .config import BEFORE_THERE_WAS_A_CHOICE, Config, build_config, flatten, may_change
 from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import AT_ONCE, ROW_COUNT, Head, check_taught, default_head, find_head
@@ -25,6 +25,7 @@ from .device import PRECISION_NAMES, pick_device, pick_precision
 from .errors import DdcliError
 from .files import without_place
 from .objective import Objective, check_objective, default_objective, make_objective
+from .optimizer import find_optimizer
 from .process import Autoregressive, Process, Tables, check_names, make_process
 from .saved import load_tables
 from .schedule import make_times
@@ -112,8 +113,8 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes that a step of training takes, estimated: weights; gradients, two moments and the average of
-        those that are trained, all in float32; and activations.
+        """Bytes that a step of training takes, estimated: weights; gradients, at most two moments and the
+        average of those that are trained, all in float32; activations.
 
         Of a layer, some 20 widths a token and the attention's scores are kept for the way back; or its input
         alone, where the rest is computed again (`train.recompute`). Of the head, logits and their gradient at
@@ -149,6 +150,8 @@ def make_plan(
     tokenizer, tables: of a run to go on with. begun: its folder.
     """
     check_objective(config.objective.name)
+    if config.train.optimizer != "auto":
+        find_optimizer(config.train.optimizer)
     make_times(config.train.times)
     if config.train.times == CHOSEN_TIMES and not config.validation.every:
         raise DdcliError(
@@ -202,6 +205,8 @@ def plan_of(config: Config, run: Path, saved: Config | None, reporter: Silent) -
     refuse_older_noise(run, saved)
     if config.data.tokenizer is None:
         config = settle(config, data__tokenizer=saved.data.tokenizer)
+    if config.train.optimizer == "auto":
+        config = settle(config, train__optimizer=saved.train.optimizer)
     same_noise = saved.process == config.process
     tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
     plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)
@@ -310,7 +315,9 @@ def check_as_it_was(plan: Plan, state: Mapping[str, Any], run: Path) -> None:
     """
     if state["fingerprint"] != plan.data.fingerprint:
         raise DdcliError(f"the data has changed since {run} was begun; use another -o")
-    if told := changes(state.get("settings", {}), resolved(plan, plan.config.train.steps)):
+    if told := changes(
+        BEFORE_THERE_WAS_A_CHOICE | state.get("settings", {}), resolved(plan, plan.config.train.steps)
+    ):
         raise DdcliError(
             f"{run}/config.toml is not what its checkpoint was written with: {told}; put that back, or use "
             "another -o"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import Config, load_config
+from .config import Config, config_of
 from .errors import DdcliError
 from .files import read_json, read_small
 
@@ -84,7 +84,7 @@ def read_run(folder: str | Path) -> RunLog:
     budgets = _json(folder / "generation_config.json", dict).get("budgets", {})
     return RunLog(
         folder,
-        load_config(folder / "config.toml"),
+        config_of(folder),
         _json(folder / ABOUT, dict),
         metrics_of(folder),
         _samples(folder / "samples"),

@@ -101,13 +101,14 @@ def settle(config: Config, **found: Any) -> Config:
     return config
 
 
-def _settled(config: Config, peak: float, *, compiled: bool) -> Config:
-    """The config with a start's own learning rate, and whether it is compiled, where nobody says."""
+def _settled(config: Config, peak: float, *, ours: bool) -> Config:
+    """The config with a start's own learning rate, optimiser and compiling, where nobody says."""
     train = config.train
     return settle(
         config,
         train__lr=peak if train.lr is None else train.lr,
-        train__compile=compiled if train.compile == "auto" else train.compile,
+        train__optimizer=("muon" if ours else "adamw") if train.optimizer == "auto" else train.optimizer,
+        train__compile=ours if train.compile == "auto" else train.compile,
     )
 
 
@@ -122,7 +123,7 @@ class Afresh:
 
     def settled(self, config: Config) -> Config:
         config.shape()  # better refused before a long text is read
-        return _settled(config, PEAK, compiled=True)
+        return _settled(config, PEAK, ours=True)
 
     def network(
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
@@ -253,7 +254,7 @@ class FromOthers:
         if length is None and not config.data.lines:
             config = settle(config, data__length=min(DEFAULT_LENGTH, most))
         peak = ADDED if self.lora else CAREFUL
-        return settle(_settled(config, peak, compiled=False), model__clock="none")
+        return settle(_settled(config, peak, ours=False), model__clock="none")
 
     def network(
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
@@ -318,7 +319,7 @@ class FromRun:
                 raise DdcliError(f"{key} does not go with --from: {self.name} has its own; leave it out")
         length = config.data.length or (None if config.data.lines else about["length"])
         found = {key.replace(".", "__"): value for key, value in inherited.items()}
-        return settle(_settled(config, GENTLE, compiled=True), **found, data__length=length)
+        return settle(_settled(config, GENTLE, ours=True), **found, data__length=length)
 
     def network(
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]

@@ -22,6 +22,7 @@ from .data import Batch
 from .denoiser import Head, NetworkDenoiser, guess_of
 from .device import asked_for, sent
 from .objective import Objective
+from .optimizer import make_optimizer
 from .process import Process
 from .randomness import Streams, derive_seed
 from .schedule import Times, stratified
@@ -202,21 +203,6 @@ def learning_rate(step: int, config: Config) -> float:
     return min(1.0, rising, falling)
 
 
-def make_optimizer(network: Network, config: Config) -> torch.optim.Optimizer:
-    """AdamW; weight decay for the matrices of the trunk's layers alone."""
-    inside = {id(weight) for layer in network.layers for weight in layer.parameters()}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for weight in network.parameters():
-        if weight.requires_grad:
-            (decayed if weight.ndim == 2 and id(weight) in inside else plain).append(weight)
-    groups = [
-        {"params": decayed, "weight_decay": config.train.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.train.peak, betas=(0.9, 0.98), fused=True)
-
-
 # -- everything that changes while training ---------------------------------------------------------------
 
 
@@ -260,7 +246,7 @@ class State:
         elif world.size > 1:
             loss = replicated(loss)
         ema = {name: weight.float().clone() for name, weight in weights_of(network).items()}
-        return cls(network, loss, make_optimizer(network, config), ema, world, plain)
+        return cls(network, loss, make_optimizer(network, config.train, denoiser.dtype), ema, world, plain)
 
     def descend(self, task: Task, noised: Noised, count: int, parts: int) -> Tensor:
         """Find the gradient of the loss over a batch, or over this process's rows of it, in some parts.

@@ -61,6 +61,7 @@ FLOORS = {
     "infilling": 4.2,
     "about": 5,
     "guidance": 5,
+    "optimizer": 5,
     "likelihood": 5,
     "data": 6,
     "dataset": 7,

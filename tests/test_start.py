@@ -31,8 +31,8 @@ from ddcli.checkpoint import checkpoints
 from ddcli.config import load_config
 from ddcli.denoiser import AT_ONCE, NetworkDenoiser
 from ddcli.errors import DdcliError
+from ddcli.optimizer import make_optimizer
 from ddcli.plan import Silent, dry_run, make_plan
-from ddcli.step import make_optimizer
 from ddcli.training import train
 from ddcli.weights import weights_of
 
@@ -298,7 +298,8 @@ def test_weights_that_nothing_depends_on_are_left_alone(folders, text_file):
     plan = make_plan(start_config(folders("esm"), text_file), None, Silent())
     frozen = {name for name, weight in plan.network.named_parameters() if not weight.requires_grad}
     assert frozen == {f"network.esm.contact_head.regression.{part}" for part in ("weight", "bias")}
-    groups = make_optimizer(plan.network, plan.config).param_groups
+    assert plan.config.train.optimizer == "adamw"  # as it was trained
+    groups = make_optimizer(plan.network, plan.config.train, plan.dtype).param_groups
     assert sum(len(group["params"]) for group in groups) + len(frozen) == len(weights_of(plan.network))
     embeddings = plan.network.network.get_input_embeddings().weight
     assert not any(weight is embeddings for weight in groups[0]["params"])

@@ -39,6 +39,7 @@ from ddcli.data import numbered
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.evaluation import Estimates
 from ddcli.files import verified
+from ddcli.optimizer import OPTIMIZERS
 from ddcli.step import State, Task
 from ddcli.stopping import Brake, Stopped, spared, stop_signals
 from ddcli.training import train
@@ -260,11 +261,12 @@ def test_a_run_with_steps_left_out_goes_on_exactly(text_file, tmp_path, monkeypa
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_gradient_that_is_no_number_leaves_everything_as_it_was(text_file):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_gradient_that_is_no_number_leaves_everything_as_it_was(name, text_file):
     network = torch.nn.Linear(2, 1)
-    network.layers = []
-    config = tiny_config(text_file, train__lr=2e-3)
-    state = State.fresh(SimpleNamespace(network=network), config)
+    network.layers, network.stacked = [network], dict
+    config = tiny_config(text_file, train__lr=2e-3, train__optimizer=name)
+    state = State.fresh(SimpleNamespace(network=network, dtype=torch.float32), config)
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
     loss = network(torch.tensor([math.inf, 1.0])).sum() * 0
     loss.backward()

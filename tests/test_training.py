@@ -46,10 +46,11 @@ from ddcli.device import can_compile, memory_kept
 from ddcli.errors import DdcliError, RunFailed, counted
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
+from ddcli.optimizer import OPTIMIZERS, make_optimizer
 from ddcli.plan import Silent, dry_run, make_plan
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, EvenTimes
-from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate, make_optimizer
+from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate
 from ddcli.stopping import Stopped
 from ddcli.training import train
 
@@ -353,6 +354,9 @@ def test_validation_data_of_their_own_are_what_is_validated_on(text_file, tmp_pa
 # -- accumulation, precision ------------------------------------------------------------------------------
 
 
+FIRST = ("momentum", "exp_avg")  # moments, of Muon and of AdamW
+
+
 @pytest.mark.parametrize("case", ["absorbing", "uniform", "records"])
 def test_accumulating_changes_neither_the_loss_nor_the_gradient(text_file, names_file, tmp_path, case):
     """The first moment of the optimizer is a weighted sum of the gradients."""
@@ -372,8 +376,9 @@ def test_accumulating_changes_neither_the_loss_nor_the_gradient(text_file, names
         source = names_file if lines else text_file
         stop_at(4, run, tiny_config(source, train__accumulate=parts, **changes))
         moments = load_file(run / "checkpoints/step-00000004/optimizer.safetensors")
-        found.append((timeless(run), {k: v for k, v in moments.items() if k.endswith("exp_avg")}))
+        found.append((timeless(run), {k: v for k, v in moments.items() if k.endswith(FIRST)}))
     (lines_1, moments_1), *others = found
+    assert {name.rpartition("/")[2] for name in moments_1} == set(FIRST)
     assert all(moment.abs().sum() > 0 for moment in moments_1.values())
     for lines_n, moments_n in others:
         for one, other in zip(lines_1, lines_n, strict=True):
@@ -956,9 +961,10 @@ def test_warm_up_takes_a_tenth_of_a_short_run():
 def state_of_one_weight(**changes):
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(network.weight)
-    config = tiny_config("unread", **{"train__lr": 2e-3} | changes)
-    network.layers = []
-    return State.fresh(SimpleNamespace(network=network), config), config
+    settled = {"train__lr": 2e-3, "train__optimizer": "muon"}
+    config = tiny_config("unread", **settled | changes)
+    network.layers, network.stacked = [], dict
+    return State.fresh(SimpleNamespace(network=network, dtype=torch.float32), config), config
 
 
 def test_the_average_reaches_over_its_share_of_the_run():
@@ -988,12 +994,16 @@ def test_averaged_weights_are_lent_and_given_back():
     assert state.network.weight.item() == 1
 
 
-def test_only_matrices_of_the_trunk_decay(text_file):
-    plan = make_plan(tiny_config(text_file, process__name="uniform"), None, Silent())
-    decayed, plain = make_optimizer(plan.network, plan.config).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0)
-    assert len(decayed["params"]) == 2 * 5  # qkv, out, up, down and what steers them, of two layers
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(plan.network.parameters()))
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_matrices_of_the_trunk_decay(name, text_file):
+    config = tiny_config(text_file, process__name="uniform", train__optimizer=name)
+    plan = make_plan(config, None, Silent())
+    *decayed, plain = make_optimizer(plan.network, plan.config.train, plan.dtype).param_groups
+    assert {group["weight_decay"] for group in decayed} == {0.1}
+    assert plain["weight_decay"] == 0
+    of_layers = sum(len(group["params"]) for group in decayed)
+    assert of_layers == 2 * 5  # qkv, out, up, down and what steers them, of two layers
+    assert of_layers + len(plain["params"]) == len(list(plan.network.parameters()))
 
 
 def given(share, rows=4000):

@@ -48,6 +48,10 @@ class Network(nn.Module, ABC):
         Raises DdcliError where that cannot be done.
         """
 
+    def stacked(self) -> Mapping[str, int]:
+        """Of how many matrices a weight is made, one on top of the other, by name; of one if not here."""
+        return {}
+
     def dropping(self, seed: int) -> AbstractContextManager[object]:
         """With dropout where a network has any, which follows from the seed."""
         return nullcontext()

@@ -230,6 +230,12 @@ class Transformer(Network):
     def window(self) -> int:
         return int(self.config.window)
 
+    def stacked(self) -> Mapping[str, int]:
+        parts = {"attention.qkv": 3 * self.config.heads}
+        if self.config.clock != "none":
+            parts["modulation"] = 4
+        return {f"blocks.{i}.{name}.weight": n for i in range(len(self.blocks)) for name, n in parts.items()}
+
     def head_weights(self) -> list[Tensor]:
         return [self.head.weight]
 
