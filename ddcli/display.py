@@ -104,6 +104,12 @@ class _Lines(Silent):
     def say(self, line: str) -> None:
         self._console.print(printable(line, keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
+    def begin(self, step: int, steps: int) -> None:
+        self._clock = _Clock(step, steps)
+
+    def plan(self, steps: int) -> None:
+        self._clock.steps = steps
+
 
 class PlainLines(_Lines):
     """One line at a time, for logs: every bound with what it is made of over time, samples, and a loss when
@@ -112,9 +118,6 @@ class PlainLines(_Lines):
     def __init__(self, console: Console, seconds: float = 15.0) -> None:
         super().__init__(console)
         self._seconds, self._printed = seconds, 0.0
-
-    def begin(self, step: int, steps: int) -> None:
-        self._clock = _Clock(step, steps)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         now, step, steps = time.monotonic(), line["step"], self._clock.steps
@@ -143,7 +146,8 @@ class TrainingDisplay(_Lines):
         self._bound = self._pace = ""
 
     def begin(self, step: int, steps: int) -> None:
-        self._clock, self._step = _Clock(step, steps), step
+        super().begin(step, steps)
+        self._step = step
         self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=FRAMES)
         self._live.start()
 

@@ -112,6 +112,9 @@ class Tracked(Silent):
     def say(self, line: str) -> None:
         self.reporter.say(line)
 
+    def plan(self, steps: int) -> None:
+        self.reporter.plan(steps)
+
     def progress(self, step: int) -> None:
         self.reporter.progress(step)
 

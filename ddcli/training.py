@@ -67,6 +67,7 @@ from .world import ALONE, Lost, World
 GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
 LONG_ENOUGH = 30.0  # seconds
+OFF = 0.02  # share of the steps by which a plan may be wrong before it is made again
 
 
 def train(
@@ -157,6 +158,8 @@ class _Run:
     window: Window = field(default_factory=Window)
     watch: Watch = field(default_factory=Watch)
     has_begun: bool = False  # and its config.toml is written, by this process
+    ends: float | None = None  # when its last step is to be done, of a run of minutes
+    seen: tuple[int, float] = (0, 0.0)  # a step, and when it was done, since which the speed is measured
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -205,21 +208,22 @@ class _Run:
             write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in known))
             self.has_begun = True
 
-        config, steps = self.config, self.config.train.steps
-        self.reporter.begin(first, steps)
+        config = self.config
+        self.reporter.begin(first, config.train.steps)
         if not found and config.validation.every:
             self._write({"step": 0, **self._validate(config.validation.draws)})
-        while self.state.step < steps:
+        self.seen = first, time.monotonic()
+        while self.state.step < self.config.train.steps:
             step, begun = self.state.step, time.perf_counter()
             loss, norm, tokens = self._step(step)
             self.window.add(loss, norm, tokens, time.perf_counter() - begun)
             self._watch(step, loss, norm)
             step += 1
             self.reporter.progress(step)
-            last = step == steps
+            last = step == self.config.train.steps
             validates = config.validation.every and (last or step % config.validation.every == 0)
             if last or validates or step % config.metrics.every == 0:
-                rate = config.train.peak * learning_rate(step - 1, config)
+                rate = self.config.train.peak * learning_rate(step - 1, self.config)
                 line = {"step": step, "lr": rate, **self.window.means()}
                 self.window = Window()
                 if validates:
@@ -229,6 +233,8 @@ class _Run:
                 self._sample(step)
             if validates and not last and config.train.times == CHOSEN_TIMES:
                 self._choose_times(step)
+            if not last and step % config.checkpoint.every == 0:
+                self._keep_to_time(step)
             stop = None if last else self._told_to_stop()
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates), ends=bool(last or stop))
@@ -376,12 +382,34 @@ class _Run:
             return train.steps
         pace = self.rehearse(first)
         left = 60 * train.minutes - pace.around(self.config) - (time.monotonic() - self.started)
+        self.ends = time.monotonic() + left
         fitting = self.world.gather(max(1, int(left / pace.each(self.config))))[0]
         self.reporter.say(
             f"{counted(first + fitting, 'step')} planned for --minutes {train.minutes:g} "
             f"({pace.step:.3f} s a step)"
         )
         return first + fitting
+
+    def _keep_to_time(self, step: int) -> None:
+        """Plan a run of minutes again where the machine has become faster or slower than it was."""
+        if self.ends is None:
+            return
+        (before, then), now = self.seen, time.monotonic()
+        self.seen, pace = (step, now), (now - then) / (step - before)
+        steps = step + self.world.gather(max(1, int((self.ends - now) / pace)))[0]
+        planned = self.config.train.steps
+        if abs(steps - planned) <= OFF * planned:
+            return
+        train = self.config.train.model_copy(update={"steps": steps})
+        self.config = self.config.model_copy(update={"train": train})
+        if self.has_begun:
+            write_text(self.folder / "config.toml", self.config.to_toml())
+        self.reporter.plan(steps)
+        slower = "slower" if steps < planned else "faster"
+        self.reporter.say(
+            f"the machine has become {slower} ({pace:.3f} s a step, all in all): {counted(steps, 'step')} in "
+            f"place of {planned:,}, to keep to the time"
+        )
 
     def rehearse(self, first: int = 0) -> "Pace":
         """Measure what a run is made of, on steps that leave no trace. Raises Stopped after a signal."""

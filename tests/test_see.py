@@ -218,6 +218,21 @@ def test_a_log_has_the_same_figures_as_lines():
     assert re.fullmatch(r"step 30/40: loss 2\.000, gradient 0\.50, 12,346 tokens/s, 0:0\d left", lines[-4])
 
 
+def test_a_plan_that_is_made_again_is_what_the_steps_are_out_of():
+    log = io.StringIO()
+    lines = PlainLines(Console(file=log, width=40), seconds=0)
+    lines.begin(0, 40)
+    lines.plan(20)
+    lines.metrics({"step": 20, "loss": 1.0, "gradient_norm": 0.5, "tokens_per_second": 9.0})
+    assert re.match(r"step 20/20: .* in 0:00$", log.getvalue())
+    display = TrainingDisplay(Console(file=io.StringIO(), width=40, height=9, force_terminal=True))
+    display.begin(0, 40)
+    display.plan(20)
+    display.progress(10)
+    display.end()
+    assert str(display.render().renderables[0]).startswith("10/20 ")
+
+
 def test_curves_and_bars_are_as_large_as_they_are_asked_to_be():
     for values in ([1.0], [1.0, 2.0], list(range(1000)), [2.0] * 30):
         assert [len(line) for line in curve(values, 7, 3)] == [7] * 3

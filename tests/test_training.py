@@ -874,6 +874,7 @@ def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(text_file
     changes = {
         "validation__every": validation,
         "samples__every": validation,
+        "checkpoint__every": 10_000,  # at none of which the plan is made again
         "process__name": "uniform",
     }
     heard = train_tiny(tmp_path / "timed", text_file, train__minutes=0.005, train__steps=None, **changes)
@@ -927,6 +928,51 @@ def test_a_stop_while_the_speed_is_measured_writes_nothing_and_promises_nothing(
     assert stopped.value.exit_code == 143
     assert "--resume" not in str(stopped.value)
     assert not (tmp_path / "run").exists()
+
+
+class Clock:
+    """One that goes on by what each step is said to take, and by nothing else."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds = 1000.0, iter(seconds)
+
+    def monotonic(self):
+        return self.now
+
+    perf_counter = monotonic
+
+    def goes_on(self):
+        self.now += next(self.seconds)
+
+
+@pytest.mark.parametrize(("then", "steps"), [(2.0, 40), (0.5, 100), (1.01, 60)])
+def test_a_run_of_minutes_keeps_to_them_where_the_machine_changes(
+    text_file, tmp_path, monkeypatch, then, steps
+):
+    """60 steps of a second fit in; after the first 20 of them, each takes longer, or less."""
+    clock = Clock(itertools.chain([1.0] * (training.REHEARSED + 20), itertools.repeat(then)))
+    monkeypatch.setattr(training, "time", clock)
+    step = training._Run._step
+    monkeypatch.setattr(training._Run, "_step", lambda run, n: (clock.goes_on(), step(run, n))[1])
+    heard = train_tiny(
+        tmp_path / "run",
+        text_file,
+        train__minutes=(training.REHEARSED + 60) / 60,
+        train__steps=None,
+        checkpoint__every=10,
+        validation__every=0,
+        samples__every=0,
+        metrics__every=1,
+    )
+    assert "\n60 steps planned for --minutes" in heard.text
+    assert len(heard.steps) == steps
+    assert clock.now - 1000 - training.REHEARSED == pytest.approx(60, abs=then)
+    config = load_config(tmp_path / "run/config.toml")
+    assert config.train.steps == steps
+    last = metrics(tmp_path / "run")[-1]
+    assert last["lr"] == config.train.peak * learning_rate(steps - 1, config)
+    replanned = f"{steps} steps in place of 60, to keep to the time"
+    assert (replanned in heard.text) == (steps != 60)
 
 
 def test_minutes_that_are_too_few_for_a_step_are_one_step(text_file, tmp_path):

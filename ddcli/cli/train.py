@@ -113,7 +113,7 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Measure the speed once, and do what fits.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Measure the speed, and do what fits.")] = None,
     stop_after: Annotated[
         float | None,
         typer.Option(min=0, help="Minutes; then stop with a checkpoint, to go on as if nothing had been."),
