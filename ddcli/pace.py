@@ -1,7 +1,7 @@
 """What a run needs, as measured on a few of its steps: time, and memory."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,6 +11,8 @@ try:
     import resource
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
+
+LOOK = 10  # steps before a deadline within which a plan stays as it is
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,39 @@ class Pace:
         """What happens before the first step and after the last."""
         validation = config.validation
         return self.draw * (validation.draws + validation.final_draws) + self.sampling
+
+
+@dataclass
+class Deadline:
+    """When the last step of a run of minutes is to be done, and how many steps fit in until then.
+
+    That is asked again whenever half of the steps, or of the time, that were left are gone; so the answer
+    comes before the learning rate falls, and what it is wrong by halves each time.
+    """
+
+    pace: Pace
+    at: float  # by the monotonic clock, as all times here
+    timed: int = 0  # steps since the last answer, and the seconds that they took
+    seconds: float = 0.0
+    half: tuple[int, float] = field(init=False)  # a step, and a time, when to ask again
+
+    def fitting(self, step: int, now: float, config: Config) -> int:
+        """How many more steps fit in, at the pace of those since this was last asked; 1 at least."""
+        if self.timed:
+            self.pace = replace(self.pace, step=self.seconds / self.timed)
+        self.timed, self.seconds = 0, 0.0
+        each = self.pace.each(config)
+        fitting = max(1, int((self.at - now) / each))
+        ahead = max(LOOK, fitting // 2)
+        self.half = step + ahead, now + ahead * each
+        return fitting
+
+    def add(self, seconds: float) -> None:
+        """A step more, and what it took."""
+        self.timed, self.seconds = self.timed + 1, self.seconds + seconds
+
+    def asks(self, step: int, now: float) -> bool:
+        return step >= self.half[0] or now >= self.half[1]
 
 
 def peak_memory(device: torch.device) -> float | None:

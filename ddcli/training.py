@@ -48,7 +48,7 @@ from .files import finite, write_text
 from .machine import GB, described, memory, versions
 from .model import SamplerSettings
 from .modelcard import model_card
-from .pace import Pace, peak_memory
+from .pace import Deadline, Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, check_as_it_was, plan_of, resolved, too_large
 from .process import Autoregressive
 from .runlog import ABOUT, METRICS, metrics_of
@@ -158,8 +158,7 @@ class _Run:
     window: Window = field(default_factory=Window)
     watch: Watch = field(default_factory=Watch)
     has_begun: bool = False  # and its config.toml is written, by this process
-    ends: float | None = None  # when its last step is to be done, of a run of minutes
-    seen: tuple[int, float] = (0, 0.0)  # a step, and when it was done, since which the speed is measured
+    deadline: Deadline | None = None  # of a run of minutes
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -212,11 +211,11 @@ class _Run:
         self.reporter.begin(first, config.train.steps)
         if not found and config.validation.every:
             self._write({"step": 0, **self._validate(config.validation.draws)})
-        self.seen = first, time.monotonic()
         while self.state.step < self.config.train.steps:
             step, begun = self.state.step, time.perf_counter()
             loss, norm, tokens = self._step(step)
-            self.window.add(loss, norm, tokens, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            self.window.add(loss, norm, tokens, seconds)
             self._watch(step, loss, norm)
             step += 1
             self.reporter.progress(step)
@@ -233,8 +232,8 @@ class _Run:
                 self._sample(step)
             if validates and not last and config.train.times == CHOSEN_TIMES:
                 self._choose_times(step)
-            if not last and step % config.checkpoint.every == 0:
-                self._keep_to_time(step)
+            if self.deadline and not last:
+                self._keep_to(self.deadline, step, seconds)
             stop = None if last else self._told_to_stop()
             if last or stop or step % config.checkpoint.every == 0:
                 self._save(step, measured=bool(validates), ends=bool(last or stop))
@@ -381,22 +380,20 @@ class _Run:
         if train.minutes is None:
             return train.steps
         pace = self.rehearse(first)
-        left = 60 * train.minutes - pace.around(self.config) - (time.monotonic() - self.started)
-        self.ends = time.monotonic() + left
-        fitting = self.world.gather(max(1, int(left / pace.each(self.config))))[0]
+        self.deadline = Deadline(pace, self.started + 60 * train.minutes - pace.around(self.config))
+        fitting = self.world.gather(self.deadline.fitting(first, time.monotonic(), self.config))[0]
         self.reporter.say(
             f"{counted(first + fitting, 'step')} planned for --minutes {train.minutes:g} "
             f"({pace.step:.3f} s a step)"
         )
         return first + fitting
 
-    def _keep_to_time(self, step: int) -> None:
-        """Plan a run of minutes again where the machine has become faster or slower than it was."""
-        if self.ends is None:
+    def _keep_to(self, deadline: Deadline, step: int, seconds: float) -> None:
+        """Plan again where the machine has become faster or slower. seconds: what the last step took."""
+        deadline.add(seconds)
+        if not self.world.all(float(deadline.asks(step, time.monotonic()))).any():
             return
-        (before, then), now = self.seen, time.monotonic()
-        self.seen, pace = (step, now), (now - then) / (step - before)
-        steps = step + self.world.gather(max(1, int((self.ends - now) / pace)))[0]
+        steps = step + self.world.gather(deadline.fitting(step, time.monotonic(), self.config))[0]
         planned = self.config.train.steps
         if abs(steps - planned) <= OFF * planned:
             return
@@ -405,10 +402,9 @@ class _Run:
         if self.has_begun:
             write_text(self.folder / "config.toml", self.config.to_toml())
         self.reporter.plan(steps)
-        slower = "slower" if steps < planned else "faster"
         self.reporter.say(
-            f"the machine has become {slower} ({pace:.3f} s a step, all in all): {counted(steps, 'step')} in "
-            f"place of {planned:,}, to keep to the time"
+            f"{counted(steps, 'step')} in place of {planned:,}, to end in time: the machine has become "
+            f"{'slower' if steps < planned else 'faster'} ({deadline.pace.step:.3f} s a step)"
         )
 
     def rehearse(self, first: int = 0) -> "Pace":
