@@ -25,7 +25,7 @@ test: $(READY)  ## the fast test suite
 coverage: $(READY)  ## the same, a quarter slower, with the lines that no test runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-slow: $(READY)  ## minutes long: training against known entropies, a real browser
+slow: $(READY)  ## minutes long: training against known entropies; with chromium and `pip install -c constraints.txt '.[browser]'`, the pages
 	$(BIN)/python -m pytest -m slow
 
 gpu: $(READY)  ## what needs a GPU, beside the same on a CPU

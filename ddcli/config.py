@@ -26,6 +26,7 @@ from .lora import Lora
 # sizes people ask for by name; any of the three numbers can still be set on its own
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 128, "layers": 4, "heads": 4},
+    "mini": {"width": 192, "layers": 4, "heads": 3},
     "small": {"width": 256, "layers": 6, "heads": 4},
     "base": {"width": 768, "layers": 12, "heads": 12},
 }

@@ -156,9 +156,10 @@ class TrainingDisplay(_Lines):
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         if "bound_bits_per_char" in line:
-            self._bounds.append(line["bound_bits_per_char"])
+            if math.isfinite(line["bound_bits_per_char"]):
+                self._bounds.append(line["bound_bits_per_char"])
             self._shares = [share if math.isfinite(share) else 0.0 for share in line.get("bound_by_time", [])]
-            self._bound = f"bound {self._bounds[-1]:.3f} bits/char"
+            self._bound = f"bound {line['bound_bits_per_char']:.3f} bits/char"
             told = {
                 key: value for key, value in line.items() if key.startswith("bound")
             }  # the rest is in place

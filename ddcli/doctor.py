@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from statistics import median
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from .errors import DdcliError, counted, unknown
 from .files import CONFIG, meant, read_small, verified
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
+from .runlog import read_run
 from .saved import load_writer
 from .stopping import go_on
 from .textmodel import TextModel
@@ -111,13 +113,53 @@ def _run(run: Path) -> Iterator[Finding]:
         return
     process = type(model.process).__name__.lower()
     yield Finding("model", f"{model.parameters:,} parameters, {process} noise, {model.length} tokens at once")
-    yield _tokenizer(model.tokenizer)
+    yield from _tokenizer(model.tokenizer)
     yield Finding("sampling", f"{model.settings.sampler}, {model.settings.steps} steps, if nobody says")
     if not model.budgets and not model.origin:
         command = f'`ddcli eval {quote(str(run))} --sweep "steps=8,16,32,64" --save`'
         mend = f"{command} finds the fewest steps that are as good"
         yield Finding("sampling", "no budgets are measured", mend=mend)
     yield from _progress(run)
+    if not model.origin:
+        yield from _speed(run)
+
+
+def _speed(run: Path) -> Iterator[Finding]:
+    """How fast it was trained, and what kept it from being faster that this machine need not suffer."""
+    try:
+        log = read_run(run)
+    except DdcliError:  # which what was said of its training tells already
+        return
+    if rates := [rate for _, rate in log.over_steps("tokens_per_second")]:
+        yield Finding("speed", f"trained at {median(rates):,.0f} tokens a second")
+    train, device = log.config.train, pick_device("auto")
+    fast = pick_precision("auto", device, for_training=True) == torch.bfloat16
+    on_cpu = device.type == "cpu" and train.device in ("auto", "cpu")
+    slow = {
+        f"trained on {train.threads} of {cores()} cores": (
+            on_cpu and train.threads is not None and train.threads < cores(),
+            "go on with --threads, or leave it out",
+        ),
+        "trained in float32, where this machine is fast at bf16": (
+            fast and train.precision == "float32",
+            "train another run without train.precision",
+        ),
+        "trained without compiling the network": (
+            train.compile is False and can_compile() and log.config.model.start is None,
+            "train another run with train.compile=true",
+        ),
+        f"a batch is read in {train.accumulate} parts, for want of memory": (
+            train.accumulate > 1,
+            "go on with train.accumulate=1 where there is more",
+        ),
+        "layers are computed twice, for want of memory": (
+            train.recompute,
+            "go on with train.recompute=false where there is more",
+        ),
+    }
+    for found, (is_so, mend) in slow.items():
+        if is_so:
+            yield Finding("speed", found, "slow", mend)
 
 
 def _checkpoints(run: Path) -> Iterator[Finding]:
@@ -157,11 +199,23 @@ def _progress(run: Path) -> Iterator[Finding]:
         yield Finding("training", f"{counted(skipped, 'step')} came to no number", "wrong", "lower train.lr")
 
 
-def _tokenizer(tokenizer: Tokenizer) -> Finding:
+def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
+    """What stands for a mask, padding and the ends of a text, and what of a text is lost."""
     ids = {"mask": tokenizer.mask_id, "pad": tokenizer.pad_id}
     ids |= {"end": tokenizer.eos_id, "start": tokenizer.bos_id}
     told = ", ".join(f"{name} {id}" for name, id in ids.items())
-    return Finding("tokenizer", f"{tokenizer.vocab_size:,} tokens by {tokenizer.unit}; {told}")
+    yield Finding("tokenizer", f"{tokenizer.vocab_size:,} tokens by {tokenizer.unit}; {told}")
+    roles: dict[int, list[str]] = {}
+    for name, id in ids.items():
+        roles.setdefault(id, []).append(name)
+    for id, names in roles.items():
+        if "mask" in names and len(names) > 1:
+            mend = "take a tokenizer with a token for each"
+            yield Finding("tokenizer", f"{' and '.join(names)} are one token, {id}", "wrong", mend)
+        elif len(names) > 1:
+            yield Finding("tokenizer", f"{' and '.join(names)} are one token; padding is never learnt from")
+    if not tokenizer.is_exact:
+        yield Finding("tokenizer", "it forgets some of a text, such as case or blanks, but of what is given")
 
 
 # -- a recipe ---------------------------------------------------------------------------------------------
@@ -179,10 +233,10 @@ def _recipe(path: Path, data: str | None) -> Iterator[Finding]:
         "recipe", f"{path}: {plan.parameters:,} parameters, {length} of {train.batch_size} sequences"
     )
     yield Finding("data", plan.data.description)
-    yield _tokenizer(plan.data.tokenizer)
-    _, free = memory()
+    yield from _tokenizer(plan.data.tokenizer)
+    free = torch.cuda.mem_get_info(plan.device)[0] if plan.device.type == "cuda" else memory()[1]
     needs = f"about {plan.memory / GB:.1f} GB of memory to train"
-    if plan.device.type == "cpu" and free and plan.memory > free:
+    if free and plan.memory > free:
         mend = "lower --length, take a smaller --size, or raise train.accumulate"
         yield Finding("memory", f"{needs}, more than the {free / GB:.1f} GB that are free", "wrong", mend)
     else:

@@ -16,6 +16,8 @@ from rich.text import Text
 from .errors import printable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .generate import Frame
     from .sampling import Writer
 
@@ -78,6 +80,8 @@ class LiveCanvas:
         self._shown = self._began = time.monotonic()
         self._open = 0  # positions to fill, of the canvases at hand
         self._starts: list[int] = []  # the first token of each that is shown
+        self._before: Tensor | None = None  # tokens (B, L) of the frame before
+        self._settles = True  # what is visible stays, as far as was seen
         self._live = Live(console=console, auto_refresh=False, transient=True)
         tokenizer = model.tokenizer
         some = range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // ASKED))
@@ -97,6 +101,9 @@ class LiveCanvas:
         now = time.monotonic()
         if frame.step == 0:
             self._begin(frame, now)
+        elif self._before is not None:
+            self._settles &= not bool((frame.opened & (self._before != self._model.tokenizer.mask_id)).any())
+        self._before = frame.x
         if 0 < frame.step < frame.steps and now - self._shown < self._pause:
             return
         if self._console.is_terminal:
@@ -109,6 +116,7 @@ class LiveCanvas:
     def _begin(self, frame: "Frame", now: float) -> None:
         """Of canvases that hold given text, the part where something opens is shown."""
         self._began, self._open = now, int(frame.opened.sum())
+        self._settles = not self._model.process.needs_clock
         length, first = frame.x.shape[1], frame.opened.int().argmax(1).tolist()
         grid = self._grid(frame)
         room = int(grid.room / self._cells)
@@ -120,7 +128,8 @@ class LiveCanvas:
 
     def _status(self, frame: "Frame") -> Text:
         masks = int((frame.x == self._model.tokenizer.mask_id).sum())
-        rate = self._open * frame.step / frame.steps / max(1e-9, time.monotonic() - self._began)
+        sure = self._open - masks if self._settles else self._open * frame.step / frame.steps
+        rate = sure / max(1e-9, time.monotonic() - self._began)
         calls = f"NFE {frame.nfe.float().mean():.0f}"
         parts = (f"step {frame.step}/{frame.steps}", calls, f"{masks} masks left", f"{rate:,.0f} tokens/s")
         return Text(", ".join(parts), style="bold")
@@ -147,7 +156,6 @@ class LiveCanvas:
     ) -> list[Text]:
         """Part of a text in exactly as many lines as the grid has, each as wide as its column."""
         tokenizer = self._model.tokenizer
-        settles = not self._model.process.needs_clock  # what is visible stays
         text = Text("…" if start else "", style="", overflow="fold")
         parts = zip(ids, tokenizer.pieces(ids), clocks, changed, strict=True)
         for token, piece, clock, new in list(parts)[start : start + grid.width * grid.lines]:
@@ -156,7 +164,7 @@ class LiveCanvas:
             elif token == tokenizer.eos_id:
                 text.append(END, style="bright_black")
             elif token not in tokenizer.special_ids:
-                tentative = clock > 0 and not settles
+                tentative = clock > 0 and not self._settles
                 text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")
         lines = [part for line in text.split("\n", allow_blank=True) for part in _folded(line, grid.width)]
         shown = [*lines, *[Text()] * grid.lines][: grid.lines]

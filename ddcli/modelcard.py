@@ -1,8 +1,10 @@
 """The README.md of a run folder: what the model is, how good, and how to use it."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .backbones.network import Network
 from .config import Config
@@ -12,7 +14,10 @@ from .evaluation import Bound
 from .files import without_place
 from .hub import is_name
 from .model import SamplerSettings
+from .process import PROCESSES, Autoregressive
 from .weights import count, weights_of
+
+SHOWN = 600  # characters of a sample
 
 
 def _error(found: Bound) -> str:
@@ -30,6 +35,21 @@ def _base_model(start: str | None) -> list[str]:
     return [f"base_model: {start}"] if start and is_name(start) and not Path(start).exists() else []
 
 
+def fills(config: Config) -> bool:
+    """Whether such a model fills gaps: not where it writes in order, be it token by token or in blocks."""
+    return not (writes_in_order(config) or config.model.block)
+
+
+def writes_in_order(config: Config) -> bool:
+    return PROCESSES.get(config.process.name) is Autoregressive
+
+
+def _fenced(text: str) -> list[str]:
+    """Any text as a block that nothing in it ends."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence, *printable(text, keep="\n").split("\n"), fence]
+
+
 def model_card(
     config: Config,
     data: TrainingData,
@@ -37,17 +57,20 @@ def model_card(
     step: int,
     bounds: Sequence[Bound],
     defaults: SamplerSettings,
-    *,
-    fills: bool,
+    about: Mapping[str, Any],
+    sample: str,
 ) -> str:
-    """Markdown with the front matter that model hubs read. fills: whether it can fill gaps."""
+    """Markdown with the front matter that model hubs read.
+
+    about: what run.json says of machine and versions. sample: one of its texts, "" where there is none.
+    """
     unit = data.tokenizer.unit
     adapted = sum(weight.numel() for weight in weights_of(network).values()) if network.given else 0
     lines = [
         "---",
         f"library_name: {network.loader.partition('.')[0]}",
         *_base_model(config.model.start),
-        "pipeline_tag: fill-mask",
+        f"pipeline_tag: {'fill-mask' if fills(config) else 'text-generation'}",
         "tags: [text-diffusion, discrete-diffusion]",
         "---",
         "",
@@ -58,7 +81,8 @@ def model_card(
         f"- Network: {count(network) - adapted:,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
         f"- Data: {_code(without_place(config.data.source))} (sha256 {data.fingerprint[:16]}...)",
-        f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences",
+        f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences, by "
+        f"{config.train.optimizer}, in {about['precision']}, on {about['machine']} ({about['versions']})",
     ]
     if config.model.start is not None:
         lines.append(f"- Started from {_code(without_place(config.model.start))}")
@@ -84,10 +108,12 @@ def model_card(
     lines += [
         f"- Sampler, if nobody says: {_code(defaults.sampler)}, {defaults.steps:,} steps "
         "(`generation_config.json`)",
+        "- Curves, samples on the way, and where the bound comes from: `report.html`",
         "",
+        *(["One of its texts, or the start of it:", "", *_fenced(sample[:SHOWN]), ""] if sample else []),
         "```",
         "ddcli sample .          # write text",
-        *(["ddcli infill . FILE     # fill the [MASK:12] gaps of a file"] if fills else []),
+        *(["ddcli infill . FILE     # fill the [MASK:12] gaps of a file"] if fills(config) else []),
         "```",
         "",
         "`AutoTokenizer.from_pretrained` reads this folder as it is, and so does",

@@ -30,10 +30,13 @@ class Pace:
         between = self.draw * validation.draws / validation.every if validation.every else 0.0
         return self.step + between + (self.sampling / samples.every if samples.every else 0.0)
 
-    def around(self, config: Config) -> float:
-        """What happens before the first step and after the last."""
-        validation = config.validation
-        return self.draw * (validation.draws + validation.final_draws) + self.sampling
+    def before(self, config: Config) -> float:
+        """What happens before the first step."""
+        return self.draw * config.validation.draws
+
+    def after(self, config: Config) -> float:
+        """What happens after the last."""
+        return self.draw * config.validation.final_draws + self.sampling
 
 
 @dataclass

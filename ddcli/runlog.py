@@ -87,7 +87,7 @@ def read_run(folder: str | Path) -> RunLog:
         config_of(folder),
         _json(folder / ABOUT, dict),
         metrics_of(folder),
-        _samples(folder / "samples"),
+        samples_of(folder),
         [point for point in _json(folder / FRONTIER, list) if isinstance(point, dict)],
         {name: point for name, point in budgets.items() if isinstance(point, dict)},
     )
@@ -118,9 +118,10 @@ def _json(path: Path, kind: type) -> Any:
     return read_json(path, kind) if path.exists() else kind()
 
 
-def _samples(folder: Path) -> dict[int, str]:
+def samples_of(folder: Path) -> dict[int, str]:
+    """What a run wrote on the way, by step. Raises DdcliError where a file of it cannot be read."""
     found: dict[int, str] = {}
-    for path in sorted(folder.glob("step-*.txt")):
+    for path in sorted((folder / "samples").glob("step-*.txt")):
         if step := SAMPLE.fullmatch(path.name):
             try:
                 found[int(step[1])] = read_small(path, MOST_SAMPLES).decode(errors="replace")

@@ -50,8 +50,7 @@ from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Deadline, Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, check_as_it_was, plan_of, resolved, too_large
-from .process import Autoregressive
-from .runlog import ABOUT, METRICS, metrics_of
+from .runlog import ABOUT, METRICS, metrics_of, samples_of
 from .sampler import default_sampler
 from .saved import save_model
 from .schedule import CLIPS
@@ -67,6 +66,7 @@ from .world import ALONE, Lost, World
 GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
 LONG_ENOUGH = 30.0  # seconds
+BETWEEN = "\n---\n"  # samples of a step
 OFF = 0.02  # share of the steps by which a plan may be wrong before it is made again
 
 
@@ -380,8 +380,9 @@ class _Run:
         if train.minutes is None:
             return train.steps
         pace = self.rehearse(first)
-        self.deadline = Deadline(pace, self.started + 60 * train.minutes - pace.around(self.config))
-        fitting = self.world.gather(self.deadline.fitting(first, time.monotonic(), self.config))[0]
+        self.deadline = Deadline(pace, self.started + 60 * train.minutes - pace.after(self.config))
+        begins = time.monotonic() + (0.0 if first else pace.before(self.config))
+        fitting = self.world.gather(self.deadline.fitting(first, begins, self.config))[0]
         self.reporter.say(
             f"{counted(first + fitting, 'step')} planned for --minutes {train.minutes:g} "
             f"({pace.step:.3f} s a step)"
@@ -512,7 +513,7 @@ class _Run:
             return
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
-        write_text(folder / f"step-{step:08}.txt", "\n---\n".join(texts) + "\n")
+        write_text(folder / f"step-{step:08}.txt", BETWEEN.join(texts) + "\n")
         self.reporter.samples(step, texts)
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -571,9 +572,10 @@ class _Run:
         process, network = self.plan.process, self.state.plain or self.plan.network
         defaults = SamplerSettings(sampler=default_sampler(process), **self.plan.own_steps)
         save_model(self.folder, network, groups["ema"], process.tables(), defaults.model_dump())
-        fills = not (self.config.model.block or isinstance(process, Autoregressive))
         data, bounds = self.plan.data, self.bounds[-1:]
-        card = model_card(self.config, data, network, step, bounds, defaults, fills=fills)
+        newest = [text for at, text in samples_of(self.folder).items() if at <= step][-1:]
+        sample = "".join(newest).partition(BETWEEN)[0].strip("\n")
+        card = model_card(self.config, data, network, step, bounds, defaults, self._about(), sample)
         write_text(self.folder / "README.md", card)
         state = {
             "step": step,
@@ -611,7 +613,8 @@ def estimate(plan: Plan, reporter: Silent) -> tuple[float, float | None]:
             raise
     train = plan.config.train
     steps = train.steps * pace.each(plan.config)
-    seconds = 60 * train.minutes if train.minutes else pace.warming + pace.around(plan.config) + steps
+    around = pace.warming + pace.before(plan.config) + pace.after(plan.config)
+    seconds = 60 * train.minutes if train.minutes else around + steps
     return seconds, peak_memory(plan.device)
 
 

@@ -223,8 +223,13 @@ def test_the_command_and_its_twin_train_the_same_model(run, text_file, tmp_path)
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def on_a_screen(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+
 def test_on_a_terminal_training_shows_a_bar_and_samples(run, text_file, tmp_path, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    on_a_screen(monkeypatch)
     monkeypatch.setenv("COLUMNS", "120")
     settings = tiny(samples__every=10)
     code, out, err = run("train", "--data", text_file, *settings, "-o", tmp_path / "run")
@@ -396,6 +401,16 @@ def test_resuming_with_other_settings_is_refused_and_they_are_named(refused, tex
     assert files(target) == before
 
 
+def test_a_recipe_without_its_data_says_where_that_is(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused("train", "tinyshakespeare", "-o", "run")
+    assert line == (
+        "tinyshakespeare reads input.txt, which is not here: `ddcli recipes tinyshakespeare` says where to "
+        "get it; or give other --data"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_minutes_of_a_recipe_are_not_spent_twice(run, text_file, tmp_path):
     recipe, target = tmp_path / "timed.toml", tmp_path / "run"
     recipe.write_text(f"[train]\nminutes = 1e-5\n[data]\nsource = '{text_file}'\n")
@@ -552,7 +567,7 @@ def test_a_canvas_can_be_watched_as_it_denoises(run, absorbing_run, monkeypatch)
     _, out, err = run("sample", absorbing_run, *FEW, "--live")
     assert len(out) == LENGTH + 1
     assert "step 4/4, NFE 4, 0 masks left" in err
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    on_a_screen(monkeypatch)
     _, coloured, err = run("sample", absorbing_run, "--seed", "1", "--live", "--steps", "300", "-n", "2")
     assert b"\x1b" not in coloured
     assert "\x1b[" in err
@@ -1017,7 +1032,7 @@ def test_places_of_many_gaps_in_a_big_text_are_found():
 
 
 def test_an_infilling_can_be_watched(run, uniform_run, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    on_a_screen(monkeypatch)
     code, out, err = run("infill", uniform_run, "-", *FEW, "--live", stdin=b"the [MASK:4] sat")
     assert (code, b"\x1b" in out) == (0, False)
     assert "\x1b[" in err

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,34 @@ def test_a_run_that_was_stopped_says_how_to_go_on(text_file, tmp_path):
     (training,) = told(ddcli.examine(run), "training")
     assert training.found == "stopped at step 3 of 20"
     assert training.mend == f"go on with: ddcli train --resume -o '{run}'"
+
+
+def test_what_kept_a_training_from_being_fast_is_told(absorbing_run, tmp_path, monkeypatch):
+    run = copy_of(absorbing_run, tmp_path)
+    monkeypatch.setattr(doctor, "pick_precision", lambda *_, **__: torch.bfloat16)
+    monkeypatch.setattr(doctor, "cores", lambda: 64)
+    monkeypatch.setattr(doctor, "can_compile", lambda: True)
+    config = (run / "config.toml").read_text()
+    assert "threads = 1\n" in config
+    for key, value in {"accumulate": "4", "recompute": "true"}.items():
+        config = re.sub(rf"^{key} = .*$", f"{key} = {value}", config, flags=re.M)
+    (run / "config.toml").write_text(config)
+    rate, *slow = told(ddcli.examine(run), "speed")
+    assert re.fullmatch(r"trained at [\d,]+ tokens a second", rate.found)
+    assert [finding.kind for finding in slow] == ["slow"] * 5
+    assert slow[0].found == "trained on 1 of 64 cores"
+    assert all(finding.mend for finding in slow)
+
+
+def test_roles_that_share_a_token_are_told():
+    tokenizer = SimpleNamespace(
+        mask_id=0, pad_id=3, eos_id=3, bos_id=3, vocab_size=9, unit="token", is_exact=False
+    )
+    _, shared, lost = doctor._tokenizer(tokenizer)
+    assert shared.found == "pad and end and start are one token; padding is never learnt from"
+    assert "forgets" in lost.found
+    tokenizer.pad_id = 0
+    assert [found.kind for found in doctor._tokenizer(tokenizer)] == ["fine", "wrong", "fine", "fine"]
 
 
 def test_damage_is_found(absorbing_run, tmp_path):
@@ -186,6 +215,10 @@ def test_a_recipe_is_shown_and_copied_as_it_is(name, tmp_path, capsysbinary):
     assert capsysbinary.readouterr().out == copy.read_bytes()
     assert cli.main(["recipes", name, "-o", str(copy)]) == 2
     assert b"is there already" in capsysbinary.readouterr().err
+    assert cli.main(["recipes", name, "--json"]) == 0
+    told = capsysbinary.readouterr().out
+    assert told.endswith(b"}\n")
+    assert json.loads(told) == {"name": name, "recipe": copy.read_text()}
 
 
 @pytest.mark.parametrize(

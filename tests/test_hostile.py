@@ -626,10 +626,13 @@ def test_a_model_card_is_text_whatever_the_data_is_called(text_file, tmp_path):
     name = "a`b\n# <script>\x1b[2J"
     config = plan.config.model_copy(update={"data": plan.config.data.model_copy(update={"source": name})})
     data, settings = replace(plan.data, labels={"</p>`\n": {3: 1}}), SamplerSettings()
-    card = model_card(config, data, plan.network, 1, [], settings, fills=True)
+    sample = "```\n# a heading\x1b[2J"
+    about = {"precision": "bf16", "machine": "m", "versions": "v"}
+    card = model_card(config, data, plan.network, 1, [], settings, about, sample)
     assert harmless(card)
     assert "- Data: `a'b␊# <script>␛[2J` (sha256" in card
     assert "`</p>'␊`" in card
+    assert "\n````\n```\n# a heading␛[2J\n````\n" in card
 
 
 HOSTILE_NAMES = [

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -13,9 +12,10 @@ import pytest
 import torch
 from rich.cells import cell_len
 from rich.console import Console
-from tiny import command, copy_of, metrics, train_tiny
+from tiny import Stream, command, copy_of, metrics, train_tiny
 
 from ddcli import training
+from ddcli.cli.answers import console
 from ddcli.config import flatten, load_config
 from ddcli.display import PlainLines, TrainingDisplay
 from ddcli.live import LiveCanvas
@@ -61,6 +61,23 @@ def told_run(absorbing_run, tmp_path):
     (run / "samples/step-00000050.txt").write_text(HOSTILE)
     (run / "frontier.json").write_text(json.dumps(POINTS))
     return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "left_out"),
+    [
+        ({}, set()),
+        ({"model__block": 8}, {"infill"}),
+        ({"process__name": "autoregressive"}, {"infill", "noise-viz"}),
+    ],
+)
+def test_page_and_card_offer_what_such_a_model_can_do(text_file, tmp_path, changes, left_out):
+    run = tmp_path / "run"
+    train_tiny(run, text_file, train__steps=2, data__length=32, **changes)
+    page, card = (run / "report.html").read_text(), (run / "README.md").read_text()
+    offered = {name for name in ("sample", "infill", "noise-viz") if f"ddcli {name}" in page}
+    assert offered == {"sample", "infill", "noise-viz"} - left_out
+    assert ("ddcli infill" in card) == ("pipeline_tag: fill-mask" in card) == ("infill" not in left_out)
 
 
 def test_a_report_tells_how_a_training_went_and_lets_nothing_out(told_run, tmp_path):
@@ -134,25 +151,6 @@ def test_a_training_is_finished_whatever_hinders_its_report(text_file, tmp_path,
     assert command("sample", tmp_path / "run", "--steps", 1, "-q").code == 0
 
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_the_report_and_fetches_nothing(told_run, tmp_path, width):
-    assert command("report", told_run).code == 0
-    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900")
-    log = ("--enable-logging=stderr", "--v=0", "--dump-dom", f"--user-data-dir={tmp_path}/browser")
-    page = f"file://{told_run}/report.html"
-    shown = subprocess.run([BROWSER, *options, *log, page], capture_output=True, text=True, timeout=120)
-    assert "Content Security Policy" not in shown.stderr  # nothing was refused: nothing was asked for
-    dom = Page(shown.stdout)
-    assert "owned" not in dom.text["title"]
-    assert "<script>document.title='owned'</script>" in dom.text["pre"]
-    assert not [tag for tag, _ in dom.elements if tag in ("script", "img")]
-
-
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (1.7, 4.3), (-2, 3), (5, 5), (0, 0), (1e-7, 2e-7), (3, 123456)]
 )
@@ -216,6 +214,19 @@ def test_a_log_has_the_same_figures_as_lines():
     assert lines[-2] == "  nats/token by time t, 0 to 1: nan 1.00 2.00 3.00 4.00 5.00 6.00 7.00 8.00 9.00"
     assert lines[-1].startswith("  sample: 東京 to be↵or ␛[2J not")
     assert re.fullmatch(r"step 30/40: loss 2\.000, gradient 0\.50, 12,346 tokens/s, 0:0\d left", lines[-4])
+
+
+@pytest.mark.parametrize("bound", [math.nan, math.inf])
+def test_a_bound_that_is_no_number_is_told_and_not_drawn(bound):
+    screen = io.StringIO()
+    display = TrainingDisplay(Console(file=screen, width=60, height=20, force_terminal=True))
+    display.begin(0, 40)
+    for step, bits in enumerate([3.0, bound, 2.0]):
+        told = {"bound_bits_per_char": bits, "bound_nats_per_token": bits, "bound_stderr": 0.1}
+        display.metrics({"step": step, "bound_perplexity": 9.0, **told})
+        display.render()
+    display.end()
+    assert f"bound {bound:.3f} bits/char" in screen.getvalue()
 
 
 def test_a_plan_that_is_made_again_is_what_the_steps_are_out_of():
@@ -294,6 +305,38 @@ def test_canvases_stand_in_columns_that_fit(count, length, given, width, height)
         assert starts == count - (int(shown[1]) if shown else 0)
     if count > 1 and width >= 60:
         assert any(re.search(r"\w  +\w", line) for line in lines)  # beside each other
+
+
+def test_what_was_written_is_tentative_once_something_of_it_was_revised():
+    model, frames = canvases(1, 12)
+    with LiveCanvas(Console(file=io.StringIO(), width=60), model) as canvas:
+        for frame in frames[:3]:
+            canvas(frame)
+        looks = lambda: {str(span.style) for span in canvas.render(frames[2]).spans}  # noqa: E731
+        assert "dim" not in looks()
+        assert "7 masks left" in canvas.render(frames[2]).plain
+        back = frames[3]
+        back.x = torch.where(frames[2].x == frames[2].x.max(), 0, frames[2].x)  # a letter is a mask again
+        back.opened = back.x != frames[2].x
+        canvas(back)
+        assert "dim" in looks()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "moves"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"FORCE_COLOR": "1"}, False),  # a log that takes colours
+        (False, {}, False),
+    ],
+)
+def test_only_a_screen_is_drawn_upon(monkeypatch, terminal, environment, moves):
+    for name in ("TERM", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert console(Stream(terminal=terminal)).is_terminal == moves
 
 
 def test_a_log_of_canvases_has_a_line_for_each_that_is_done():

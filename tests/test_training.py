@@ -10,6 +10,7 @@ import signal
 import threading
 import tomllib
 from dataclasses import replace
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import datasets
@@ -43,7 +44,7 @@ from ddcli.config import load_config
 from ddcli.data import StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
 from ddcli.device import can_compile, memory_kept
-from ddcli.errors import DdcliError, RunFailed, counted
+from ddcli.errors import DdcliError, RunFailed, counted, printable
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
 from ddcli.optimizer import OPTIMIZERS, make_optimizer
@@ -271,7 +272,10 @@ def test_the_card_says_what_the_model_is(absorbing_run):
     last = metrics(absorbing_run)[-1]
     assert f"{last['bound_bits_per_char']:.3f} bits per character" in card
     assert "`absorbing`, `linear` schedule" in card
-    assert "Trained for 100 of 100 steps of 8 sequences" in card
+    assert "Trained for 100 of 100 steps of 8 sequences, by muon, in float32, on " in card
+    assert f"torch {version('torch')}" in card
+    sample = (absorbing_run / "samples/step-00000100.txt").read_text().partition("\n---\n")[0]
+    assert printable(sample, keep="\n") in card
     assert "Sampler, if nobody says: `ancestral`, 128 steps" in card
     assert str(absorbing_run.parent) not in card  # which strangers may read
     front = ModelCard(card).data.to_dict()

@@ -1,16 +1,11 @@
 """Pictures of noise: what they show is the process itself, and what they embed is inert."""
 
 import functools
-import html
 import io
 import itertools
 import json
 import operator
 import re
-import shutil
-import subprocess
-from dataclasses import replace
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
+from stories import BOTH, HOSTILE, LONG, TEXT, TIMES, make, perfect_run, tables
 
 from ddcli import TextModel, noise_viz, viz
 from ddcli.errors import DdcliError
@@ -33,65 +29,17 @@ from ddcli.process.matrix import normalised
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES
 from ddcli.tokenizer import make_tokenizer
-from ddcli.viz import page
 from ddcli.viz.layout import cell, wrap
 from ddcli.viz.packing import packed
-from ddcli.viz.parts import Believed, Denoised, Event, State, Track, spread, visible
+from ddcli.viz.parts import Denoised, State, Track, spread, visible
 from ddcli.viz.paths import SHOWN, gaussian_walk, levels, walk
 from ddcli.viz.story import existing
 from ddcli.viz.tradeoff import ROWS, _curves, _draw, draw_frontier
 from ddcli.viz.transition import Redraw, Table, transition
 
-TIMES = [i / 10 for i in range(11)]
-TEXT = "to be, or not to be: that is the question\n"
-LONG = TEXT * 60  # more than SHOWN tokens
-HOSTILE = (
-    "</script><script>document.title='owned'</script><!-- <b>&amp; \u2028 \x1b[31m \x07 \u202e {{policy}}"
-)
-
 F64 = torch.float64
-BOTH = ("absorbing", "uniform")
 processes = pytest.mark.parametrize("name", worlds.PER_POSITION)
 schedules = pytest.mark.parametrize("schedule", SCHEDULES)
-
-
-def tables(name, size):
-    """What a file would hold, drawn, over `size` states: 20 steps that leave a little of the text."""
-    rates = torch.rand(20, size, size, generator=torch.Generator().manual_seed(size), dtype=F64) ** 4
-    steps = 0.1 * rates / rates.sum(1, keepdim=True) + 0.9 * torch.eye(size, dtype=F64)
-    return {"generator": {"matrix": normalised(rates[0])}, "steps": {"matrix": steps}}.get(name)
-
-
-def make(text, names=BOTH, schedule="linear", times=TIMES, seed=1, vocabulary="", frames=None):
-    """A story, its tokenizer and its processes."""
-    tokenizer = make_tokenizer("char", [text + vocabulary], print)
-    size = tokenizer.vocab_size
-    counts = np.bincount(tokenizer.encode(text), minlength=size)
-    states = Vocabulary(size, tokenizer.mask_id, tokenizer.special_ids, counts=counts)
-    given = {name: tables(name, len(states.text_ids)) for name in names}
-    noises = {name: PROCESSES[name].over(states, SCHEDULES[schedule](), tables=given[name]) for name in names}
-    runs = {name: frames(process, tokenizer, text) for name, process in noises.items()} if frames else None
-    story = viz.tell(text, tokenizer, processes=noises, times=times, seed=seed, frames=runs)
-    return story, tokenizer, noises
-
-
-def perfect_run(process, tokenizer, text):
-    """Frames of a model that knows the text: a noising path, backwards."""
-    x0 = torch.from_numpy(tokenizer.encode(text)).long()
-    path = [x0, *walk(process, x0, TIMES[1:], Streams([5]))][::-1]
-    return [
-        SimpleNamespace(
-            x=x[None],
-            clock=torch.full((1, len(x)), 1 - k / 10, dtype=torch.float64),
-            opened=(x != path[k - 1])[None] if k else torch.ones(1, len(x), dtype=torch.bool),
-            nfe=torch.tensor([k]),
-            step=k,
-            steps=10,
-            rows=torch.zeros(1, len(x), dtype=torch.bool),
-            log_p0=torch.empty(0, 1),
-        )
-        for k, x in enumerate(path)
-    ]
 
 
 def printed(story, width=80, **options):
@@ -427,9 +375,32 @@ def test_without_colour_every_change_is_still_marked(options):
     story, *_ = make(TEXT, times=[0.6])
     absorbing, uniform = (chapter.tracks[0].rows[0] for chapter in story.chapters)
     text = re.sub(r"\x1b\[[\d;]*m", "", printed(story, 200, **options))
+    text = re.sub(r"The same noise of numbers.*?\n\n", "", text, flags=re.DOTALL)  # the same tokens again
     legend = 1  # sign of each in the legends
     assert text.count("░") == legend + absorbing.states.count(State.MASKED)
     assert text.count("^") == legend + uniform.states.count(State.REPLACED)
+
+
+def test_the_terminal_has_matrices_numbers_and_the_order_of_writing():
+    story, *_ = make("abab", ["uniform"], frames=perfect_run)
+    lines = printed(story).splitlines()
+    noise = lines.index(
+        "The noise as matrices: what a symbol (column) has turned into (row); π is pure noise"
+    )
+    assert lines[noise + 1].endswith("  π")
+    assert re.fullmatch(r"a {2,}██····  .{6}  ▓▓▓▓▓▓  ▓▓", lines[noise + 2])  # of three: 0.93, ..., 1/3
+    assert re.fullmatch(r"b {2,}··██··  .{6}  ▓▓▓▓▓▓  ▓▓", lines[noise + 3])
+    twin = next(i for i, line in enumerate(lines) if line.startswith("The same noise of numbers"))
+    assert lines[twin + 1].strip() == "t = 0.00  abab"
+    assert lines[twin + 2].strip() == "z  ▃▇▃▇"  # at -1 and 1, of levels from -2 to 2
+    assert sum(line.lstrip().startswith("z  ") for line in lines) == 5
+    back = story.chapters[0].tracks[1]
+    last = {event.at: event.step for event in back.events}
+    bars = next(line.split("last changed  ")[1] for line in lines if "last changed" in line)
+    order = sorted(last, key=lambda at: last[at])
+    assert [bars[at] for at in order] == sorted(bars[at] for at in order)
+    narrow = printed(story, 20).splitlines()
+    assert all(cell_len(line) <= 20 for line in narrow[narrow.index(lines[noise]) + 1 :])
 
 
 def test_colour_needs_no_marks():
@@ -450,7 +421,7 @@ def test_a_long_text_is_cut_and_says_so():
     track = story.chapters[0].tracks[0]
     assert (track.length, len(track.clean)) == (1_080_000, SHOWN)
     text = printed(story)
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < 60
     assert "of 1,080,000 characters" in text
     assert "1,080,000 characters" in _svg_text(viz.FORMATS[".svg"].render(story))
 
@@ -641,108 +612,6 @@ def test_an_order_of_writing_is_refused_in_one_line():
 def test_default_times_suit_the_format():
     assert viz.default_times() == pytest.approx(TIMES)
     assert len(viz.default_times("noise.html")) > 60
-
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-def browse(folder, story, act="", width=1000):
-    """The page as a browser has it, after our own `act` upon it.
-
-    Its policy stands: so the act is part of the script, and of the sum that allows it.
-    """
-    original = page.part
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "part", lambda name: original(name) + act * (name == page.SCRIPTS[-1]))
-        viz.write(story, folder / "noise.html")
-    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom")
-    command = [BROWSER, *options, f"--user-data-dir={folder}/browser", f"file://{folder}/noise.html"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-def part_of(dom, id):
-    """What stands in an element, as text."""
-    found = re.search(rf'<(\w+)[^>]* id="{id}".*?</\1>', dom, re.DOTALL)[0]
-    return html.unescape(re.sub("<[^>]*>", "", found))
-
-
-in_a_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
-
-
-@pytest.mark.slow
-@in_a_browser
-def test_a_browser_shows_the_text_and_runs_nothing_of_it(tmp_path):
-    dom = browse(tmp_path, make(HOSTILE)[0])
-    assert "<title>Text under noise</title>" in dom
-    text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
-    assert text.count('<span class="k">&lt;</span>') == HOSTILE.count("<")
-    assert 'aria-valuetext="t = 0.00, 0 % noise"' in dom
-
-
-@pytest.mark.slow
-@in_a_browser
-def test_in_a_browser_the_slider_moves_the_text(tmp_path):
-    story, *_ = make(TEXT.strip(), times=TIMES)
-    row = story.chapters[1].tracks[0].rows[7]
-    act = """
-      document.querySelectorAll("input[type=radio]")[1].click();
-      $("slider").value = 7;
-      $("slider").dispatchEvent(new Event("input"));
-      document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-      document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
-    """
-    dom = browse(tmp_path, story, act)
-    assert part_of(dom, "text") == "".join(cell(story.pieces[token], "k", 1) for token in row.tokens)
-    text = re.search(r'<div id="text".*?</div>', dom, re.DOTALL)[0]
-    assert "".join(re.findall(r'<span class="(\w)"', text)) == row.states
-    assert f"{row.measures.information:.2f}" in part_of(dom, "figures")
-    assert 'aria-valuetext="t = 0.70' in dom
-
-
-@pytest.mark.slow
-@in_a_browser
-@pytest.mark.parametrize("way", ["pointer", "keyboard"])
-def test_in_a_browser_a_token_tells_what_was_believed_of_it(tmp_path, way):
-    step, at, bits, top = 2, 3, 1.25, [(5, 0.5), (4, 0.25), (6, 0.125)]
-    story, *_ = make(TEXT, ["absorbing"], frames=perfect_run)
-    back = story.chapters[0].tracks[1]
-    told = replace(
-        back, events=[Event(step, at, "o", 5, -np.log(2)), Event(3, 9, "o", 4, None)],
-        beliefs=[Believed(1, at, 9.0, []), Believed(step, at, bits, top), Believed(5, at, 9.0, [])],
-    )  # fmt: skip
-    story = replace(story, chapters=[replace(story.chapters[0], tracks=[told])])
-    ways = {
-        "pointer": 'spans[3].dispatchEvent(new Event("pointerover", { bubbles: true }));',
-        "keyboard": """for (let i = 0; i < 4; i++)
-            document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", shiftKey: true }));""",
-    }
-    dom = browse(tmp_path, story, f"show(4); {ways[way]}")
-    belief = part_of(dom, "belief")
-    assert belief.startswith("Believed at step 2: entropy 1.25 bits")
-    for id, p in top:
-        assert f"{story.pieces[id].replace(' ', '␣')}{100 * p:.1f} %" in belief
-    assert re.findall(r'<i style="width: ([\d.]+)%', dom) == ["50", "25", "12.5"]
-    assert "step 2: opened as" in part_of(dom, "history")
-    assert "(1.00 bits)" in part_of(dom, "history")
-    assert "settled 1 of 2" in part_of(dom, "history")
-    told = "So far: masks left (thick line), calls (dots)"  # and no revisions, of which there were none
-    assert f"{told}0" in part_of(dom, "curves")
-
-
-@pytest.mark.slow
-@in_a_browser
-def test_a_browser_goes_through_long_texts_in_many_steps_fluidly(tmp_path):
-    """2,000 tokens and 256 frames, which play in 8 seconds, 31 ms each; here beside whatever else runs."""
-    story, *_ = make(LONG, ["absorbing"], times=[i / 255 for i in range(256)])
-    act = """
-      const began = performance.now();
-      for (let i = 0; i < 256; i++) { show(i); $("text").offsetHeight; }
-      document.title = `${Math.round((performance.now() - began) / 256)} ms, ${spans.length} spans`;
-    """
-    dom = browse(tmp_path, story, act)
-    spent = re.search(r"<title>(\d+) ms, 2000 spans</title>", dom)
-    assert (tmp_path / "noise.html").stat().st_size < 1_500_000
-    assert int(spent[1]) < 100
 
 
 # -- the picture of a sweep -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import DdcliError, escaped, printable
 
@@ -207,10 +207,12 @@ def record_of(way: "Infilling") -> dict[str, Any]:
     return known | {"nfe": way.nfe, "seed": way.seed, "index": way.index}
 
 
-def console() -> Any:
+def console(stream: TextIO | None = None) -> Any:
+    """Of stderr, or what stands for it. What moves in place is for a screen, whatever FORCE_COLOR says."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    found = Console(file=stream or sys.stderr)
+    return Console(file=found.file, force_terminal=found.file.isatty() and not found.is_dumb_terminal)
 
 
 def tell(line: str) -> None:

@@ -87,7 +87,8 @@ def infill(
         str | None, typer.Option(metavar="FILE", help="In the place of FILE: the text after a gap.")
     ] = None,
     gap: Annotated[
-        str | None, typer.Option(help="How long gaps are that do not say it: 12, 3-20 or * tokens.")
+        str | None,
+        typer.Option(help="Tokens in gaps that do not say it: 12, 3-20, or * (the model chooses)."),
     ] = None,
     max_gap: Annotated[int, typer.Option(min=1, help="What * allows at most.")] = 32,
     steps: Steps = None,

@@ -25,8 +25,8 @@ Compile = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Compile the network first: pays where there are minutes of work. The last bits of what it "
-        "believes then depend on what was asked before.",
+        help="Compile the network first: pays where there are minutes of work. The last digits of what it "
+        "believes may then differ from run to run.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -52,7 +52,7 @@ Temperature = Annotated[float | None, typer.Option(min=0, help="Below 1: safer; 
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Keep so many of the likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this share.")]
 Guidance = Annotated[
-    float | None, typer.Option(min=0, help="How much to make of what is given; 1 is the plain model.")
+    float | None, typer.Option(min=0, help="Strength of guidance by the prompt or the label; 1 is none.")
 ]
 GreedyTail = Annotated[
     int | None, typer.Option(min=0, help="Take the likeliest token in so many steps at the end.")

@@ -45,11 +45,16 @@ def recipes(
     content = find_recipe(name).read_bytes()
     if output is None:
         text = content.decode()
-        print(json.dumps({"name": name, "recipe": text}, ensure_ascii=False) if as_json else text, end="")
+        if as_json:
+            print(json.dumps({"name": name, "recipe": text}, ensure_ascii=False))
+        else:
+            print(text, end="")
         return
     if output.is_file():
         raise DdcliError(f"{output} is there already; give another -o")
     replace_whole(output, content)
+    if as_json:
+        print(json.dumps({"name": name, "written": str(output)}, ensure_ascii=False))
     tell(
         f"{output} is written; train with: ddcli train {quote(str(output))} -o {quote(f'runs/{output.stem}')}"
     )

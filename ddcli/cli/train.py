@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 
 from ..errors import DdcliError
-from .answers import answer, tell
+from .answers import answer, console, tell
 from .options import Quiet
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def train(
     process: Annotated[
         str | None,
         typer.Option(
-            help="absorbing, uniform, hybrid[:P], stationary[:FILE], band[:PLACES], gaussian[:WIDTH], "
-            "generator:FILE, steps:FILE, or autoregressive, the baseline."
+            help="absorbing, uniform, hybrid[:P], stationary[:FILE|unigram], band[:PLACES], "
+            "gaussian[:WIDTH], generator:FILE, steps:FILE, or autoregressive, the baseline."
         ),
     ] = None,
     schedule: Annotated[
@@ -100,10 +100,10 @@ def train(
     timesteps: Annotated[
         int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid, and of cross-entropy in steps.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
+    size: Annotated[str | None, typer.Option(help="tiny, mini, small or base.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
     block: Annotated[
-        int | None, typer.Option(help="Block diffusion: so many tokens at once, after those before them.")
+        int | None, typer.Option(help="Block diffusion: write blocks of so many tokens, from left to right.")
     ] = None,
     batch_size: Annotated[
         str | None,
@@ -113,10 +113,10 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Measure the speed, and do what fits.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for about so long: decides --steps.")] = None,
     stop_after: Annotated[
         float | None,
-        typer.Option(min=0, help="Minutes; then stop with a checkpoint, to go on as if nothing had been."),
+        typer.Option(min=0, help="Stop after so many minutes, with a checkpoint; go on with --resume."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
     valid_data: Annotated[str | None, typer.Option(help="Data to validate on.")] = None,
@@ -162,7 +162,7 @@ def train(
 
     ddcli train --from answerdotai/ModernBERT-base --data novel.txt --steps 2000 -o runs/tuned
     """
-    from ..config import build_config, read_settings, read_toml
+    from ..config import build_config, read_settings, read_toml, recipe_names
     from ..runlog import read_run
     from ..training import train as train_run
     from ..world import World
@@ -176,6 +176,10 @@ def train(
         base.pop("train.minutes", None)  # has become a number of steps
         base = {**read_toml(output / "config.toml"), **base}
     config = build_config(base, overrides, where)
+    source = Path(config.data.source)
+    if recipe in recipe_names() and "data.source" not in overrides and source.suffix and not source.exists():
+        told = f"`ddcli recipes {recipe}` says where to get it"
+        raise DdcliError(f"{recipe} reads {source}, which is not here: {told}; or give other --data")
     reporter = _reporter(quiet)
     if dry_run:
         if World.here().leads:  # one of several processes says it for all
@@ -225,12 +229,10 @@ def _batch_size(text: str | None) -> int | None:
 
 
 def _reporter(quiet: bool) -> Any:
-    from rich.console import Console
-
     from ..display import Patient, PlainLines, TrainingDisplay
     from ..plan import Silent
 
     if quiet:
         return Silent()
-    screen = Console(file=cast(TextIO, Patient(sys.stderr)))
+    screen = console(cast(TextIO, Patient(sys.stderr)))
     return TrainingDisplay(screen) if screen.is_terminal else PlainLines(screen)

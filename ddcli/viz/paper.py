@@ -17,8 +17,8 @@ FONT = "DejaVu Sans Mono"
 ASPECT = 0.602  # width of a character of this font over its size
 INK, FAINT, PAPER = "#1f2430", "#7a8194", "#ffffff"
 COLOURS = (  # one for each process
-    *("#2f6fb3", "#d9632b", "#3d8f5f", "#8a56a8"),
-    *("#b8952b", "#2f9aa8", "#b8477f", "#7a8194"),
+    *("#2f6fb3", "#bd4a12", "#2f7a4d", "#8a56a8"),
+    *("#86670a", "#1d7480", "#b0407a", "#666e80"),
 )
 FACES: dict[str, tuple[str, str]] = {  # state: cell, ink
     State.KEPT: (PAPER, INK),

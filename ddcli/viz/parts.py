@@ -88,7 +88,8 @@ class Noised(Row):
             "noise": f"{self.noise:.0%}",
             "exp.": f"{found.noise:.0%}",
             "w": _figure(found.weight, "–" if found.alpha is None else "∞"),
-            "bits": f"{found.information:.2f}",
+            "I": f"{found.information:.2f}",
+            "H": f"{found.entropy:.2f}",
         }
 
 

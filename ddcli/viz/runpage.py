@@ -10,6 +10,7 @@ from ..config import Config, flatten
 from ..files import write_text
 from ..frontier import named
 from ..model import SamplerSettings
+from ..modelcard import fills, writes_in_order
 from ..runlog import RunLog, is_number, read_run
 from .charts import Line, bars, figure, lines
 from .markup import Node, markup, tag
@@ -236,12 +237,14 @@ def _machine(log: RunLog) -> Iterator[Node]:
 def _commands(log: RunLog) -> Iterator[Node]:
     run, more = shlex.quote(str(log.folder)), 2 * log.config.train.steps
     finished = log.step >= log.config.train.steps
+    infill = {f"ddcli infill {run} FILE": "fill the [MASK:12] gaps of a file"}
+    noise = {f"ddcli noise-viz FILE -m {run} -o noise.html": "see the noise, and the way back"}
     found = {
         f"ddcli sample {run} --live": "write text, and watch it appear",
-        f"ddcli infill {run} FILE": "fill the [MASK:12] gaps of a file",
+        **(infill if fills(log.config) else {}),
         f"ddcli eval {run}": "the bound on all held-out text, and what it is made of",
         f"ddcli eval {run} {SWEEP}": "how few steps are enough",
-        f"ddcli noise-viz FILE -m {run} -o noise.html": "see the noise, and the way back",
+        **({} if writes_in_order(log.config) else noise),
         f"ddcli train --resume -o {run}" + (f" --steps {more}" if finished else ""): "train on",
         f"ddcli report {run}": "make this page anew",
     }

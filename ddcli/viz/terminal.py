@@ -1,17 +1,24 @@
-"""Noise in the terminal: the text at each time, with its figures beside it."""
+"""Noise in the terminal: the text at each time, with its figures beside it, and what the noise is made of."""
 
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from ..errors import printable
 from .layout import cell, cell_widths, left_out, wrap
-from .parts import MEANINGS, Figured, State, Story, Track
+from .parts import MEANINGS, Chain, Event, Figured, State, Story, Track, Values, spread
 
 LINES = 4  # of text at each time
 ROWS = 24  # times
 NARROW = 40  # columns of text; with fewer left, figures stand above the text instead of beside it
+TWINS = 5  # times of the Gaussian twin
+MAPS = 3  # times of the matrices
+LABEL = 6  # columns of a symbol beside a matrix
+SHADES, FROM = " ·▒▓█", (0.005, 0.05, 0.2, 0.5)  # the least probability of each shade behind the first
+LEVELS, REACH = "▁▂▃▄▅▆▇█", 2.0  # standard deviations from the middle to where bars end
 
 LOOKS: dict[str, tuple[str, str]] = {  # state: style, mark where there is no colour
     State.KEPT: ("", " "),
@@ -31,6 +38,8 @@ def show(story: Story, console: Console) -> None:
         for track in chapter.tracks:
             for line in _drawn(story, track, console):
                 console.print(line, soft_wrap=True, highlight=False)
+        for line in _noise(story, chapter.chain, console.width) if chapter.chain else ():
+            console.print(line, soft_wrap=True, highlight=False)
 
 
 def _drawn(story: Story, track: Track, console: Console) -> Iterator[Text]:
@@ -56,7 +65,73 @@ def _drawn(story: Story, track: Track, console: Console) -> Iterator[Text]:
             yield from (Text.assemble(indent, line) for indent, line in zip(indents, body, strict=True))
         else:
             yield from (label, *body)
+    indent = margin * beside
+    if track.events:
+        yield from _order(track.events, widths, columns, indent)
+    if track.values:
+        yield from _twin(story, track, track.values, widths, columns, indent)
     yield Text()
+
+
+def _order(events: Sequence[Event], widths: list[int], columns: int, indent: int) -> Iterator[Text]:
+    """Below each token of the first line, when it took its last form: low bars early, high ones late."""
+    last = {event.at: event.step for event in events}
+    steps = sorted(last.values())
+    ranks = {at: bisect(steps, step) / len(steps) for at, step in last.items()}
+    first = next(iter(wrap(widths, columns)))
+    bars = "".join((_bar(ranks[i]) if i in ranks else " ") * widths[i] for i in first).rstrip()
+    head = "last changed"
+    yield Text(f"{head:>{max(indent - 2, 0)}}  {bars}" if indent > len(head) else bars, style="cyan")
+
+
+def _twin(
+    story: Story, track: Track, values: Values, widths: list[int], columns: int, indent: int
+) -> Iterator[Text]:
+    """The first line of tokens, and below them the same noise of numbers, at the same times."""
+    yield Text(
+        "The same noise of numbers, zₜ = √αₜ x + √(1−αₜ) ε: low bars below 0, high ones above", style="dim"
+    )
+    shown = range(min(next(iter(wrap(widths, columns))).stop, len(values.clean)))
+    for k in spread(range(len(track.rows)), TWINS):
+        row = track.rows[k]
+        label = f"t = {row.t:.2f}  " if indent else ""
+        line = Text(f"{label:>{indent}}", style="dim")
+        for i in shown:
+            line.append(cell(story.pieces[row.tokens[i]], row.states[i], widths[i]), LOOKS[row.states[i]][0])
+        yield line
+        bars = "".join(
+            _bar((z / REACH + 1) / 2) * widths[i] for i, z in zip(shown, values.rows[k], strict=False)
+        )
+        yield Text(f"{'z  ' if indent else '':>{indent}}{bars}", style="cyan")
+
+
+def _bar(share: float) -> str:
+    return LEVELS[max(0, min(len(LEVELS) - 1, int(share * len(LEVELS))))]
+
+
+def _noise(story: Story, chain: Chain, width: int) -> Iterator[Text]:
+    """All steps so far as matrices, as many as there is room for, and what their columns go to."""
+    names = [story.pieces[id].replace(" ", "␣") for id in chain.states] + ["others"] * bool(chain.lumped)
+    label = min(LABEL, max(map(cell_len, names)))
+    side = 2 * len(names)  # so that entries are about as wide as they are high
+    fitting = min(MAPS, (width - label - 5) // (side + 2))
+    if fitting < 1 or not chain.times:
+        return
+    picked = spread(range(len(chain.times)), fitting) if fitting > 1 else [len(chain.times) - 1]
+    heads = [set_cell_size(f"Q₁:ₜ, t = {chain.times[k]:.2f}", side) for k in picked]
+    yield Text(
+        "The noise as matrices: what a symbol (column) has turned into (row); π is pure noise", style="dim"
+    )
+    yield Text("  ".join([" " * (label + 1), *heads, "π"]), style="dim")
+    maps = [chain.products[k] for k in picked]
+    for i, name in enumerate(names):
+        cells = ["".join(2 * _shade(p) for p in matrix[i]) for matrix in maps]
+        yield Text("  ".join([f"{set_cell_size(name, label)} ", *cells, 2 * _shade(chain.limit[i])]))
+    yield Text()
+
+
+def _shade(p: float) -> str:
+    return SHADES[bisect(FROM, p)]
 
 
 def _figures(figures: dict[str, str], heads: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ from .parts import MEANINGS, Denoised, Event, State, Track
 GAP = 0.75
 INKS = {  # of events
     State.OPENED: "#2c8a4b",
-    State.REPLACED: "#d9632b",
+    State.REPLACED: "#bd4a12",
     State.REMASKED: "#8a56a8",
 }
 SIGNS = {State.OPENED: "o", State.REPLACED: "^", State.REMASKED: "x"}
@@ -64,7 +64,7 @@ class Writing:
             if (event.step, event.at) in entropy
         ]
         cost = [(event.step, -event.log_p * 1.4427) for event in self.track.events if event.log_p is not None]
-        _dots(axes, cost, "#d9632b", "-log₂ p(token)")
+        _dots(axes, cost, "#bd4a12", "-log₂ p(token)")
         _dots(axes, surely, "#2f6fb3", "entropy")
         most = max((bits for _, bits in (*cost, *surely)), default=1.0)
         first, last = self._steps

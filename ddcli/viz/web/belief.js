@@ -40,18 +40,23 @@ function tellToken() {
   spans[i].classList.add("pointed");
   const state = stateAt(i), end = track.rows[frame].nfe === undefined ? "clean" : "in the end";
   const now = HIDDEN.includes(state) ? "" : `, now ${spelled(tokenAt(i))}`;
-  $("token").textContent =
-    `${story.unit} ${many(track.start + i + 1)}: ${end} ${spelled(track.clean[i])}${now} (${MEANING[state]})`;
-  tellBelief(i);
+  const told = `${story.unit} ${many(track.start + i + 1)}: ${end} ${spelled(track.clean[i])}${now} (${MEANING[state]})`;
   tellHistory(i);
+  const spoken = [tellBelief(i), $("history").textContent].filter(Boolean).join("; ");
+  $("token").replaceChildren(told, element("span", { class: "spoken" }, spoken && `. ${spoken}`));
 }
 
+// Shows what was believed of a token, and returns it as a sentence.
 function tellBelief(i) {
   const step = track.rows[frame].step, all = track.believed.get(i) ?? [];
   const belief = all.findLast((b) => b.step <= step) ?? all[0];
-  if (!belief) return $("belief").replaceChildren();
+  if (!belief) {
+    $("belief").replaceChildren();
+    return "";
+  }
   const when = belief.step === step ? "in this step" : `at step ${belief.step}`;
-  const head = element("li", { class: "head" }, `Believed ${when}: entropy ${belief.bits.toFixed(2)} bits`);
+  const heading = `Believed ${when}: entropy ${belief.bits.toFixed(2)} bits`;
+  const head = element("li", { class: "head" }, heading);
   const bars = belief.top.map(([id, p]) => {
     const bar = element("i");
     bar.style.setProperty("width", `${100 * p}%`);
@@ -60,6 +65,7 @@ function tellBelief(i) {
       element("em", {}, `${(100 * p).toFixed(1)} %`));
   });
   $("belief").replaceChildren(head, ...bars);
+  return `${heading}; ${belief.top.slice(0, 3).map(([id, p]) => `${spelled(id)} ${(100 * p).toFixed(1)} %`).join(", ")}`;
 }
 
 function tellHistory(i) {

@@ -22,7 +22,9 @@ function chart({ title, unit, left = 0, right, low = 0, high, falls = false, ser
   const share = (value) => Math.max(0, Math.min(value, high) - low) / (high - low);
   const at = (part) => low + part * (high - low);
   const y = (value) => BOX.top + (falls ? share(value) : 1 - share(value)) * BOX.height;
-  const svg = element("svg", { viewBox: "0 0 300 150", role: "img", "aria-label": title });
+  const ends = series.map(({ ys }) => ys.filter((value) => value !== null)).filter((known) => known.length)
+    .map((known) => `from ${round(known[0])} to ${round(known.at(-1))}`);
+  const svg = element("svg", { viewBox: "0 0 300 150", role: "img", "aria-label": [title, ...ends].join("; ") });
   for (const part of [0, 0.5, 1]) {
     svg.append(
       element("line", { class: "axis", x1: x(left), x2: x(right), y1: y(at(part)), y2: y(at(part)) }),

@@ -73,20 +73,36 @@ function drawMatrix(canvas, matrix, names, limit) {
   Object.assign(canvas, { matrix, names });
 }
 
-function tellEntry(event) {
-  const { matrix, names } = event.target, box = event.target.getBoundingClientRect();
+function pointAtEntry(event) {
+  const { names } = event.target, box = event.target.getBoundingClientRect();
   const index = (share) => Math.floor((share * SIDE - MARGIN) / (SIDE - MARGIN - LIMIT) * names.length);
-  const i = index((event.clientY - box.top) / box.height), j = index((event.clientX - box.left) / box.width);
+  tellEntry(event.target, index((event.clientY - box.top) / box.height), index((event.clientX - box.left) / box.width));
+}
+
+function tellEntry(canvas, i, j) {
+  const { matrix, names } = canvas;
   if (matrix?.[i]?.[j] === undefined) return;
+  canvas.entry = [i, j];
   $("entry").textContent =
     `from ${JSON.stringify(names[j])} to ${JSON.stringify(names[i])}: probability ${matrix[i][j].toFixed(4)}`;
 }
 
+const ENTRIES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+function goToEntry(event) {
+  if (!(event.key in ENTRIES) || event.shiftKey) return;
+  const [i, j] = event.target.entry ?? [0, 0], [down, right] = event.target.entry ? ENTRIES[event.key] : [0, 0];
+  tellEntry(event.target, i + down, j + right);
+  event.preventDefault();
+  event.stopPropagation(); // else it is a step in time
+}
+
 function makeHeatMap(matrices, name, begin) {
-  const canvas = element("canvas", { width: SIDE, height: SIDE, role: "img" }), caption = element("figcaption");
+  const canvas = element("canvas", { width: SIDE, height: SIDE, role: "img", tabindex: 0 }), caption = element("figcaption");
   const figure = element("figure", {}, caption, canvas);
-  canvas.addEventListener("pointermove", tellEntry);
-  canvas.addEventListener("click", tellEntry);
+  canvas.addEventListener("pointermove", pointAtEntry);
+  canvas.addEventListener("click", pointAtEntry);
+  canvas.addEventListener("keydown", goToEntry);
   return { figure, canvas, caption, matrices, name, begin };
 }
 

@@ -46,10 +46,12 @@ function about() {
   return [story.note, size].filter(Boolean).join(" · ");
 }
 
+// The time stays, as nearly as the other track has it, and so does the token pointed at, where that has it.
 function watch(chosen) {
+  const before = track, t = before?.rows[frame].t;
   track = chosen;
-  pointed = null;
-  frame = 0;
+  frame = before ? nearest(track.rows, t) : 0;
+  if (before?.start !== track.start || before.clean.length !== track.clean.length) pointed = null;
   unfold(track);
   index(track);
   makeText();
@@ -63,13 +65,18 @@ function watch(chosen) {
   makeMatrices();
   makeValues();
   drawCharts();
-  show(0);
+  show(frame);
+}
+
+function nearest(rows, t) {
+  return rows.reduce((best, row, i) => (Math.abs(row.t - t) < Math.abs(rows[best].t - t) ? i : best), 0);
 }
 
 function play(on) {
   playing = on;
   $("play").textContent = on ? "Pause" : "Play";
   $("play").setAttribute("aria-label", $("play").textContent);
+  $("token").setAttribute("aria-live", on ? "off" : "polite"); // nobody can listen to each frame
   if (!on) return;
   if (frame === track.rows.length - 1) show(0);
   const began = performance.now(), first = frame, pace = track.rows.length / (1000 * SECONDS);

@@ -56,7 +56,8 @@ const flows = (piece) => /↵./u.test(piece);
 
 function glyphs(clean, token, state) {
   const there = story.pieces[clean], now = story.pieces[token], broken = flows(there);
-  if (HIDDEN.includes(state)) return there.replace(/[^]/gu, (sign) => (broken && sign === "↵" ? "░\n" : "░"));
+  const mask = state === "x" ? "▒" : "░";
+  if (HIDDEN.includes(state)) return there.replace(/[^]/gu, (sign) => (broken && sign === "↵" ? `${mask}\n` : mask));
   if (!broken) return fitted(now, [...there].length);
   // lines and their indents stay where the clean text has them
   return clean === token ? now.replaceAll("↵", "↵\n") : now + there.replace(/[^↵ ]/gu, "").replaceAll("↵", "\n");
