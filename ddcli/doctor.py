@@ -1,6 +1,5 @@
 """What a machine, a run or a recipe is fit for: what is fine, what is slow and why, what is wrong."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from .checkpoint import best_checkpoint, checkpoints
 from .config import find_recipe, load_config, recipe_names
 from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted, unknown
-from .files import CONFIG, meant, read_small, verified
+from .files import CONFIG, meant, verified
 from .machine import GB, cores, memory, processor, versions
 from .plan import Silent, dry_run
-from .runlog import read_run
+from .runlog import RunLog, read_run
 from .saved import load_writer
 from .stopping import go_on
 from .textmodel import TextModel
@@ -119,17 +118,12 @@ def _run(run: Path) -> Iterator[Finding]:
         command = f'`ddcli eval {quote(str(run))} --sweep "steps=8,16,32,64" --save`'
         mend = f"{command} finds the fewest steps that are as good"
         yield Finding("sampling", "no budgets are measured", mend=mend)
-    yield from _progress(run)
-    if not model.origin:
-        yield from _speed(run)
+    if not model.origin:  # then others trained it
+        yield from _progress(run)
 
 
-def _speed(run: Path) -> Iterator[Finding]:
+def _speed(log: RunLog) -> Iterator[Finding]:
     """How fast it was trained, and what kept it from being faster that this machine need not suffer."""
-    try:
-        log = read_run(run)
-    except DdcliError:  # which what was said of its training tells already
-        return
     if rates := [rate for _, rate in log.over_steps("tokens_per_second")]:
         yield Finding("speed", f"trained at {median(rates):,.0f} tokens a second")
     train, device = log.config.train, pick_device("auto")
@@ -138,23 +132,23 @@ def _speed(run: Path) -> Iterator[Finding]:
     slow = {
         f"trained on {train.threads} of {cores()} cores": (
             on_cpu and train.threads is not None and train.threads < cores(),
-            "go on with --threads, or leave it out",
+            f"give --threads {cores()}",
         ),
         "trained in float32, where this machine is fast at bf16": (
             fast and train.precision == "float32",
-            "train another run without train.precision",
+            "leave train.precision out of the next training",
         ),
         "trained without compiling the network": (
             train.compile is False and can_compile() and log.config.model.start is None,
-            "train another run with train.compile=true",
+            "leave train.compile out of the next training",
         ),
-        f"a batch is read in {train.accumulate} parts, for want of memory": (
+        f"each batch is read in {train.accumulate} parts": (
             train.accumulate > 1,
-            "go on with train.accumulate=1 where there is more",
+            "--set train.accumulate=1 where memory suffices",
         ),
-        "layers are computed twice, for want of memory": (
+        "layers are computed twice, which saves memory": (
             train.recompute,
-            "go on with train.recompute=false where there is more",
+            "--set train.recompute=false where memory suffices",
         ),
     }
     for found, (is_so, mend) in slow.items():
@@ -180,23 +174,21 @@ def _checkpoints(run: Path) -> Iterator[Finding]:
 
 
 def _progress(run: Path) -> Iterator[Finding]:
-    """How far its training came, by its own account."""
+    """How its training went, by its own account."""
     try:
-        lines = [json.loads(line) for line in read_small(run / "metrics.jsonl").splitlines()]
-        skipped = sum(int(line.get("skipped_steps", 0)) for line in lines)
-        steps = load_config(run / "config.toml").train.steps
-    except FileNotFoundError:  # of a model that others trained
-        return
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError, DdcliError) as error:
+        log = read_run(run)
+        skipped = sum(int(line.get("skipped_steps", 0)) for line in log.lines)
+    except (DdcliError, ValueError, TypeError) as error:
         yield Finding("training", f"what it says of its training cannot be read: {error}", "wrong")
         return
-    done = max((step for step, _ in checkpoints(run)), default=0)
+    done, steps = max((step for step, _ in checkpoints(run)), default=0), log.config.train.steps
     if done < steps:
         yield Finding("training", f"stopped at step {done:,} of {steps:,}", mend=go_on(run))
     else:
         yield Finding("training", f"finished at step {done:,}")
     if skipped:
         yield Finding("training", f"{counted(skipped, 'step')} came to no number", "wrong", "lower train.lr")
+    yield from _speed(log)
 
 
 def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
@@ -209,11 +201,10 @@ def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
     for name, id in ids.items():
         roles.setdefault(id, []).append(name)
     for id, names in roles.items():
-        if "mask" in names and len(names) > 1:
-            mend = "take a tokenizer with a token for each"
-            yield Finding("tokenizer", f"{' and '.join(names)} are one token, {id}", "wrong", mend)
-        elif len(names) > 1:
-            yield Finding("tokenizer", f"{' and '.join(names)} are one token; padding is never learnt from")
+        if len(names) > 1:
+            padded = "; padding is never learnt from" * ("pad" in names)
+            kind: Kind = "wrong" if "mask" in names and names != ["mask", "pad"] else "fine"
+            yield Finding("tokenizer", f"{' and '.join(names)} are one token, {id}{padded}", kind)
     if not tokenizer.is_exact:
         yield Finding("tokenizer", "it forgets some of a text, such as case or blanks, but of what is given")
 

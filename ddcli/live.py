@@ -101,8 +101,8 @@ class LiveCanvas:
         now = time.monotonic()
         if frame.step == 0:
             self._begin(frame, now)
-        elif self._before is not None:
-            self._settles &= not bool((frame.opened & (self._before != self._model.tokenizer.mask_id)).any())
+        elif self._settles and self._before is not None:
+            self._settles = not (frame.opened & (self._before != self._model.tokenizer.mask_id)).any()
         self._before = frame.x
         if 0 < frame.step < frame.steps and now - self._shown < self._pause:
             return

@@ -82,7 +82,8 @@ def model_card(
         f"vocabulary {data.tokenizer.vocab_size:,}",
         f"- Data: {_code(without_place(config.data.source))} (sha256 {data.fingerprint[:16]}...)",
         f"- Trained for {step:,} of {config.train.steps:,} steps of {config.train.batch_size} sequences, by "
-        f"{config.train.optimizer}, in {about['precision']}, on {about['machine']} ({about['versions']})",
+        f"{config.train.optimizer}, in {about['precision']}, last on {about['machine']} "
+        f"({about['versions']})",
     ]
     if config.model.start is not None:
         lines.append(f"- Started from {_code(without_place(config.model.start))}")

@@ -12,7 +12,8 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
-LOOK = 10  # steps before a deadline within which a plan stays as it is
+AGAIN = 0.4  # share of what a plan has left, after which it is made again
+FEW = 10  # steps, over fewer of which no pace is measured
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Pace:
         between = self.draw * validation.draws / validation.every if validation.every else 0.0
         return self.step + between + (self.sampling / samples.every if samples.every else 0.0)
 
+    def times(self, by: float) -> "Pace":
+        """That of a machine which takes so many times as long."""
+        return replace(self, step=by * self.step, draw=by * self.draw, sampling=by * self.sampling)
+
     def before(self, config: Config) -> float:
         """What happens before the first step."""
         return self.draw * config.validation.draws
@@ -41,27 +46,28 @@ class Pace:
 
 @dataclass
 class Deadline:
-    """When the last step of a run of minutes is to be done, and how many steps fit in until then.
+    """When a run of minutes is to be over, and how many steps fit in until then.
 
-    That is asked again whenever half of the steps, or of the time, that were left are gone; so the answer
-    comes before the learning rate falls, and what it is wrong by halves each time.
+    A plan is made again whenever AGAIN of the steps, or of the time, that it had left are gone, at the pace
+    of the steps since. So the first time is before the learning rate falls (but for a `train.decay` above
+    0.6), and what is still wrong later is a share of ever fewer steps; the rate is that of the plan at hand.
     """
 
     pace: Pace
     at: float  # by the monotonic clock, as all times here
-    timed: int = 0  # steps since the last answer, and the seconds that they took
+    timed: int = 0  # steps since the last plan, and the seconds that they took
     seconds: float = 0.0
-    half: tuple[int, float] = field(init=False)  # a step, and a time, when to ask again
+    due: tuple[int, float] = field(init=False)  # a step, and a time, at which to plan again
 
-    def fitting(self, step: int, now: float, config: Config) -> int:
-        """How many more steps fit in, at the pace of those since this was last asked; 1 at least."""
+    def plan(self, step: int, now: float, config: Config) -> int:
+        """How many more steps fit in behind one; 1 at least."""
         if self.timed:
-            self.pace = replace(self.pace, step=self.seconds / self.timed)
+            self.pace = self.pace.times(self.seconds / self.timed / self.pace.step)
         self.timed, self.seconds = 0, 0.0
         each = self.pace.each(config)
-        fitting = max(1, int((self.at - now) / each))
-        ahead = max(LOOK, fitting // 2)
-        self.half = step + ahead, now + ahead * each
+        fitting = max(1, int((self.at - now - self.pace.after(config)) / each))
+        ahead = max(FEW, int(AGAIN * fitting))
+        self.due = step + ahead, now + ahead * each
         return fitting
 
     def add(self, seconds: float) -> None:
@@ -69,7 +75,8 @@ class Deadline:
         self.timed, self.seconds = self.timed + 1, self.seconds + seconds
 
     def asks(self, step: int, now: float) -> bool:
-        return step >= self.half[0] or now >= self.half[1]
+        """Whether it is time to plan again."""
+        return step >= self.due[0] or now >= self.due[1]
 
 
 def peak_memory(device: torch.device) -> float | None:

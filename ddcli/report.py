@@ -39,7 +39,7 @@ from .replay import Replayed, SelfTest, has_pace, no_likelihood, replayed, self_
 from .sampler import make_sampler
 from .saved import load_model, save_defaults
 from .textmodel import TextModel
-from .viz.runpage import REPORT, write_report
+from .viz.runpage import REPORT, try_report
 from .world import ALONE, World
 
 REPLAYED = 16  # blocks, if nobody says: replaying costs as many evaluations of each as sampling it
@@ -285,7 +285,7 @@ def evaluate(
         swept = [finite(point.record()) for point in frontier]
         save_defaults(model.folder, kept[BEST].settings, as_defaults(kept), swept)
         if (model.folder / REPORT).is_file():  # of a training, which draws what was swept last
-            write_report(model.folder)
+            try_report(model.folder, say)
     asked = {
         "limit": limit,
         "replayed_blocks": few,

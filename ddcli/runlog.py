@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from .files import read_json, read_small
 ABOUT = "run.json"  # what is trained, and where
 FRONTIER = "frontier.json"  # the points of the sweep that was saved last
 METRICS = "metrics.jsonl"
+SAMPLES = "samples"  # its folder of those
+BETWEEN = "\n---\n"  # samples of a step
+START = 4096  # bytes of one that are read for a card
 SAMPLE = re.compile(r"step-(\d{8,12})\.txt", re.ASCII)
 FIGURES = (
     "seconds", "loss", "gradient_norm", "tokens_per_second", "bound_nats_per_token", "bound_stderr",
@@ -87,7 +91,7 @@ def read_run(folder: str | Path) -> RunLog:
         config_of(folder),
         _json(folder / ABOUT, dict),
         metrics_of(folder),
-        samples_of(folder),
+        _samples(folder / SAMPLES),
         [point for point in _json(folder / FRONTIER, list) if isinstance(point, dict)],
         {name: point for name, point in budgets.items() if isinstance(point, dict)},
     )
@@ -118,10 +122,20 @@ def _json(path: Path, kind: type) -> Any:
     return read_json(path, kind) if path.exists() else kind()
 
 
-def samples_of(folder: Path) -> dict[int, str]:
-    """What a run wrote on the way, by step. Raises DdcliError where a file of it cannot be read."""
+def newest_sample(folder: Path, step: int) -> str:
+    """The last text that a run wrote up to a step, or the start of it; "" where there is none to be read."""
+    paths = (folder / SAMPLES).glob("step-*.txt")
+    told = {int(name[1]): path for path in paths if (name := SAMPLE.fullmatch(path.name)) and path.is_file()}
+    for at in sorted(told, reverse=True):
+        if at <= step:
+            with suppress(OSError), told[at].open("rb") as file:
+                return file.read(START).decode(errors="replace").partition(BETWEEN)[0].strip("\n")
+    return ""
+
+
+def _samples(folder: Path) -> dict[int, str]:
     found: dict[int, str] = {}
-    for path in sorted((folder / "samples").glob("step-*.txt")):
+    for path in sorted(folder.glob("step-*.txt")):
         if step := SAMPLE.fullmatch(path.name):
             try:
                 found[int(step[1])] = read_small(path, MOST_SAMPLES).decode(errors="replace")

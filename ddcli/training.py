@@ -50,7 +50,7 @@ from .model import SamplerSettings
 from .modelcard import model_card
 from .pace import Deadline, Pace, peak_memory
 from .plan import CHOSEN_TIMES, Plan, Silent, check_agreed, check_as_it_was, plan_of, resolved, too_large
-from .runlog import ABOUT, METRICS, metrics_of, samples_of
+from .runlog import ABOUT, BETWEEN, METRICS, SAMPLES, metrics_of, newest_sample
 from .sampler import default_sampler
 from .saved import save_model
 from .schedule import CLIPS
@@ -59,15 +59,14 @@ from .step import Noised, State, Task, gradient_noise, learning_rate
 from .stopping import Brake, Stopped, go_on, spared, stop_signals
 from .textmodel import TextModel
 from .tracking import Tracked
-from .viz.runpage import write_report
+from .viz.runpage import try_report
 from .watch import PATIENCE, Watch, Window
 from .world import ALONE, Lost, World
 
 GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
 LONG_ENOUGH = 30.0  # seconds
-BETWEEN = "\n---\n"  # samples of a step
-OFF = 0.02  # share of the steps by which a plan may be wrong before it is made again
+OFF = 0.02  # share of its steps by which a plan that is made again differs before it replaces the old one
 
 
 def train(
@@ -380,9 +379,9 @@ class _Run:
         if train.minutes is None:
             return train.steps
         pace = self.rehearse(first)
-        self.deadline = Deadline(pace, self.started + 60 * train.minutes - pace.after(self.config))
+        self.deadline = Deadline(pace, self.started + 60 * train.minutes)
         begins = time.monotonic() + (0.0 if first else pace.before(self.config))
-        fitting = self.world.gather(self.deadline.fitting(first, begins, self.config))[0]
+        fitting = self.world.gather(self.deadline.plan(first, begins, self.config))[0]
         self.reporter.say(
             f"{counted(first + fitting, 'step')} planned for --minutes {train.minutes:g} "
             f"({pace.step:.3f} s a step)"
@@ -390,11 +389,11 @@ class _Run:
         return first + fitting
 
     def _keep_to(self, deadline: Deadline, step: int, seconds: float) -> None:
-        """Plan again where the machine has become faster or slower. seconds: what the last step took."""
+        """Plan again where the machine has turned out faster or slower. seconds: what the last step took."""
         deadline.add(seconds)
         if not self.world.all(float(deadline.asks(step, time.monotonic()))).any():
             return
-        steps = step + self.world.gather(deadline.fitting(step, time.monotonic(), self.config))[0]
+        steps = step + self.world.gather(deadline.plan(step, time.monotonic(), self.config))[0]
         planned = self.config.train.steps
         if abs(steps - planned) <= OFF * planned:
             return
@@ -404,8 +403,8 @@ class _Run:
             write_text(self.folder / "config.toml", self.config.to_toml())
         self.reporter.plan(steps)
         self.reporter.say(
-            f"{counted(steps, 'step')} in place of {planned:,}, to end in time: the machine has become "
-            f"{'slower' if steps < planned else 'faster'} ({deadline.pace.step:.3f} s a step)"
+            f"{counted(steps, 'step')} in place of {planned:,}, to end in time, at "
+            f"{deadline.pace.step:.3f} s a step"
         )
 
     def rehearse(self, first: int = 0) -> "Pace":
@@ -511,7 +510,7 @@ class _Run:
         texts = self._texts(step)
         if not self.world.leads:
             return
-        folder = self.folder / "samples"
+        folder = self.folder / SAMPLES
         folder.mkdir(exist_ok=True)
         write_text(folder / f"step-{step:08}.txt", BETWEEN.join(texts) + "\n")
         self.reporter.samples(step, texts)
@@ -539,14 +538,6 @@ class _Run:
             "versions": versions("ddcli", "torch"),
         }
 
-    def _report(self) -> None:
-        """The run as a page. Whatever hinders that, what was trained is there."""
-        try:
-            write_report(self.folder)
-        except Exception as error:
-            later = f"ddcli report {shlex.quote(str(self.folder))}"
-            self.reporter.say(f"no report is written: {error}; try later: {later}")
-
     def _save(self, step: int, *, measured: bool, ends: bool) -> None:
         """The model people use, then the checkpoint: where there is one, all that goes with it is there too.
 
@@ -558,7 +549,7 @@ class _Run:
         if self.world.leads:
             self._write_all(step, groups, place, measured=measured)
             if ends:
-                self._report()
+                try_report(self.folder, self.reporter.say)
         self.world.gather(None)  # a launcher may end all of them once one has left
 
     def _write_all(
@@ -573,8 +564,7 @@ class _Run:
         defaults = SamplerSettings(sampler=default_sampler(process), **self.plan.own_steps)
         save_model(self.folder, network, groups["ema"], process.tables(), defaults.model_dump())
         data, bounds = self.plan.data, self.bounds[-1:]
-        newest = [text for at, text in samples_of(self.folder).items() if at <= step][-1:]
-        sample = "".join(newest).partition(BETWEEN)[0].strip("\n")
+        sample = newest_sample(self.folder, step)
         card = model_card(self.config, data, network, step, bounds, defaults, self._about(), sample)
         write_text(self.folder / "README.md", card)
         state = {

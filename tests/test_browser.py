@@ -29,20 +29,23 @@ def chromium():
 
 
 @contextmanager
-def visit(chromium, path, width=DESK, scheme="light"):
+def visit(chromium, path, width=DESK, scheme="light", touch=False):
     """A page of ours, which must ask for nothing but itself, and have nothing to complain of."""
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    screen = {"width": width, "height": 900}
+    context = chromium.new_context(viewport=screen, color_scheme=scheme, has_touch=touch)
     page = context.new_page()
     asked, said = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))  # refusals of its policy too
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.goto(path.as_uri())
-    yield page
-    assert asked == [path.as_uri()]
-    assert not said
-    context.close()
+    try:
+        page.goto(path.as_uri())
+        yield page
+        assert asked == [path.as_uri()]
+        assert not said
+    finally:
+        context.close()
 
 
 def written(folder, story):
@@ -103,6 +106,22 @@ def test_the_other_process_is_shown_at_the_same_time(chromium, tmp_path):
         assert page.locator("#token").text_content().startswith("character 6: ")
 
 
+def test_a_step_in_time_changes_the_tokens_that_change_and_no_others(chromium, tmp_path):
+    """What keeps long texts fluid, however fast the machine is."""
+    story, *_ = make(LONG, ["absorbing"], times=[i / 255 for i in range(256)])
+    rows = story.chapters[0].tracks[0].rows
+    changes = sum(a != b for a, b in zip(rows[100].states, rows[101].states, strict=True))
+    count = """() => {
+        show(100);
+        const watched = new MutationObserver(() => {});
+        watched.observe($("text"), { subtree: true, childList: true, characterData: true, attributes: true });
+        show(101);
+        return watched.takeRecords().length;
+    }"""
+    with visit(chromium, written(tmp_path, story)) as page:
+        assert 0 < page.evaluate(count) <= 2 * changes  # its look, and what it reads
+
+
 def test_it_plays_to_its_end_and_stops(chromium, tmp_path):
     """2,000 tokens and 256 frames: what is drawn at the end is the last of them."""
     story, *_ = make(LONG, ["absorbing"], times=[i / 255 for i in range(256)])
@@ -126,14 +145,14 @@ def test_a_token_tells_what_was_believed_of_it(chromium, tmp_path, way):
         beliefs=[Believed(1, at, 9.0, []), Believed(step, at, bits, top), Believed(5, at, 9.0, [])],
     )  # fmt: skip
     story = replace(story, chapters=[replace(story.chapters[0], tracks=[told])])
-    with visit(chromium, written(tmp_path, story)) as page:
+    with visit(chromium, written(tmp_path, story), touch=way == "touch") as page:
         page.get_by_role("slider").fill("4")
         token = page.locator("#text span:not(.word)").nth(3)
         if way == "keyboard":
             for _ in range(4):
                 page.keyboard.press("Shift+ArrowRight")
         else:
-            token.hover() if way == "pointer" else token.click()
+            token.hover() if way == "pointer" else token.tap()
         belief = page.locator("#belief").text_content()
         assert belief.startswith("Believed at step 2: entropy 1.25 bits")
         for id, p in top:
@@ -158,11 +177,15 @@ def test_an_entry_of_a_matrix_is_read_by_pointer_and_by_keys(chromium, tmp_path)
         product.hover()
         read = re.fullmatch(r'from "." to ".": probability (0\.\d{4})', page.locator("#entry").text_content())
         assert float(read[1]) == pytest.approx(1 / 3, abs=0.01)  # pure noise, of three symbols
-        product.press("ArrowRight")
-        before = page.locator("#entry").text_content()
-        product.press("ArrowLeft")
-        assert page.locator("#entry").text_content() != before
+        read = [page.locator("#entry").text_content()]
+        for key in ("ArrowRight", "ArrowLeft", "ArrowLeft", "ArrowUp"):
+            product.press(key)
+            read.append(page.locator("#entry").text_content())
+        assert read[2] == read[0]  # on, and back
+        assert len(set(read)) == 4
         assert page.get_by_role("slider").input_value() == "10"
+        page.get_by_role("slider").fill("0")
+        assert page.locator("#entry").text_content() != read[-1]  # it is read anew
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -405,8 +405,8 @@ def test_a_recipe_without_its_data_says_where_that_is(refused, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     line = refused("train", "tinyshakespeare", "-o", "run")
     assert line == (
-        "tinyshakespeare reads input.txt, which is not here: `ddcli recipes tinyshakespeare` says where to "
-        "get it; or give other --data"
+        "tinyshakespeare reads input.txt, which is not here: `ddcli recipes tinyshakespeare` says what it "
+        "is; or give other --data"
     )
     assert not (tmp_path / "run").exists()
 

@@ -85,10 +85,12 @@ def test_roles_that_share_a_token_are_told():
         mask_id=0, pad_id=3, eos_id=3, bos_id=3, vocab_size=9, unit="token", is_exact=False
     )
     _, shared, lost = doctor._tokenizer(tokenizer)
-    assert shared.found == "pad and end and start are one token; padding is never learnt from"
+    assert shared.found == "pad and end and start are one token, 3; padding is never learnt from"
     assert "forgets" in lost.found
-    tokenizer.pad_id = 0
-    assert [found.kind for found in doctor._tokenizer(tokenizer)] == ["fine", "wrong", "fine", "fine"]
+    tokenizer.pad_id = 0  # as it is where a vocabulary has nothing else to pad with
+    assert [found.kind for found in doctor._tokenizer(tokenizer)] == ["fine"] * 4
+    tokenizer.eos_id = 0
+    assert [found.kind for found in doctor._tokenizer(tokenizer)] == ["fine", "wrong", "fine"]
 
 
 def test_damage_is_found(absorbing_run, tmp_path):
@@ -120,7 +122,7 @@ def test_metrics_that_are_none_are_wrong_and_not_waited_for(absorbing_run, tmp_p
     if content is None:
         os.mkfifo(run / "metrics.jsonl")
     else:
-        (run / "metrics.jsonl").write_text(content)
+        (run / "metrics.jsonl").write_text(content + "\n")
     (training,) = told(ddcli.examine(run), "training")
     assert training.kind == "wrong"
 

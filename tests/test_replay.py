@@ -386,6 +386,10 @@ def test_a_sweep_is_saved_as_budgets_and_read_again(absorbing_run, tmp_path, cap
     assert ddcli.load(run).settings == SamplerSettings(**best)
     assert b"entropy" in (tmp_path / "frontier.svg").read_bytes()
     assert cli.main(["sample", str(run), "--budget", "fast", "--length", "4", "--seed", "1"]) == 0
+    capfd.readouterr()
+    (run / "metrics.jsonl").write_text("damage\n")  # of which no page can be made: that loses no sweep
+    assert cli.main([str(a) for a in [*arguments, "--sweep", "steps=2"]]) == 0
+    assert len(json.loads(capfd.readouterr().out)["frontier"]) == 1
 
 
 def point(nfe, costs, seconds=1.0, settings=None):

@@ -14,7 +14,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from tiny import Stream, command, copy_of, metrics, train_tiny
 
-from ddcli import training
 from ddcli.cli.answers import console
 from ddcli.config import flatten, load_config
 from ddcli.display import PlainLines, TrainingDisplay
@@ -145,7 +144,7 @@ def test_a_training_is_finished_whatever_hinders_its_report(text_file, tmp_path,
     def broken(run):
         raise ZeroDivisionError("of no use")
 
-    monkeypatch.setattr(training, "write_report", broken)
+    monkeypatch.setattr("ddcli.viz.runpage.write_report", broken)
     heard = train_tiny(tmp_path / "run", text_file, train__steps=2)
     assert f"no report is written: of no use; try later: ddcli report {tmp_path / 'run'}" in heard.lines
     assert command("sample", tmp_path / "run", "--steps", 1, "-q").code == 0

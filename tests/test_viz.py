@@ -375,7 +375,8 @@ def test_without_colour_every_change_is_still_marked(options):
     story, *_ = make(TEXT, times=[0.6])
     absorbing, uniform = (chapter.tracks[0].rows[0] for chapter in story.chapters)
     text = re.sub(r"\x1b\[[\d;]*m", "", printed(story, 200, **options))
-    text = re.sub(r"The same noise of numbers.*?\n\n", "", text, flags=re.DOTALL)  # the same tokens again
+    text, twins = re.subn(r"The same noise of numbers.*?\n\n", "", text, flags=re.DOTALL)  # the same again
+    assert twins == 2
     legend = 1  # sign of each in the legends
     assert text.count("░") == legend + absorbing.states.count(State.MASKED)
     assert text.count("^") == legend + uniform.states.count(State.REPLACED)
@@ -385,22 +386,25 @@ def test_the_terminal_has_matrices_numbers_and_the_order_of_writing():
     story, *_ = make("abab", ["uniform"], frames=perfect_run)
     lines = printed(story).splitlines()
     noise = lines.index(
-        "The noise as matrices: what a symbol (column) has turned into (row); π is pure noise"
+        "The noise as matrices, Q₁:ₜ: what a symbol (column) has turned into (row); π is pure noise"
     )
     assert lines[noise + 1].endswith("  π")
-    assert re.fullmatch(r"a {2,}██····  .{6}  ▓▓▓▓▓▓  ▓▓", lines[noise + 2])  # of three: 0.93, ..., 1/3
-    assert re.fullmatch(r"b {2,}··██··  .{6}  ▓▓▓▓▓▓  ▓▓", lines[noise + 3])
+    assert re.fullmatch(r"a {2,}██····    .{6}    ▓▓▓▓▓▓    ▓▓", lines[noise + 2])  # of three: 0.93, ..., 1/3
+    assert re.fullmatch(r"b {2,}··██··    .{6}    ▓▓▓▓▓▓    ▓▓", lines[noise + 3])
     twin = next(i for i, line in enumerate(lines) if line.startswith("The same noise of numbers"))
     assert lines[twin + 1].strip() == "t = 0.00  abab"
     assert lines[twin + 2].strip() == "z  ▃▇▃▇"  # at -1 and 1, of levels from -2 to 2
     assert sum(line.lstrip().startswith("z  ") for line in lines) == 5
     back = story.chapters[0].tracks[1]
     last = {event.at: event.step for event in back.events}
-    bars = next(line.split("last changed  ")[1] for line in lines if "last changed" in line)
+    order = next(i for i, line in enumerate(lines) if line.startswith("When each token took its last form"))
+    assert lines[order + 1].strip() == "abab"
+    bars = lines[order + 2].strip()
     order = sorted(last, key=lambda at: last[at])
     assert [bars[at] for at in order] == sorted(bars[at] for at in order)
     narrow = printed(story, 20).splitlines()
     assert all(cell_len(line) <= 20 for line in narrow[narrow.index(lines[noise]) + 1 :])
+    assert "t = 0.00" in narrow
 
 
 def test_colour_needs_no_marks():

@@ -211,8 +211,9 @@ def console(stream: TextIO | None = None) -> Any:
     """Of stderr, or what stands for it. What moves in place is for a screen, whatever FORCE_COLOR says."""
     from rich.console import Console
 
-    found = Console(file=stream or sys.stderr)
-    return Console(file=found.file, force_terminal=found.file.isatty() and not found.is_dumb_terminal)
+    stream = stream or sys.stderr  # None where there is none
+    moves = stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return Console(file=stream, stderr=True, force_terminal=moves)
 
 
 def tell(line: str) -> None:

@@ -177,8 +177,9 @@ def train(
         base = {**read_toml(output / "config.toml"), **base}
     config = build_config(base, overrides, where)
     source = Path(config.data.source)
-    if recipe in recipe_names() and "data.source" not in overrides and source.suffix and not source.exists():
-        told = f"`ddcli recipes {recipe}` says where to get it"
+    is_file = bool(source.suffix) and "*" not in str(source)  # not a dataset of a hub, nor many files
+    if recipe in recipe_names() and "data.source" not in overrides and is_file and not source.exists():
+        told = f"`ddcli recipes {recipe}` says what it is"
         raise DdcliError(f"{recipe} reads {source}, which is not here: {told}; or give other --data")
     reporter = _reporter(quiet)
     if dry_run:
@@ -234,5 +235,5 @@ def _reporter(quiet: bool) -> Any:
 
     if quiet:
         return Silent()
-    screen = console(cast(TextIO, Patient(sys.stderr)))
+    screen = console(cast(TextIO, Patient(sys.stderr)) if sys.stderr else None)
     return TrainingDisplay(screen) if screen.is_terminal else PlainLines(screen)

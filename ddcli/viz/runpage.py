@@ -1,7 +1,7 @@
 """A training as one page: what was asked for, how it went, how to go on. It has no script."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +35,14 @@ def write_report(run: str | Path, path: str | Path | None = None) -> Path:
     path = Path(run) / REPORT if path is None else Path(path)
     write_text(path, report(read_run(run)))
     return path
+
+
+def try_report(run: Path, say: Callable[[str], None]) -> None:
+    """Write the page where that is not all that was asked for: whatever hinders it is said, and no more."""
+    try:
+        write_report(run)
+    except Exception as error:
+        say(f"no report is written: {error}; try later: ddcli report {shlex.quote(str(run))}")
 
 
 def report(log: RunLog) -> str:

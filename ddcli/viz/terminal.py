@@ -1,7 +1,7 @@
 """Noise in the terminal: the text at each time, with its figures beside it, and what the noise is made of."""
 
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..errors import printable
 from .layout import cell, cell_widths, left_out, wrap
-from .parts import MEANINGS, Chain, Event, Figured, State, Story, Track, Values, spread
+from .parts import MEANINGS, Chain, Figured, State, Story, Track, Values, spread
 
 LINES = 4  # of text at each time
 ROWS = 24  # times
@@ -59,50 +59,54 @@ def _drawn(story: Story, track: Track, console: Console) -> Iterator[Text]:
     yield Text(_figures({name: name for name in heads}, heads), style="dim")
     for row in rows:
         label = Text(_figures(row.figures(), heads), style="dim")
-        body = list(_lines(story, row, widths, columns, plain))
+        body = list(_lines(story, row, widths, wrap(widths, columns), plain))
         if beside:
             indents = [label, *([Text(" " * margin)] * (len(body) - 1))]
             yield from (Text.assemble(indent, line) for indent, line in zip(indents, body, strict=True))
         else:
             yield from (label, *body)
     indent = margin * beside
+    first = next(wrap(widths, columns))
     if track.events:
-        yield from _order(track.events, widths, columns, indent)
+        yield from _order(story, track, widths, first, indent)
     if track.values:
-        yield from _twin(story, track, track.values, widths, columns, indent)
+        yield from _twin(story, track, track.values, widths, first, indent, plain)
     yield Text()
 
 
-def _order(events: Sequence[Event], widths: list[int], columns: int, indent: int) -> Iterator[Text]:
-    """Below each token of the first line, when it took its last form: low bars early, high ones late."""
-    last = {event.at: event.step for event in events}
+def _order(story: Story, track: Track, widths: list[int], first: range, indent: int) -> Iterator[Text]:
+    """The first line as it ends, and below each token when it took its last form."""
+    last = {event.at: event.step for event in track.events}
     steps = sorted(last.values())
     ranks = {at: bisect(steps, step) / len(steps) for at, step in last.items()}
-    first = next(iter(wrap(widths, columns)))
     bars = "".join((_bar(ranks[i]) if i in ranks else " ") * widths[i] for i in first).rstrip()
-    head = "last changed"
-    yield Text(f"{head:>{max(indent - 2, 0)}}  {bars}" if indent > len(head) else bars, style="cyan")
+    yield Text("When each token took its last form: low bars early, high ones late", style="dim")
+    yield from _indented(_lines(story, track.rows[-1], widths, [first], plain=False), indent)
+    yield from _indented([Text(bars, style="cyan")], indent)
 
 
 def _twin(
-    story: Story, track: Track, values: Values, widths: list[int], columns: int, indent: int
+    story: Story, track: Track, values: Values, widths: list[int], first: range, indent: int, plain: bool
 ) -> Iterator[Text]:
     """The first line of tokens, and below them the same noise of numbers, at the same times."""
-    yield Text(
-        "The same noise of numbers, zₜ = √αₜ x + √(1−αₜ) ε: low bars below 0, high ones above", style="dim"
-    )
-    shown = range(min(next(iter(wrap(widths, columns))).stop, len(values.clean)))
+    told = "The same noise of numbers, zₜ = √αₜ x + √(1−αₜ) ε: low bars below 0, high ones above"
+    yield Text(told, style="dim")
+    shown = first[: len(values.clean)]
     for k in spread(range(len(track.rows)), TWINS):
         row = track.rows[k]
-        label = f"t = {row.t:.2f}  " if indent else ""
-        line = Text(f"{label:>{indent}}", style="dim")
-        for i in shown:
-            line.append(cell(story.pieces[row.tokens[i]], row.states[i], widths[i]), LOOKS[row.states[i]][0])
-        yield line
-        bars = "".join(
-            _bar((z / REACH + 1) / 2) * widths[i] for i, z in zip(shown, values.rows[k], strict=False)
-        )
-        yield Text(f"{'z  ' if indent else '':>{indent}}{bars}", style="cyan")
+        body = [*_lines(story, row, widths, [shown], plain)]
+        yield from _indented(body, indent, f"t = {row.t:.2f}")
+        bars = zip(shown, values.rows[k], strict=False)
+        line = Text("".join(_bar((z / REACH + 1) / 2) * widths[i] for i, z in bars), style="cyan")
+        yield from _indented([line], indent, "z")
+
+
+def _indented(lines: Iterable[Text], indent: int, label: str = "") -> Iterator[Text]:
+    """With a label where the figures of rows stand: beside the first of the lines, or above it."""
+    if not indent and label:
+        yield Text(label, style="dim")
+    for k, line in enumerate(lines):
+        yield Text.assemble((f"{label if not k else '':>{indent - 2}}  " if indent else "", "dim"), line)
 
 
 def _bar(share: float) -> str:
@@ -113,19 +117,21 @@ def _noise(story: Story, chain: Chain, width: int) -> Iterator[Text]:
     """All steps so far as matrices, as many as there is room for, and what their columns go to."""
     names = [story.pieces[id].replace(" ", "␣") for id in chain.states] + ["others"] * bool(chain.lumped)
     label = min(LABEL, max(map(cell_len, names)))
-    side = 2 * len(names)  # so that entries are about as wide as they are high
+    head = "t = 0.00"
+    side = max(2 * len(names), len(head))  # two cells an entry, so that it is about as wide as it is high
     fitting = min(MAPS, (width - label - 5) // (side + 2))
     if fitting < 1 or not chain.times:
         return
     picked = spread(range(len(chain.times)), fitting) if fitting > 1 else [len(chain.times) - 1]
-    heads = [set_cell_size(f"Q₁:ₜ, t = {chain.times[k]:.2f}", side) for k in picked]
+    heads = [f"t = {chain.times[k]:.2f}".ljust(side) for k in picked]
     yield Text(
-        "The noise as matrices: what a symbol (column) has turned into (row); π is pure noise", style="dim"
+        "The noise as matrices, Q₁:ₜ: what a symbol (column) has turned into (row); π is pure noise",
+        style="dim",
     )
     yield Text("  ".join([" " * (label + 1), *heads, "π"]), style="dim")
     maps = [chain.products[k] for k in picked]
     for i, name in enumerate(names):
-        cells = ["".join(2 * _shade(p) for p in matrix[i]) for matrix in maps]
+        cells = ["".join(2 * _shade(p) for p in matrix[i]).ljust(side) for matrix in maps]
         yield Text("  ".join([f"{set_cell_size(name, label)} ", *cells, 2 * _shade(chain.limit[i])]))
     yield Text()
 
@@ -149,8 +155,10 @@ def _legend(rows: Sequence[Figured], plain: bool) -> Text:
     return Text(" · ").join([*entries, Text("↵ line break")])
 
 
-def _lines(story: Story, row: Figured, widths: list[int], columns: int, plain: bool) -> Iterator[Text]:
-    for positions in wrap(widths, columns):
+def _lines(
+    story: Story, row: Figured, widths: list[int], lines: Iterable[range], plain: bool
+) -> Iterator[Text]:
+    for positions in lines:
         line, marks = Text(), ""
         for i in positions:
             style, mark = LOOKS[row.states[i]]

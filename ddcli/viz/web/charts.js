@@ -22,8 +22,8 @@ function chart({ title, unit, left = 0, right, low = 0, high, falls = false, ser
   const share = (value) => Math.max(0, Math.min(value, high) - low) / (high - low);
   const at = (part) => low + part * (high - low);
   const y = (value) => BOX.top + (falls ? share(value) : 1 - share(value)) * BOX.height;
-  const ends = series.map(({ ys }) => ys.filter((value) => value !== null)).filter((known) => known.length)
-    .map((known) => `from ${round(known[0])} to ${round(known.at(-1))}`);
+  const ends = series.map(({ name, ys }) => [name, ys.filter((value) => value !== null)]).filter(([, ys]) => ys.length)
+    .map(([name, ys]) => [name, `from ${round(ys[0])} to ${round(ys.at(-1))}`].filter(Boolean).join(" "));
   const svg = element("svg", { viewBox: "0 0 300 150", role: "img", "aria-label": [title, ...ends].join("; ") });
   for (const part of [0, 0.5, 1]) {
     svg.append(
@@ -54,7 +54,7 @@ function noiseCharts() {
     const all = chapters.flatMap(({ curves }) => lines.flatMap((line) => curves[line])).filter((v) => v !== null);
     if (!all.length) return [];
     const series = chapters.flatMap(({ curves, process }) => lines.map((line, k) => (
-      { xs: curves.t, ys: curves[line], kind: `process-${process % COLOURS} ${k ? "dotted" : ""}` })));
+      { xs: curves.t, ys: curves[line], name: `${line} of ${story.chapters[process].name}`, kind: `process-${process % COLOURS} ${k ? "dotted" : ""}` })));
     return [chart({ title, unit: "t =", right: 1, high: top(...all, 1e-9), series })];
   });
 }
@@ -62,7 +62,7 @@ function noiseCharts() {
 function writingCharts() {
   const { rows, events, beliefs } = track, xs = rows.map((row) => row.step);
   const left = rows.length > 1 ? xs[1] - 1 : 0, right = Math.max(left + 1, xs.at(-1));
-  const column = (name, kind) => ({ xs, ys: rows.map((row) => row[name]), kind });
+  const column = (name, kind) => ({ name, xs, ys: rows.map((row) => row[name]), kind });
   const mean = new Map();
   for (const [step, , bits] of beliefs) {
     const [sum, count] = mean.get(step) ?? [0, 0];

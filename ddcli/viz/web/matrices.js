@@ -1,7 +1,8 @@
 // -- matrices --------------------------------------------------------------------------------------------------
 
 const SIDE = 480, MARGIN = 64, LIMIT = 26; // of a map; of its labels; of the column of pure noise
-let heatMaps = [];
+const UNREAD = "Point at an entry, or go to it by the arrows, to read it.";
+let heatMaps = [], pointedMatrix = null;
 
 function symbols(chain) {
   const names = chain.states.map((id) => story.pieces[id].replaceAll(" ", "␣"));
@@ -12,6 +13,8 @@ function makeMatrices() {
   const { chain, name } = track.chapter;
   $("noise").hidden = !chain?.times.length;
   heatMaps = [];
+  pointedMatrix = null;
+  $("entry").textContent = UNREAD;
   if ($("noise").hidden) return;
   $("chain").textContent = `The noise as matrices: ${name}`;
   $("lumped").textContent = chain.lumped ? `The other ${many(chain.lumped)} symbols share one row and column.` : "";
@@ -30,12 +33,15 @@ function drawMatrices(t) {
     figure.dataset.shown = `${tracks.indexOf(track)} ${k}`;
     caption.textContent = `${name}: ${(begin ?? from).toFixed(2)} → ${to}`;
     canvas.setAttribute("aria-label", caption.textContent);
-    drawMatrix(canvas, matrices[k], symbols(chain), begin === 0 ? chain.limit : null);
+    Object.assign(canvas, { matrix: matrices[k], names: symbols(chain), limit: begin === 0 ? chain.limit : null });
+    drawMatrix(canvas);
+    if (canvas === pointedMatrix) tellEntry(canvas, ...canvas.entry);
   }
 }
 
-// limit: a last column, of what all the others become, or null
-function drawMatrix(canvas, matrix, names, limit) {
+// limit: a last column, of what all the others become, or null; entry: row and column of the one that is read
+function drawMatrix(canvas) {
+  const { matrix, names, limit, entry } = canvas;
   const pen = canvas.getContext("2d"), room = SIDE - MARGIN - LIMIT, size = room / names.length, colour = getComputedStyle(canvas).color;
   pen.clearRect(0, 0, SIDE, SIDE);
   pen.font = `${Math.min(16, size)}px ui-monospace, monospace`;
@@ -70,19 +76,33 @@ function drawMatrix(canvas, matrix, names, limit) {
   pen.textAlign = "center";
   pen.font = "16px ui-monospace, monospace";
   if (limit) pen.fillText("π", SIDE - LIMIT / 2 + 3, MARGIN - 12);
-  Object.assign(canvas, { matrix, names });
+  if (!entry) return;
+  pen.strokeStyle = getComputedStyle(canvas).getPropertyValue("--focus");
+  pen.lineWidth = 2;
+  pen.strokeRect(MARGIN + entry[1] * size, MARGIN + entry[0] * size, size, size);
+  pen.lineWidth = 1;
 }
 
 function pointAtEntry(event) {
   const { names } = event.target, box = event.target.getBoundingClientRect();
   const index = (share) => Math.floor((share * SIDE - MARGIN) / (SIDE - MARGIN - LIMIT) * names.length);
-  tellEntry(event.target, index((event.clientY - box.top) / box.height), index((event.clientX - box.left) / box.width));
+  readEntry(event.target, index((event.clientY - box.top) / box.height), index((event.clientX - box.left) / box.width));
 }
 
-function tellEntry(canvas, i, j) {
-  const { matrix, names } = canvas;
-  if (matrix?.[i]?.[j] === undefined) return;
+function readEntry(canvas, i, j) {
+  if (canvas.matrix?.[i]?.[j] === undefined) return;
+  const before = pointedMatrix;
+  pointedMatrix = canvas;
+  if (before && before !== canvas) {
+    before.entry = null;
+    drawMatrix(before);
+  }
   canvas.entry = [i, j];
+  drawMatrix(canvas);
+  tellEntry(canvas, i, j);
+}
+
+function tellEntry({ matrix, names }, i, j) {
   $("entry").textContent =
     `from ${JSON.stringify(names[j])} to ${JSON.stringify(names[i])}: probability ${matrix[i][j].toFixed(4)}`;
 }
@@ -90,15 +110,15 @@ function tellEntry(canvas, i, j) {
 const ENTRIES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 function goToEntry(event) {
-  if (!(event.key in ENTRIES) || event.shiftKey) return;
+  if (!(event.key in ENTRIES) || event.shiftKey || event.altKey || event.ctrlKey || event.metaKey) return;
   const [i, j] = event.target.entry ?? [0, 0], [down, right] = event.target.entry ? ENTRIES[event.key] : [0, 0];
-  tellEntry(event.target, i + down, j + right);
+  readEntry(event.target, i + down, j + right);
   event.preventDefault();
   event.stopPropagation(); // else it is a step in time
 }
 
 function makeHeatMap(matrices, name, begin) {
-  const canvas = element("canvas", { width: SIDE, height: SIDE, role: "img", tabindex: 0 }), caption = element("figcaption");
+  const canvas = element("canvas", { width: SIDE, height: SIDE, role: "application", tabindex: 0 }), caption = element("figcaption");
   const figure = element("figure", {}, caption, canvas);
   canvas.addEventListener("pointermove", pointAtEntry);
   canvas.addEventListener("click", pointAtEntry);

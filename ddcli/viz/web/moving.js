@@ -48,9 +48,9 @@ function about() {
 
 // The time stays, as nearly as the other track has it, and so does the token pointed at, where that has it.
 function watch(chosen) {
-  const before = track, t = before?.rows[frame].t;
+  const before = track;
   track = chosen;
-  frame = before ? nearest(track.rows, t) : 0;
+  frame = before ? nearest(track.rows, before.rows[frame]) : 0;
   if (before?.start !== track.start || before.clean.length !== track.clean.length) pointed = null;
   unfold(track);
   index(track);
@@ -68,8 +68,13 @@ function watch(chosen) {
   show(frame);
 }
 
-function nearest(rows, t) {
-  return rows.reduce((best, row, i) => (Math.abs(row.t - t) < Math.abs(rows[best].t - t) ? i : best), 0);
+// Of rows of one t, as those of a text that is written block by block, the one of the nearest step.
+function nearest(rows, to) {
+  const away = (row) => [Math.abs(row.t - to.t), Math.abs((row.step ?? 0) - (to.step ?? 0))];
+  return rows.reduce((best, row, i) => {
+    const [t, step] = away(row), [bestT, bestStep] = away(rows[best]);
+    return t < bestT || (t === bestT && step < bestStep) ? i : best;
+  }, 0);
 }
 
 function play(on) {
