@@ -195,7 +195,11 @@ class Config(Section):
         return shape
 
     def to_toml(self) -> str:
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        """As a recipe. Where minutes are asked for, they decide the number of steps, which is left out."""
+        told = self.model_dump(exclude_none=True)
+        if self.train.minutes is not None:
+            del told["train"]["steps"]
+        return tomli_w.dumps(told)
 
 
 # what a run may go on with in another way, keys and sections; `train.steps` gives it a new plan from there
@@ -338,6 +342,16 @@ def read_settings(
                 raise
             raise DdcliError(f"{error}; to train on it, give --data {recipe}") from None
     return base, {**flags, **given}, str(recipe or "the defaults")
+
+
+def check_data_of(recipe: str | Path | None, source: str) -> None:
+    """Raises DdcliError where a recipe that ships with ddcli reads a file which is not here."""
+    is_file = bool(Path(source).suffix)  # and no dataset of a hub
+    if str(recipe) in recipe_names() and is_file and not Path(source).exists():
+        raise DdcliError(
+            f"{recipe} reads {source}, which is not here: `ddcli recipes {recipe}` says what it is; or give "
+            "other --data"
+        )
 
 
 def recipe_folder() -> Path:

@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from .errors import DdcliError
+from .errors import DdcliError, counted
 from .sources import Document, present, some_of, utf8
 from .tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ def pack(
     stream = np.concatenate([part for ids in encoded for part in (ids, end)])
     if training and len(stream) < length:
         raise DdcliError(
-            f"the text has {len(stream)} tokens, less than one block; lower --length from {length}"
+            f"the text has {counted(len(stream), 'token')}, less than one block; lower --length from {length}"
         )
     whole = len(stream) - len(stream) % length if training else len(stream)
     room = -whole % length

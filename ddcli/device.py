@@ -12,16 +12,25 @@ from torch import Tensor
 
 from .errors import DdcliError, unknown
 
+HINTS = {
+    "gpu": "; did you mean cuda?",
+    "mps": "; mps knows no float64, which clocks and draws need",
+}
+
 
 def pick_device(name: str) -> torch.device:
     """`auto` is cuda where there is one. Raises DdcliError for a device that is not there or will not do."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise DdcliError(
+            f"device {name!r} cannot be used: ddcli computes on cpu or cuda{HINTS.get(kind, '')}"
+        )
     try:
+        if kind == "cuda" and not torch.backends.cuda.is_built():
+            raise RuntimeError("this torch is a build for CPUs alone")
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            why = "; mps knows no float64, which clocks and draws need" * (device.type == "mps")
-            raise RuntimeError(f"ddcli computes on cpu or cuda{why}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DdcliError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from .checkpoint import best_checkpoint, checkpoints
-from .config import find_recipe, load_config, recipe_names
+from .config import check_data_of, find_recipe, load_config, recipe_names
 from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted, unknown
 from .files import CONFIG, meant, verified
@@ -206,7 +206,7 @@ def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
             kind: Kind = "wrong" if "mask" in names and names != ["mask", "pad"] else "fine"
             yield Finding("tokenizer", f"{' and '.join(names)} are one token, {id}{padded}", kind)
     if not tokenizer.is_exact:
-        yield Finding("tokenizer", "it forgets some of a text, such as case or blanks, but of what is given")
+        yield Finding("tokenizer", "it forgets some of what is written, such as case or blanks")
 
 
 # -- a recipe ---------------------------------------------------------------------------------------------
@@ -214,7 +214,10 @@ def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
 
 def _recipe(path: Path, data: str | None) -> Iterator[Finding]:
     try:
-        plan = dry_run(load_config(path, flags={"data.source": data}), Silent())
+        config = load_config(path, flags={"data.source": data})
+        if data is None:
+            check_data_of(path.stem, config.data.source)
+        plan = dry_run(config, Silent())
     except DdcliError as error:
         yield Finding("recipe", f"{path}: {error}", "wrong", "" if data else "--data names other data")
         return

@@ -35,6 +35,19 @@ def _base_model(start: str | None) -> list[str]:
     return [f"base_model: {start}"] if start and is_name(start) and not Path(start).exists() else []
 
 
+SAMPLING = "- Sampler, if nobody says: "
+
+
+def _sampling(defaults: SamplerSettings) -> str:
+    return f"{SAMPLING}{_code(defaults.sampler)}, {defaults.steps:,} steps (`generation_config.json`)"
+
+
+def with_sampling(card: str, defaults: SamplerSettings) -> str:
+    """A card as it is, but for the sampler that it names."""
+    lines = [_sampling(defaults) if line.startswith(SAMPLING) else line for line in card.split("\n")]
+    return "\n".join(lines)
+
+
 def fills(config: Config) -> bool:
     """Whether such a model fills gaps: not where it writes in order, be it token by token or in blocks."""
     return not (writes_in_order(config) or config.model.block)
@@ -107,8 +120,7 @@ def model_card(
         for b in bounds
     ]
     lines += [
-        f"- Sampler, if nobody says: {_code(defaults.sampler)}, {defaults.steps:,} steps "
-        "(`generation_config.json`)",
+        _sampling(defaults),
         "- Curves, samples on the way, and where the bound comes from: `report.html`",
         "",
         *(["One of its texts, or the start of it:", "", *_fenced(sample[:SHOWN]), ""] if sample else []),

@@ -10,7 +10,7 @@ from typing import Any
 
 from .config import Config, config_of
 from .errors import DdcliError
-from .files import read_json, read_small
+from .files import meant, read_json, read_small
 
 ABOUT = "run.json"  # what is trained, and where
 FRONTIER = "frontier.json"  # the points of the sweep that was saved last
@@ -84,7 +84,8 @@ def read_run(folder: str | Path) -> RunLog:
     """The log of a run folder. Raises DdcliError where it is none, or a file of it is damaged."""
     folder = Path(folder)
     if not (folder / "config.toml").exists():
-        raise DdcliError(f"{folder} is no run folder: config.toml is missing")
+        why = "config.toml is missing" if folder.is_dir() else "there is no such folder"
+        raise DdcliError(f"{folder} is no run folder: {why}{meant(str(folder), 'config.toml')}")
     budgets = _json(folder / "generation_config.json", dict).get("budgets", {})
     return RunLog(
         folder,

@@ -26,6 +26,7 @@ from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
 from .foreign.source import Source
 from .lora import Lora
 from .model import SamplerSettings
+from .modelcard import with_sampling
 from .process import Vocabulary, make_process
 from .runlog import FRONTIER
 from .sampling import Writer
@@ -298,6 +299,9 @@ def save_defaults(
         write_text(path, json.dumps(content, indent=2) + "\n")
         path = run / FRONTIER
         write_text(path, json.dumps(list(swept), indent=1) + "\n")
+        path = run / "README.md"
+        if path.is_file():
+            write_text(path, with_sampling(path.read_text(encoding="utf-8", errors="replace"), settings))
     except OSError as error:
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -375,7 +375,7 @@ def _build_bpe(size: str, documents: Documents, log: Log) -> Tokenizer:
     least = 256 + len(special)
     if not size.isdecimal() or int(size) < least:
         raise DdcliError(
-            f"--tokenizer bpe:{size}: N is the size of the vocabulary, {least} or more; try bpe:2048"
+            f"--tokenizer bpe:N: N is the size of the vocabulary, {least} or more, not {size!r}; try bpe:2048"
         )
     backend = _byte_level(models.BPE(), use_regex=True)
     trainer = trainers.BpeTrainer(

@@ -361,13 +361,17 @@ class _Run:
             )
 
     def _point_out_the_best(self) -> None:
-        """Say so where an earlier checkpoint is better than the last by more than the error of its bound."""
+        """Say so where an earlier checkpoint is better than the last by more than both bounds may be off."""
         found = checkpoints(self.folder)
         best = best_checkpoint([folder for _, folder in found])
         if best is None or best == found[-1][1] or not self.bounds:
             return
-        bounds = [json.loads((folder / STATE).read_text())["bound"] for folder in (best, found[-1][1])]
-        if bounds[1] is not None and bounds[1] - bounds[0] > self.bounds[-1].stderr:
+        states = [json.loads((folder / STATE).read_text()) for folder in (best, found[-1][1])]
+        bounds = [state["bound"] for state in states]
+        if bounds[1] is None:
+            return
+        errors = [state["bounds"][-1]["stderr"] for state in states]  # of few noisings, and of many
+        if bounds[1] - bounds[0] > math.hypot(*errors):
             told = f"{bounds[0]:.3f} nats/token against {bounds[1]:.3f}"
             self.reporter.say(
                 f"an earlier checkpoint has a lower bound, {told}: ddcli sample {shlex.quote(str(best))}"
@@ -589,11 +593,17 @@ def earliest(places: Sequence[Sequence[list[int] | None]]) -> list[list[int]]:
     return [min(at for at in lane if at is not None) for lane in zip(*places, strict=True)]
 
 
-def estimate(plan: Plan, reporter: Silent) -> tuple[float, float | None]:
-    """What a run of a plan would need in this process, by a few steps: seconds, and bytes of memory.
+@dataclass(frozen=True)
+class Needs:
+    """What a run of a plan would need in this process."""
 
-    Leaves no trace. Raises as `train` does.
-    """
+    steps: int  # that are asked for, or fit
+    seconds: float
+    memory: float | None  # bytes at the peak; None where the system does not tell
+
+
+def estimate(plan: Plan, reporter: Silent) -> Needs:
+    """By a few steps. Leaves no trace. Raises as `train` does."""
     with deterministic(plan.device), memory_kept(plan.device), tempfile.TemporaryDirectory() as nowhere:
         try:
             pace = _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
@@ -601,11 +611,13 @@ def estimate(plan: Plan, reporter: Silent) -> tuple[float, float | None]:
             if out_of_memory(error):
                 raise RunFailed(too_large(plan, ALONE)) from error
             raise
-    train = plan.config.train
-    steps = train.steps * pace.each(plan.config)
+    train, each = plan.config.train, pace.each(plan.config)
     around = pace.warming + pace.before(plan.config) + pace.after(plan.config)
-    seconds = 60 * train.minutes if train.minutes else around + steps
-    return seconds, peak_memory(plan.device)
+    steps, seconds = train.steps, around + train.steps * each
+    if train.minutes:
+        seconds = 60 * train.minutes
+        steps = max(1, int((seconds - around) / each))
+    return Needs(steps, seconds, peak_memory(plan.device))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,6 @@ class Watch:
             mean, deviation = statistics.fmean(recent), statistics.pstdev(recent)
             if loss > mean + SPIKE * deviation:
                 usual = f"{mean:.3f} ± {deviation:.3f} in the {RECENT} steps before"
-                told = f"step {step:,}: a loss of {loss:.3f}, against {usual}"
+                told = f"step {step:,}: a loss of {loss:.3f}, against {usual}: a spike, harmless if it passes"
         self.recent, self.lost = [*recent, loss][-RECENT:], []
         return told

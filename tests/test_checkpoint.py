@@ -335,6 +335,8 @@ def test_a_device_that_cannot_do_the_arithmetic_is_refused(name):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_cuda_is_refused_where_there_is_none():
+    with pytest.raises(DdcliError, match=r"device 'gpu' cannot be used: .*; did you mean cuda\?"):
+        pick_device("gpu")
     with pytest.raises(DdcliError, match="device 'cuda' cannot be used") as refusal:
         pick_device("cuda")
     assert "\n" not in str(refusal.value)

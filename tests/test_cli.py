@@ -17,7 +17,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
-from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metrics, untried, words
+from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metrics, train_tiny, untried, words
 from typer.main import get_command
 
 import ddcli
@@ -291,7 +291,7 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(run, text_file, tmp_path, 
     assert code == 0
     assert not list(tmp_path.iterdir())
     assert b"parameters" in out
-    assert b"tokens to train on" in out
+    assert b"\n# 20 steps, which read 5,120 tokens\n" in out
     (tmp_path / "printed.toml").write_bytes(out)
     code, again, _ = run("train", "printed.toml", "--dry-run")
     assert code == 0
@@ -304,7 +304,9 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(run, text_file, tmp_path, 
 def test_a_dry_run_of_a_timed_recipe_tells_its_time(run, text_file):
     code, out, _ = run("train", "--data", text_file, *tiny(train__steps=None), "--minutes", "3", "--dry-run")
     assert code == 0
-    assert tomllib.loads(out.decode())["train"]["minutes"] == 3
+    told = tomllib.loads(out.decode())["train"]
+    assert (told["minutes"], "steps" in told) == (3, False)
+    assert re.search(rb"# about [\d,]+ steps, which read [\d,]+ tokens\n", out)
     assert b"# about 3.0 minutes and" in out
 
 
@@ -409,6 +411,28 @@ def test_a_recipe_without_its_data_says_where_that_is(refused, tmp_path, monkeyp
         "is; or give other --data"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_trained_that_nobody_asked_for(refused, text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused("train", "-o", "runs/x") == (
+        "train on what? give --data, or a recipe (`ddcli recipes` lists them)"
+    )
+    train_tiny(tmp_path / "runs/novel", text_file, train__steps=2)
+    line = refused("train", "--resume", "-o", "runs/novl")
+    assert line == "runs/novl holds no run to go on with; did you mean 'runs/novel'?"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["novel"]
+
+
+def test_a_text_that_looks_like_something_else_is_asked_about(run, uniform_run, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text('{"text": "a[MASK:2]b"}\n')
+    code, _, err = run("infill", uniform_run, tmp_path / "jobs.jsonl", *FEW)
+    assert code == 0
+    assert "where each of its lines is one, give --jsonl" in err
+    (tmp_path / "t.jsonl").write_text('{"kind":"trace"}\n')
+    code, _, err = run("noise-viz", tmp_path / "t.jsonl", "-o", tmp_path / "t.html")
+    assert code == 0
+    assert f"to replay it, give --trace {tmp_path / 't.jsonl'}" in err
 
 
 def test_the_minutes_of_a_recipe_are_not_spent_twice(run, text_file, tmp_path):

@@ -165,6 +165,12 @@ def test_a_recipe_without_its_data_is_wrong_and_takes_others(recipe, text_file):
     assert told(ddcli.examine(recipe, data=str(text_file)), "recipe")[0].kind == "fine"
 
 
+def test_a_recipe_that_ships_says_where_its_data_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (wrong,) = told(ddcli.examine("names"), "recipe")
+    assert "names reads names.txt, which is not here: `ddcli recipes names` says what it is" in wrong.found
+
+
 def test_what_is_neither_run_nor_recipe_is_refused():
     with pytest.raises(
         DdcliError, match="unknown run or recipe 'tinyshakespear'; did you mean 'tinyshakespeare'"
@@ -196,9 +202,9 @@ def test_the_command_has_it_as_json(capsys):
 
 def test_recipes_are_listed(capsys):
     assert cli.main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = re.sub(r"\n +", " ", capsys.readouterr().out).splitlines()
     assert [line.split()[0] for line in lines] == recipe_names()
-    shown = "Tiny Shakespeare, by characters (2 CPU cores, 15 minutes)"
+    shown = "Tiny Shakespeare, by characters (2 CPU cores, 10 minutes)"
     assert lines[recipe_names().index("tinyshakespeare")].endswith(shown)
     assert cli.main(["recipes", "--json"]) == 0
     listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -377,6 +377,9 @@ def test_a_sweep_is_saved_as_budgets_and_read_again(absorbing_run, tmp_path, cap
     saved = json.loads((run / "generation_config.json").read_text())
     assert saved["mine"] == "kept"
     assert saved["budgets"] == found["budgets"]
+    best = saved["budgets"]["quality"]
+    told = f"- Sampler, if nobody says: `{best['sampler']}`, {best['steps']} steps"
+    assert told in (run / "README.md").read_text()
     assert "What more evaluations buy" in (run / "report.html").read_text()
     assert "No sweep is saved yet" not in (run / "report.html").read_text()
     assert set(saved["budgets"]) == {"quality", "balanced", "fast"}

@@ -376,7 +376,7 @@ def test_without_colour_every_change_is_still_marked(options):
     absorbing, uniform = (chapter.tracks[0].rows[0] for chapter in story.chapters)
     text = re.sub(r"\x1b\[[\d;]*m", "", printed(story, 200, **options))
     text, twins = re.subn(r"The same noise of numbers.*?\n\n", "", text, flags=re.DOTALL)  # the same again
-    assert twins == 2
+    assert twins == 1
     legend = 1  # sign of each in the legends
     assert text.count("░") == legend + absorbing.states.count(State.MASKED)
     assert text.count("^") == legend + uniform.states.count(State.REPLACED)
@@ -385,9 +385,7 @@ def test_without_colour_every_change_is_still_marked(options):
 def test_the_terminal_has_matrices_numbers_and_the_order_of_writing():
     story, *_ = make("abab", ["uniform"], frames=perfect_run)
     lines = printed(story).splitlines()
-    noise = lines.index(
-        "The noise as matrices, Q₁:ₜ: what a symbol (column) has turned into (row); π is pure noise"
-    )
+    noise = lines.index("The noise as matrices Q₁:ₜ, from symbol (column) to symbol (row); π: pure noise")
     assert lines[noise + 1].endswith("  π")
     assert re.fullmatch(r"a {2,}██····    .{6}    ▓▓▓▓▓▓    ▓▓", lines[noise + 2])  # of three: 0.93, ..., 1/3
     assert re.fullmatch(r"b {2,}··██··    .{6}    ▓▓▓▓▓▓    ▓▓", lines[noise + 3])
@@ -403,7 +401,8 @@ def test_the_terminal_has_matrices_numbers_and_the_order_of_writing():
     order = sorted(last, key=lambda at: last[at])
     assert [bars[at] for at in order] == sorted(bars[at] for at in order)
     narrow = printed(story, 20).splitlines()
-    assert all(cell_len(line) <= 20 for line in narrow[narrow.index(lines[noise]) + 1 :])
+    begins = next(i for i, line in enumerate(narrow) if line.startswith("The noise as"))
+    assert all(cell_len(line) <= 20 for line in narrow[begins:])
     assert "t = 0.00" in narrow
 
 

@@ -18,7 +18,7 @@ from ddcli.checkpoint import checkpoints
 from ddcli.config import Config, load_config
 from ddcli.plan import Silent
 from ddcli.stopping import Stopped
-from ddcli.training import train
+from ddcli.training import Needs, train
 
 LENGTH = 32
 TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
@@ -126,7 +126,7 @@ class StopAt(Heard):
 def untried() -> Iterator[None]:
     """Dry runs that take no steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ddcli.training.estimate", lambda plan, reporter: (60.0, 1e9))
+        patch.setattr("ddcli.training.estimate", lambda plan, reporter: Needs(7, 60.0, 1e9))
         yield
 
 

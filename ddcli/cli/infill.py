@@ -130,7 +130,7 @@ def infill(
 ) -> None:
     """Fill the gaps of a text: [MASK] is one token, [MASK:12] twelve, [MASK:3-20] or [MASK:*] as many as fit.
 
-    \\[MASK] is the text itself.
+    For the letters [MASK] themselves, write \\[MASK].
 
     echo "To be, or [MASK:6] be" | ddcli infill runs/novel -
     """
@@ -171,6 +171,8 @@ def infill(
     log = None if quiet or jsonl else tell
     scored = n > 1 or as_json or jsonl  # of JSON, of one way too
     if document and not quiet:
+        if str(file).endswith(".jsonl"):
+            tell(f"{file} is filled as one text; where each of its lines is one, give --jsonl")
         tell(document.measured(loaded.tokenizer).describe(loaded.tokenizer.unit))
     if explain and document:
         tell(explanation(loaded, document, score=scored, label=label, **settings_of(context)))

@@ -106,6 +106,8 @@ def _text(file: str | None, text: str | None) -> str:
         except DdcliError as error:
             raise DdcliError(f"{error}; a text itself is given by --text") from None
     check_utf8("--text", text)
+    if file is not None and text.startswith('{"kind":"trace"'):
+        tell(f"{file} is drawn as a text; it holds a trace: to replay it, give --trace {file}")
     return text
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import textwrap
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -38,7 +40,9 @@ def recipes(
                 print(json.dumps({"name": known, **about}, ensure_ascii=False))
             else:
                 minutes = f", {about['minutes']} minutes" if about["minutes"][0].isdigit() else ""
-                print(f"{known:<{width}}  {about['about']} ({about['hardware']}{minutes})")
+                told = f"{known:<{width}}  {about['about']} ({about['hardware']}{minutes})"
+                room = max(40, shutil.get_terminal_size().columns)
+                print(textwrap.fill(told, room, subsequent_indent=" " * (width + 2), break_on_hyphens=False))
         return
     if name not in recipe_names():
         raise unknown("recipe", name, recipe_names())

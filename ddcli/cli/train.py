@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
-from ..errors import DdcliError
+from ..errors import DdcliError, counted
+from ..files import meant
 from .answers import answer, console, tell
 from .options import Quiet
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..config import Config
 
 # flags and the settings they stand for
+SETTINGS = "config.toml"  # by which a folder is one of a run
 TRAIN_FLAGS = {
     "from_": "model.start",
     "lora": "model.lora",
@@ -162,7 +164,7 @@ def train(
 
     ddcli train --from answerdotai/ModernBERT-base --data novel.txt --steps 2000 -o runs/tuned
     """
-    from ..config import build_config, read_settings, read_toml, recipe_names
+    from ..config import build_config, check_data_of, read_settings, read_toml
     from ..runlog import read_run
     from ..training import train as train_run
     from ..world import World
@@ -172,15 +174,17 @@ def train(
     flags = {key: context.params[flag] for flag, key in TRAIN_FLAGS.items()}
     flags["train.batch_size"] = _batch_size(batch_size)
     base, overrides, where = read_settings(recipe, set_ or (), flags)
-    if resume and output is not None and (output / "config.toml").is_file():
+    goes_on = resume and output is not None and (output / SETTINGS).is_file()
+    if recipe is None and "data.source" not in overrides and not goes_on:
+        if resume:
+            raise DdcliError(f"{output} holds no run to go on with{meant(str(output), SETTINGS)}")
+        raise DdcliError("train on what? give --data, or a recipe (`ddcli recipes` lists them)")
+    if goes_on:
         base.pop("train.minutes", None)  # has become a number of steps
-        base = {**read_toml(output / "config.toml"), **base}
+        base = {**read_toml(cast(Path, output) / SETTINGS), **base}
     config = build_config(base, overrides, where)
-    source = Path(config.data.source)
-    is_file = bool(source.suffix) and "*" not in str(source)  # not a dataset of a hub, nor many files
-    if recipe in recipe_names() and "data.source" not in overrides and is_file and not source.exists():
-        told = f"`ddcli recipes {recipe}` says what it is"
-        raise DdcliError(f"{recipe} reads {source}, which is not here: {told}; or give other --data")
+    if "data.source" not in overrides and not goes_on:
+        check_data_of(recipe, config.data.source)
     reporter = _reporter(quiet)
     if dry_run:
         if World.here().leads:  # one of several processes says it for all
@@ -204,20 +208,21 @@ def _planned(config: "Config", reporter: Any, as_json: bool) -> Iterator[str]:
 
     plan = dry_run(config, reporter)
     train = plan.config.train
-    seconds, memory = estimate(plan, reporter)
+    needs = estimate(plan, reporter)
     known = {"parameters": plan.parameters, "trained_parameters": plan.trained, "data": plan.data.description}
-    known |= {"seconds": seconds, "memory_bytes": memory}
+    known |= {"steps": needs.steps, "seconds": needs.seconds, "memory_bytes": needs.memory}
     if as_json:
         yield json.dumps({"settings": plan.config.model_dump(), **known}, ensure_ascii=False)
         return
     yield plan.config.to_toml()
     few = f", of which {plan.trained:,} are trained" * (plan.trained < plan.parameters)
     yield f"# {plan.parameters:,} parameters{few}, {plan.data.description}"
-    if not train.minutes:
-        yield f"# {train.steps * train.batch_size * plan.data.length:,} tokens to train on"
-    told = f"{seconds / 60:.1f} minutes"
-    if memory is not None:
-        told += f" and {memory / 1e9:.1f} GB of memory"
+    tokens = needs.steps * train.batch_size * plan.data.length
+    fits = "about " if train.minutes else ""
+    yield f"# {fits}{counted(needs.steps, 'step')}, which read {tokens:,} tokens"
+    told = f"{needs.seconds / 60:.1f} minutes"
+    if needs.memory is not None:
+        told += f" and {needs.memory / 1e9:.1f} GB of memory"
     yield f"# about {told}, by a few steps that were tried"
 
 

@@ -1,7 +1,9 @@
 """Noise in the terminal: the text at each time, with its figures beside it, and what the noise is made of."""
 
+import textwrap
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -9,13 +11,17 @@ from rich.text import Text
 
 from ..errors import printable
 from .layout import cell, cell_widths, left_out, wrap
-from .parts import MEANINGS, Chain, Figured, State, Story, Track, Values, spread
+from .parts import MEANINGS, Chain, Figured, Noised, State, Story, Track, Values, spread
 
 LINES = 4  # of text at each time
 ROWS = 24  # times
 NARROW = 40  # columns of text; with fewer left, figures stand above the text instead of beside it
 TWINS = 5  # times of the Gaussian twin
 MAPS = 3  # times of the matrices
+FIGURES = (
+    "exp.: the share of tokens that is expected to be noise; w: the weight in the loss; I: bits of a token "
+    "that are left, I(x₀; xₜ); H: bits of what is seen, H(xₜ)"
+)
 LABEL = 6  # columns of a symbol beside a matrix
 SHADES, FROM = " ·▒▓█", (0.005, 0.05, 0.2, 0.5)  # the least probability of each shade behind the first
 LEVELS, REACH = "▁▂▃▄▅▆▇█", 2.0  # standard deviations from the middle to where bars end
@@ -34,9 +40,16 @@ def show(story: Story, console: Console) -> None:
     """Print every track, as wide as the console. Where that has no colour, marks stand below the tokens."""
     if story.note:
         console.print(Text(story.note, style="dim"), soft_wrap=True, highlight=False)
+    if isinstance(story.chapters[0].tracks[0].rows[0], Noised):
+        for line in _told(FIGURES, console.width):
+            console.print(line, soft_wrap=True, highlight=False)
+    twins = list[Values]()  # that are shown: processes of one signal share them
     for chapter in story.chapters:
         for track in chapter.tracks:
-            for line in _drawn(story, track, console):
+            values = track.values if track.values not in twins else None
+            if values:
+                twins.append(values)
+            for line in _drawn(story, replace(track, values=values), console):
                 console.print(line, soft_wrap=True, highlight=False)
         for line in _noise(story, chapter.chain, console.width) if chapter.chain else ():
             console.print(line, soft_wrap=True, highlight=False)
@@ -68,29 +81,44 @@ def _drawn(story: Story, track: Track, console: Console) -> Iterator[Text]:
     indent = margin * beside
     first = next(wrap(widths, columns))
     if track.events:
-        yield from _order(story, track, widths, first, indent)
+        yield from _order(story, track, widths, first, indent, console.width)
     if track.values:
-        yield from _twin(story, track, track.values, widths, first, indent, plain)
+        yield from _twin(story, track, track.values, widths, first, indent, console.width, plain)
     yield Text()
 
 
-def _order(story: Story, track: Track, widths: list[int], first: range, indent: int) -> Iterator[Text]:
+def _told(text: str, width: int) -> Iterator[Text]:
+    """A sentence, broken between words."""
+    for line in textwrap.wrap(text, max(width, 20)):
+        yield Text(line, style="dim")
+
+
+def _order(
+    story: Story, track: Track, widths: list[int], first: range, indent: int, width: int
+) -> Iterator[Text]:
     """The first line as it ends, and below each token when it took its last form."""
     last = {event.at: event.step for event in track.events}
     steps = sorted(last.values())
     ranks = {at: bisect(steps, step) / len(steps) for at, step in last.items()}
     bars = "".join((_bar(ranks[i]) if i in ranks else " ") * widths[i] for i in first).rstrip()
-    yield Text("When each token took its last form: low bars early, high ones late", style="dim")
+    yield from _told("When each token took its last form: low bars early, high ones late", width)
     yield from _indented(_lines(story, track.rows[-1], widths, [first], plain=False), indent)
     yield from _indented([Text(bars, style="cyan")], indent)
 
 
 def _twin(
-    story: Story, track: Track, values: Values, widths: list[int], first: range, indent: int, plain: bool
+    story: Story,
+    track: Track,
+    values: Values,
+    widths: list[int],
+    first: range,
+    indent: int,
+    width: int,
+    plain: bool,
 ) -> Iterator[Text]:
     """The first line of tokens, and below them the same noise of numbers, at the same times."""
-    told = "The same noise of numbers, zₜ = √αₜ x + √(1−αₜ) ε: low bars below 0, high ones above"
-    yield Text(told, style="dim")
+    told = "The same noise of numbers, zₜ = √αₜ x + √(1−αₜ) ε, as bars around 0"
+    yield from _told(told, width)
     shown = first[: len(values.clean)]
     for k in spread(range(len(track.rows)), TWINS):
         row = track.rows[k]
@@ -124,10 +152,8 @@ def _noise(story: Story, chain: Chain, width: int) -> Iterator[Text]:
         return
     picked = spread(range(len(chain.times)), fitting) if fitting > 1 else [len(chain.times) - 1]
     heads = [f"t = {chain.times[k]:.2f}".ljust(side) for k in picked]
-    yield Text(
-        "The noise as matrices, Q₁:ₜ: what a symbol (column) has turned into (row); π is pure noise",
-        style="dim",
-    )
+    told = "The noise as matrices Q₁:ₜ, from symbol (column) to symbol (row); π: pure noise"
+    yield from _told(told, width)
     yield Text("  ".join([" " * (label + 1), *heads, "π"]), style="dim")
     maps = [chain.products[k] for k in picked]
     for i, name in enumerate(names):

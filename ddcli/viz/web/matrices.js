@@ -25,8 +25,7 @@ function makeMatrices() {
 function drawMatrices(t) {
   if (!heatMaps.length) return;
   const chain = track.chapter.chain;
-  const after = chain.times.findIndex((time) => time >= t - 1e-9);
-  const k = after < 0 ? chain.times.length - 1 : after;
+  const k = chain.times.reduce((best, time, i) => (Math.abs(time - t) < Math.abs(chain.times[best] - t) ? i : best), 0);
   const from = k ? chain.times[k - 1] : 0, to = chain.times[k].toFixed(2);
   for (const { figure, canvas, caption, matrices, name, begin } of heatMaps) {
     if (figure.dataset.shown === `${tracks.indexOf(track)} ${k}`) continue;
