@@ -29,7 +29,7 @@ class Panel:
     states: frozenset[str]  # that occur
     note: str  # what of the track is not drawn
 
-    margin = 3.1  # where the text starts, right of the figures
+    margin = 3.7  # where the text starts, right of the figures
     head = 0.85
 
     @classmethod

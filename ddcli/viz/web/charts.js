@@ -4,7 +4,7 @@ const CURVES = [
   { title: "Expected noise (line), signal α (dots)", lines: ["noise", "alpha"], top: () => 1 },
   { title: "Loss weight w = −α′ / (1 − α)", lines: ["weight"], top: () => 10 },
   { title: "Bits: I(x₀; xₜ) (line), H(xₜ) (dots)", lines: ["information", "entropy"], top: Math.max },
-  { title: "Total variation from pure noise", lines: ["distance"], top: () => 1 },
+  { title: "Distance from pure noise (total variation)", lines: ["distance"], top: () => 1 },
 ];
 const COUNTS = [
   ["masks", "masks left (thick line)", "process-0"],
