@@ -57,6 +57,12 @@ def writes_in_order(config: Config) -> bool:
     return PROCESSES.get(config.process.name) is Autoregressive
 
 
+def _known(about: Mapping[str, Any]) -> str:
+    """What a bound is to be compared with."""
+    bits = about.get("by_frequency_bits_per_char")
+    return "" if bits is None else f" ({bits:.2f} by how frequent tokens are alone)"
+
+
 def _fenced(text: str) -> list[str]:
     """Any text as a block that nothing in it ends."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
@@ -109,7 +115,7 @@ def model_card(
         shown = ", ".join(_code(name) for name in list(data.labels)[:12])
         lines.append(f"- {len(data.labels):,} labels (`ddcli sample . --label NAME`): {shown}")
     lines += [
-        f"- Bound on held-out text: {b.bits_per_char:.3f} bits per character, "
+        f"- Bound on held-out text: {b.bits_per_char:.3f} bits per character{_known(about)}, "
         f"{b.nats_per_token:.4f} nats per token{_error(b)}, "
         f"perplexity {b.perplexity:.2f}"
         for b in bounds

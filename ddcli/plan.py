@@ -84,6 +84,18 @@ class Plan:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @cached_property
+    def by_frequency(self) -> float | None:
+        """Bits per character of the held-out text for one who knows how often each token is in what is
+        learnt, and no more; None where that was not counted."""
+        counts, valid = self.process.vocabulary.counts, self.data.valid
+        if counts is None or not valid.characters:
+            return None
+        shares = (counts + 1) / (
+            counts + 1
+        ).sum()  # once more than it was seen, lest what is new be impossible
+        return float(-(valid.counts(len(counts)) * np.log2(shares)).sum() / valid.characters)
+
     @property
     def task(self) -> Task:
         train = self.config.train

@@ -536,6 +536,7 @@ class _Run:
             "parameters": plan.parameters,
             "data": plan.data.description,
             "unit": plan.data.tokenizer.unit,
+            "by_frequency_bits_per_char": plan.by_frequency,
             "machine": described(plan.device),
             "processes": self.world.size,
             "precision": PRECISION_NAMES[plan.dtype],

@@ -270,7 +270,9 @@ def test_speed_and_loss_are_those_since_the_last_line(text_file, tmp_path, monke
 def test_the_card_says_what_the_model_is(absorbing_run):
     card = (absorbing_run / "README.md").read_text()
     last = metrics(absorbing_run)[-1]
-    assert f"{last['bound_bits_per_char']:.3f} bits per character" in card
+    known = json.loads((absorbing_run / "run.json").read_text())["by_frequency_bits_per_char"]
+    assert 2 < known < 6  # of letters
+    assert f"{last['bound_bits_per_char']:.3f} bits per character ({known:.2f} by how frequent" in card
     assert "`absorbing`, `linear` schedule" in card
     assert "Trained for 100 of 100 steps of 8 sequences, by muon, in float32, last on " in card
     assert f"torch {version('torch')}" in card

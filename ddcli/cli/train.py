@@ -175,14 +175,14 @@ def train(
     flags["train.batch_size"] = _batch_size(batch_size)
     base, overrides, where = read_settings(recipe, set_ or (), flags)
     goes_on = resume and output is not None and (output / SETTINGS).is_file()
-    if recipe is None and "data.source" not in overrides and not goes_on:
-        if resume:
-            raise DdcliError(f"{output} holds no run to go on with{meant(str(output), SETTINGS)}")
-        raise DdcliError("train on what? give --data, or a recipe (`ddcli recipes` lists them)")
     if goes_on:
         base.pop("train.minutes", None)  # has become a number of steps
         base = {**read_toml(cast(Path, output) / SETTINGS), **base}
     config = build_config(base, overrides, where)
+    if recipe is None and "data.source" not in overrides and not goes_on:
+        if resume:
+            raise DdcliError(f"{output} holds no run to go on with{meant(str(output), SETTINGS)}")
+        raise DdcliError("train on what? give --data, or a recipe (`ddcli recipes` lists them)")
     if "data.source" not in overrides and not goes_on:
         check_data_of(recipe, config.data.source)
     reporter = _reporter(quiet)

@@ -88,7 +88,9 @@ def _figures(log: RunLog) -> Node:
     bits, nats, stderr = (log.last(f"bound_{key}") for key in ("bits_per_char", "nats_per_token", "stderr"))
     if bits is not None and nats is not None:
         error = f" ± {bits / nats * stderr:.3f}" if stderr is not None and nats else ""
-        found.append(("bound on held-out text", f"{bits:.3f}{error}", "bits per character"))
+        known = log.about.get("by_frequency_bits_per_char")
+        beside = f"; {known:.2f} by how frequent tokens are alone" if is_number(known) else ""
+        found.append(("bound on held-out text", f"{bits:.3f}{error}", f"bits per character{beside}"))
     if (perplexity := log.last("bound_perplexity")) is not None:
         found.append(("perplexity", figure(perplexity), "per token, at most"))
     state = "steps, finished" if done >= asked else f"of {asked:,} steps"
