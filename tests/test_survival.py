@@ -314,7 +314,7 @@ def test_a_loss_that_jumps_is_told(text_file, tmp_path, monkeypatch):
     told = [line for line in heard.lines if "against" in line]
     assert len(told) == 1
     assert told[0].startswith(f"step {RECENT + 3}: a loss of ")
-    assert told[0].endswith(f"in the {RECENT} steps before")
+    assert told[0].endswith(f"in the {RECENT} steps before: a spike, harmless if it passes")
 
 
 def test_things_are_named_by_their_numbers():
