@@ -54,7 +54,7 @@ def examine(subject: str | Path | None = None, data: str | None = None) -> list[
         raise DdcliError(f"{subject} is no run folder: there is no such folder{meant(str(subject), CONFIG)}")
     if not Path(subject).is_file() and str(subject) not in recipe_names():
         raise unknown("run or recipe", str(subject), recipe_names())
-    return found + list(_recipe(find_recipe(subject), data))
+    return found + list(_recipe(str(subject), data))
 
 
 # -- the machine ------------------------------------------------------------------------------------------
@@ -212,11 +212,12 @@ def _tokenizer(tokenizer: Tokenizer) -> Iterator[Finding]:
 # -- a recipe ---------------------------------------------------------------------------------------------
 
 
-def _recipe(path: Path, data: str | None) -> Iterator[Finding]:
+def _recipe(name: str, data: str | None) -> Iterator[Finding]:
+    path = find_recipe(name)
     try:
         config = load_config(path, flags={"data.source": data})
         if data is None:
-            check_data_of(path.stem, config.data.source)
+            check_data_of(name, config.data.source)
         plan = dry_run(config, Silent())
     except DdcliError as error:
         yield Finding("recipe", f"{path}: {error}", "wrong", "" if data else "--data names other data")

@@ -128,7 +128,7 @@ class LiveCanvas:
 
     def _status(self, frame: "Frame") -> Text:
         masks = int((frame.x == self._model.tokenizer.mask_id).sum())
-        sure = self._open - masks if self._settles else self._open * frame.step / frame.steps
+        sure = max(0, self._open - masks) if self._settles else self._open * frame.step / frame.steps
         rate = sure / max(1e-9, time.monotonic() - self._began)
         calls = f"NFE {frame.nfe.float().mean():.0f}"
         parts = (f"step {frame.step}/{frame.steps}", calls, f"{masks} masks left", f"{rate:,.0f} tokens/s")

@@ -44,8 +44,8 @@ def _sampling(defaults: SamplerSettings) -> str:
 
 def with_sampling(card: str, defaults: SamplerSettings) -> str:
     """A card as it is, but for the sampler that it names."""
-    lines = [_sampling(defaults) if line.startswith(SAMPLING) else line for line in card.split("\n")]
-    return "\n".join(lines)
+    told = _sampling(defaults)
+    return re.sub(rf"^{re.escape(SAMPLING)}[^\r\n]*", lambda _: told, card, flags=re.M)
 
 
 def fills(config: Config) -> bool:

@@ -91,10 +91,9 @@ class Plan:
         counts, valid = self.process.vocabulary.counts, self.data.valid
         if counts is None or not valid.characters:
             return None
-        shares = (counts + 1) / (
-            counts + 1
-        ).sum()  # once more than it was seen, lest what is new be impossible
-        return float(-(valid.counts(len(counts)) * np.log2(shares)).sum() / valid.characters)
+        seen = counts + 1  # once more than it was, lest what is new be impossible
+        bits = -(valid.counts(len(seen)) * np.log2(seen / seen.sum())).sum()
+        return float(bits / valid.characters)
 
     @property
     def task(self) -> Task:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -300,8 +301,10 @@ def save_defaults(
         path = run / FRONTIER
         write_text(path, json.dumps(list(swept), indent=1) + "\n")
         path = run / "README.md"
-        if path.is_file():
-            write_text(path, with_sampling(path.read_text(encoding="utf-8", errors="replace"), settings))
+        with suppress(UnicodeDecodeError):  # then it is somebody's own, and stays as it is
+            card = path.read_bytes().decode() if path.is_file() else ""
+            if (told := with_sampling(card, settings)) != card:
+                write_text(path, told)
     except OSError as error:
         raise DdcliError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -171,6 +171,13 @@ def test_a_recipe_that_ships_says_where_its_data_is(tmp_path, monkeypatch):
     assert "names reads names.txt, which is not here: `ddcli recipes names` says what it is" in wrong.found
 
 
+def test_a_recipe_of_ones_own_is_not_taken_for_one_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.toml").write_text('[data]\nsource = "gone.txt"\n')
+    (wrong,) = told(ddcli.examine("./names.toml"), "recipe")
+    assert "no such file or folder: gone.txt" in wrong.found
+
+
 def test_what_is_neither_run_nor_recipe_is_refused():
     with pytest.raises(
         DdcliError, match="unknown run or recipe 'tinyshakespear'; did you mean 'tinyshakespeare'"

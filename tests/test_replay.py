@@ -390,6 +390,14 @@ def test_a_sweep_is_saved_as_budgets_and_read_again(absorbing_run, tmp_path, cap
     assert b"entropy" in (tmp_path / "frontier.svg").read_bytes()
     assert cli.main(["sample", str(run), "--budget", "fast", "--length", "4", "--seed", "1"]) == 0
     capfd.readouterr()
+    for own in (
+        b"- Sampler, if nobody says: mine\r\n\xe9",
+        b"my own words\r\n",
+    ):  # not UTF-8, and no such line
+        (run / "README.md").write_bytes(own)
+        assert cli.main([str(a) for a in [*arguments, "--sweep", "steps=2"]]) == 0
+        assert (run / "README.md").read_bytes() == own
+    capfd.readouterr()
     (run / "metrics.jsonl").write_text("damage\n")  # of which no page can be made: that loses no sweep
     assert cli.main([str(a) for a in [*arguments, "--sweep", "steps=2"]]) == 0
     assert len(json.loads(capfd.readouterr().out)["frontier"]) == 1

@@ -106,7 +106,9 @@ def _text(file: str | None, text: str | None) -> str:
         except DdcliError as error:
             raise DdcliError(f"{error}; a text itself is given by --text") from None
     check_utf8("--text", text)
-    if file is not None and text.startswith('{"kind":"trace"'):
+    from ..trace import is_trace
+
+    if file is not None and is_trace(text[:80].encode()):
         tell(f"{file} is drawn as a text; it holds a trace: to replay it, give --trace {file}")
     return text
 

@@ -15,6 +15,11 @@ from .recording import Recording, apply
 FIRST = b'{"kind":"trace"'
 
 
+def is_trace(content: bytes) -> bool:
+    """Whether a file of this content, or of this start, is one."""
+    return content.startswith(FIRST)
+
+
 class Traced:
     """A trace that was read: its header, how ids are spelled, and what happened to each sequence."""
 
@@ -100,7 +105,7 @@ def read_trace(path: str | Path) -> Traced:
         content = read_small(Path(path), LARGEST)
     except OSError as error:
         raise DdcliError(f"{path} cannot be read: {error.strerror}") from None
-    if not content.startswith(FIRST):
+    if not is_trace(content):
         raise DdcliError(
             f"{path}, line 1: this is no trace; write one with `ddcli sample MODEL --trace FILE`"
         )
