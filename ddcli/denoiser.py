@@ -6,7 +6,6 @@ A head's meaning is declared, and converted here, in log space.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .backbones.transformer import KeysValues, Transformer
-from .device import out_of_memory, sent
+from .compiled import Compiled, CompiledForMany
+from .device import sent
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
@@ -273,50 +273,6 @@ def price(cost: Callable[..., Tensor], logits: Tensor, counts: Tensor, *of: Tens
     return torch.where(counts, cost(logits.float(), *of), 0.0).sum()
 
 
-class Compiled:
-    """A function that is compiled at its first use; where that cannot be done, it says so and stays eager."""
-
-    def __init__(
-        self,
-        plain: Callable[..., Tensor],
-        log: Callable[[str], None],
-        *,
-        varies: bool = False,
-        kept: float = 1.0,
-    ) -> None:
-        """varies: whether the first size of what it is given changes from call to call. kept: of what it
-        makes, how much is kept for the way back; the rest is made again, what costs least first."""
-        self._plain = plain
-        self._kept = kept
-        self._log = log
-        self._varies = varies
-        self._call: Callable[..., Tensor] = torch.compile(plain)
-
-    def __call__(self, *inputs: Any, **told: Any) -> Tensor:
-        if self._varies:
-            for given in (*inputs, *told.values()):
-                if isinstance(given, Tensor):
-                    torch._dynamo.maybe_mark_dynamic(given, 0)
-        try:
-            with self._budget():
-                return self._call(*inputs, **told)
-        except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
-            if self._call is self._plain or out_of_memory(error):
-                raise
-            reason = str(error).strip().partition("\n")[0][:100]
-            self._log(f"not compiled, which is slower: {reason or type(error).__name__}")
-            self._call = self._plain
-            return self._plain(*inputs, **told)
-
-    def _budget(self) -> AbstractContextManager[object]:
-        if self._kept == 1 or not torch.is_grad_enabled():
-            return nullcontext()
-        return cast(
-            AbstractContextManager[object],
-            torch._functorch.config.patch(activation_memory_budget=self._kept),
-        )
-
-
 class NetworkDenoiser:
     """A network with a trunk and a head."""
 
@@ -338,7 +294,8 @@ class NetworkDenoiser:
         """
         network = self.network
         spares = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
-        self.trunk = Compiled(network.trunk, log, varies=varies, kept=KEPT if spares else 1.0)
+        made = CompiledForMany if varies else Compiled
+        self.trunk = made(network.trunk, log, kept=KEPT if spares else 1.0)
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 

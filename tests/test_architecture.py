@@ -22,6 +22,7 @@ FLOORS = {
     "world": 1,
     "hub": 1,
     "device": 1,
+    "compiled": 1.1,
     "stopping": 1,
     "watch": 1,
     "tensors": 1,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ddcli import denoiser as denoisers
 from ddcli.backbones.automodel import DiffusionTransformer
 from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
+from ddcli.compiled import padded, room_for
 from ddcli.denoiser import (
     HEADS,
     Batched,
@@ -354,6 +355,18 @@ def test_a_network_is_compiled_once_for_one_sequence_and_once_for_any_other_numb
         torch.testing.assert_close(compiled(*told), plain(*told), rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     assert not heard
+
+
+def test_sequences_are_padded_to_few_numbers_of_them_by_their_last_one():
+    """What a GPU records graphs for; that they compute the same is asked of one in test_gpu.py."""
+    rooms = [room_for(count) for count in range(1, 65)]
+    assert sorted(set(rooms)) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]
+    assert all(count <= room < 1.25 * count for count, room in enumerate(rooms, 1))
+    xt, clock = torch.arange(6).view(3, 2), torch.rand(3, 2)
+    longer = padded({"xt": xt, "clock": clock, "valid": None}, 2)
+    assert longer["xt"].tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
+    assert torch.equal(longer["clock"][:3], clock)
+    assert longer["valid"] is None
 
 
 @pytest.mark.slow

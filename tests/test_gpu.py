@@ -88,6 +88,25 @@ def test_every_sampler_draws_the_same(name, noise, request):
 
 
 @pytest.mark.parametrize("noise", ["absorbing", "uniform"])
+def test_replayed_graphs_believe_what_kernels_do(noise, request):
+    """Compiled for sampling; whatever the number of sequences, and again, once they are recorded."""
+    run = request.getfixturevalue(f"{noise}_run")
+    plain, compiled = (load_model(run, device="cuda", precision="float32") for _ in range(2))
+    heard = []
+    compiled.compile(heard.append)
+    mask = plain.process.vocabulary.mask_id or 0
+    for count in (3, 3, 3, 9, 1, 9, 9, 1, 1, 3):
+        xt = torch.randint(5, mask or 20, (count, plain.length), device="cuda")
+        rows = torch.rand(xt.shape, device="cuda") < 0.4
+        asked = (xt.masked_fill(rows, mask), rows.double(), rows)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled.plain(*asked), plain.plain(*asked), rtol=1e-3, atol=1e-3)
+    drawn = ([s.text for s in model.sample(5, steps=16, seed=3)] for model in (compiled, plain))
+    assert all(alike(one, other) for one, other in zip(*drawn, strict=True))
+    assert not heard
+
+
+@pytest.mark.parametrize("noise", ["absorbing", "uniform"])
 def test_gaps_are_filled_the_same(noise, request):
     run = request.getfixturevalue(f"{noise}_run")
     on_gpu, on_cpu = (load_model(run, device=d, precision="float32") for d in ("cuda", "cpu"))
