@@ -66,6 +66,7 @@ from .world import ALONE, Lost, World
 GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
 LONG_ENOUGH = 30.0  # seconds
+COLD = 10.0  # seconds: what first steps take longer than others where a compiler has kept nothing of them
 OFF = 0.02  # share of its steps by which a plan that is made again differs before it replaces the old one
 
 
@@ -604,10 +605,17 @@ class Needs:
 
 
 def estimate(plan: Plan, reporter: Silent) -> Needs:
-    """By a few steps. Leaves no trace. Raises as `train` does."""
+    """By a few steps. Leaves no trace but what a compiler keeps. Raises as `train` does."""
     with deterministic(plan.device), memory_kept(plan.device), tempfile.TemporaryDirectory() as nowhere:
+
+        def rehearsed() -> Pace:
+            return _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
+
         try:
-            pace = _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()
+            pace = rehearsed()
+            if pace.warming > COLD:  # the run that follows will not compile again what has been compiled now
+                torch.compiler.reset()
+                pace = rehearsed()
         except (MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 raise RunFailed(too_large(plan, ALONE)) from error

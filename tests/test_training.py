@@ -48,6 +48,7 @@ from ddcli.errors import DdcliError, RunFailed, counted, printable
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
 from ddcli.optimizer import OPTIMIZERS, make_optimizer
+from ddcli.pace import Pace
 from ddcli.plan import Silent, dry_run, make_plan
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES, EvenTimes
@@ -1138,6 +1139,15 @@ def test_memory_is_kept_on_a_cpu_alone_and_the_allocator_is_left_able(monkeypatc
     monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace())  # a library without it
     with memory_kept(CPU):
         pass
+
+
+def test_what_a_dry_run_has_compiled_is_not_reckoned_with_again(text_file, monkeypatch):
+    """The run that follows finds it, so the estimate is of steps that find it too."""
+    paces = [Pace(warming=70.0, step=0.5, draw=0.0, sampling=0.0), Pace(4.0, 0.25, 0.0, 0.0)]
+    monkeypatch.setattr(training._Run, "rehearse", lambda run: paces.pop(0))
+    plan = make_plan(tiny_config(text_file, train__steps=8), None, Silent())
+    assert training.estimate(plan, Silent()).seconds == 4.0 + 8 * 0.25
+    assert not paces
 
 
 def test_a_dry_run_keeps_the_minutes_asked_for(text_file):
