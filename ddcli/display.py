@@ -13,6 +13,7 @@ from rich.text import Text
 from .errors import printable
 from .plan import Silent
 from .plots import bars, curve
+from .runlog import is_number
 
 TALLEST = 10  # lines of a chart
 NARROWEST, GAP = 15, 2  # columns of a chart, and between two
@@ -154,20 +155,27 @@ class TrainingDisplay(_Lines):
     def progress(self, step: int) -> None:
         self._step = step
 
+    def past(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        for line in lines:
+            self._draw(line)
+
     def metrics(self, line: Mapping[str, Any]) -> None:
-        if "bound_bits_per_char" in line:
-            if math.isfinite(line["bound_bits_per_char"]):
-                self._bounds.append(line["bound_bits_per_char"])
-            self._shares = [share if math.isfinite(share) else 0.0 for share in line.get("bound_by_time", [])]
+        self._draw(line)
+        if "bound_bits_per_char" in line:  # the rest is in place
             self._bound = f"bound {line['bound_bits_per_char']:.3f} bits/char"
-            told = {
-                key: value for key, value in line.items() if key.startswith("bound")
-            }  # the rest is in place
+            told = {key: value for key, value in line.items() if key.startswith("bound")}
             self.say(f"step {line['step']:,}: {figures(told)}")
         if "loss" in line:
-            if math.isfinite(line["loss"]):
-                self._losses.append(line["loss"])
             self._pace = f"gradient {line['gradient_norm']:.2f}  {line['tokens_per_second']:,.0f} tokens/s"
+
+    def _draw(self, line: Mapping[str, Any]) -> None:
+        """Of a line that may be of another process, and of an older version."""
+        if is_number(line.get("bound_bits_per_char")):
+            self._bounds.append(line["bound_bits_per_char"])
+        if is_number(line.get("loss")):
+            self._losses.append(line["loss"])
+        if shares := line.get("bound_by_time"):
+            self._shares = [share if is_number(share) else 0.0 for share in shares]
 
     def samples(self, step: int, texts: list[str]) -> None:
         self._texts = [_one_line(text) for text in texts]

@@ -3,7 +3,7 @@
 import math
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,15 @@ TRACKERS: dict[str, Kind] = {
 }
 
 
+def find_tracker(name: str) -> Kind:
+    """Raises DdcliError for a name that is not known, and where a package is missing."""
+    if name not in TRACKERS:
+        raise unknown("tracker", name, TRACKERS)
+    for package in ("accelerate", name):
+        needed(package, f"--track {name}", name)
+    return TRACKERS[name]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -61,12 +70,8 @@ class Tracked(Silent):
     """A reporter, and a tracker that is told the metrics as well."""
 
     def __init__(self, reporter: Silent, name: str, run: Path) -> None:
-        """Raises DdcliError for a name that is not known, and where a package is missing."""
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
-        for package in ("accelerate", name):
-            needed(package, f"--track {name}", name)
-        self.reporter, self.name, self.run, self.kind = reporter, name, run, TRACKERS[name]
+        """Raises DdcliError as `find_tracker` does."""
+        self.reporter, self.name, self.run, self.kind = reporter, name, run, find_tracker(name)
         self.tracker: Any = None
 
     def begin(self, step: int, steps: int) -> None:
@@ -111,6 +116,9 @@ class Tracked(Silent):
 
     def say(self, line: str) -> None:
         self.reporter.say(line)
+
+    def past(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        self.reporter.past(lines)
 
     def plan(self, steps: int) -> None:
         self.reporter.plan(steps)

@@ -198,6 +198,7 @@ class _Run:
             self.reporter.say(f"{self.folder} is finished at step {first:,}; give more --steps to go on")
             return self.folder
 
+        known: list[dict[str, Any]] = []
         if self.world.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = [line for line in metrics_of(self.folder) if line["step"] <= first] if first else []
@@ -209,6 +210,7 @@ class _Run:
 
         config = self.config
         self.reporter.begin(first, config.train.steps)
+        self.reporter.past(known)
         if not found and config.validation.every:
             self._write({"step": 0, **self._validate(config.validation.draws)})
         while self.state.step < self.config.train.steps:

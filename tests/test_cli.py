@@ -301,6 +301,14 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(run, text_file, tmp_path, 
     assert tomllib.loads(out.decode()) == tomllib.loads((target / "config.toml").read_text())
 
 
+def test_a_dry_run_finds_what_a_run_would_fall_over(run, text_file, absorbing_run):
+    arguments = ("train", "--data", text_file, *TINY, "--dry-run")
+    code, _, err = run(*arguments, "-o", absorbing_run)
+    assert (code, "already holds a run" in err) == (2, True)
+    code, _, err = run(*arguments, "--track", "tensorbord")
+    assert (code, "did you mean 'tensorboard'?" in err) == (2, True)
+
+
 def test_a_dry_run_of_a_timed_recipe_tells_its_time(run, text_file):
     code, out, _ = run("train", "--data", text_file, *tiny(train__steps=None), "--minutes", "3", "--dry-run")
     assert code == 0
@@ -827,6 +835,9 @@ def test_what_cannot_be_infilled_is_refused(refused, absorbing_run, uniform_run,
     assert "no gap to fill; write [MASK]" in refused("infill", absorbing_run, "-", stdin=b"text")
     assert "no gap to fill" in refused("infill", absorbing_run, "-", stdin=b"")
     assert "cannot be read: No such file" in refused("infill", absorbing_run, tmp_path / "missing.txt")
+    (tmp_path / "letter.txt").write_text("a")
+    for command in (("infill", absorbing_run), ("noise-viz",)):
+        assert f"did you mean '{tmp_path}/letter.txt'?" in refused(*command, tmp_path / "lettr.txt")
     assert "the model comes first, then a text" in refused("infill", tmp_path / "text.txt", absorbing_run)
     assert "the mask token is empty" in refused("infill", absorbing_run, "-", "--mask-token", "", stdin=b"a")
     quiet = ["-q", "--sampler", "confidence"]
@@ -1063,6 +1074,12 @@ def test_an_infilling_can_be_watched(run, uniform_run, monkeypatch):
 
 
 # -- noise-viz --------------------------------------------------------------------------------------------
+
+
+def test_what_a_vocabulary_lacks_is_said_to_be_drawn_as_unknown(run, absorbing_run):
+    arguments = ("noise-viz", "--text", "the ☃ and ☃", "-m", absorbing_run, "--times", "0.5")
+    assert "2 symbols that the model's vocabulary lacks: drawn as unknown" in run(*arguments)[2]
+    assert "vocabulary" not in run(*arguments, "-q")[2]
 
 
 @pytest.mark.parametrize("source", ["--text", "file", "-"])

@@ -228,6 +228,18 @@ def test_a_bound_that_is_no_number_is_told_and_not_drawn(bound):
     assert f"bound {bound:.3f} bits/char" in screen.getvalue()
 
 
+def test_curves_of_a_run_that_goes_on_begin_where_it_did():
+    screen = io.StringIO()
+    display = TrainingDisplay(Console(file=screen, width=80, height=24, force_terminal=True))
+    display.begin(200, 400)
+    display.past([{"step": step, "loss": 500 - step} for step in range(0, 200, 20)] + [{"step": 200}])
+    display.metrics({"step": 220, "loss": 1.0, "gradient_norm": 0.5, "tokens_per_second": 9.0})
+    display.end()
+    text = "\n".join(line.plain for line in display.render().renderables)
+    assert "loss 500.00 → 1.000" in text
+    assert "step 1" not in screen.getvalue()
+
+
 def test_a_plan_that_is_made_again_is_what_the_steps_are_out_of():
     log = io.StringIO()
     lines = PlainLines(Console(file=log, width=40), seconds=0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import DdcliError, escaped, printable
+from ..files import meant
 
 if TYPE_CHECKING:
     from ..filling import Infilling
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 SEPARATOR = "-" * 40
 
 
-def read(file: str) -> bytes:
+def read(file: str, otherwise: str = "") -> bytes:
+    """otherwise: what else to do where there is no such file, nor one of a name like it."""
     if file == "-":
         return sys.stdin.buffer.read()
     try:
         return Path(file).read_bytes()
+    except FileNotFoundError as error:
+        hint = meant(file) or otherwise
+        raise DdcliError(f"{file} cannot be read: {error.strerror}{hint}") from None
     except OSError as error:
         raise DdcliError(f"{file} cannot be read: {error.strerror}") from None
 

@@ -155,11 +155,7 @@ def infill(
         raise DdcliError("--explain tells how one FILE is filled: no --jsonl")
     if file is not None and Path(file).is_dir():
         raise DdcliError(f"{file} is a folder; the model comes first, then a text: ddcli infill MODEL FILE")
-    try:
-        text = b"" if file is None else read(file)
-    except DdcliError as error:
-        hint = "" if Path(str(file)).exists() else f"; {PIPED}"
-        raise DdcliError(f"{error}{hint}") from None
+    text = b"" if file is None else read(file, f"; {PIPED}")
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
     check_output(output)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import DdcliError
+from ..errors import DdcliError, counted
 from .answers import answer, check_utf8, read, tell
 from .options import AllowPickle, Quiet
 
@@ -70,16 +70,21 @@ def noise_viz(
         text = _text(file, text)
     if output is not None:
         format_of(output)  # what cannot be drawn is refused before a model runs
+    loaded = None if model is None else api.load(model, allow_pickle=allow_pickle)
     story = api.noise_viz(
         text,
         trace=trace,
-        model=None if model is None else api.load(model, allow_pickle=allow_pickle),
+        model=loaded,
         processes=_names(process),
         schedule=None if schedule is None else _parts(schedule),
         times=_numbers(times) if times else default_times(output),
         tokenizer=tokenizer,
         seed=seed or 0,
     )
+    if loaded and text and not quiet:
+        lacking = int((loaded.tokenizer.encode(text) == loaded.tokenizer.unk_id).sum())
+        if lacking:
+            tell(f"{counted(lacking, 'symbol')} that the model's vocabulary lacks: drawn as unknown")
     if output is not None:
         write(story, output)
         if not quiet:
@@ -100,11 +105,9 @@ def _text(file: str | None, text: str | None) -> str:
         if Path(file).is_dir():
             raise DdcliError(f"{file} is a folder, not a text; a model is given by -m {file}")
         try:
-            text = read(file).decode()
+            text = read(file, "; a text itself is given by --text").decode()
         except UnicodeDecodeError as error:
             raise DdcliError(f"{file} is not UTF-8 text (byte {error.start})") from None
-        except DdcliError as error:
-            raise DdcliError(f"{error}; a text itself is given by --text") from None
     check_utf8("--text", text)
     from ..trace import is_trace
 

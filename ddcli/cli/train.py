@@ -164,6 +164,7 @@ def train(
 
     ddcli train --from answerdotai/ModernBERT-base --data novel.txt --steps 2000 -o runs/tuned
     """
+    from ..checkpoint import find_run
     from ..config import build_config, check_data_of, read_settings, read_toml
     from ..runlog import read_run
     from ..training import train as train_run
@@ -187,6 +188,8 @@ def train(
         check_data_of(recipe, config.data.source)
     reporter = _reporter(quiet)
     if dry_run:
+        if output is not None:
+            find_run(output, resume=resume)
         if World.here().leads:  # one of several processes says it for all
             answer("\n".join(_planned(config, reporter, as_json)))
         return
@@ -204,8 +207,11 @@ def train(
 def _planned(config: "Config", reporter: Any, as_json: bool) -> Iterator[str]:
     """What a training would do, and need; a recipe to copy, with the figures as comments, or JSON."""
     from ..plan import dry_run
+    from ..tracking import find_tracker
     from ..training import estimate
 
+    if config.metrics.track:
+        find_tracker(config.metrics.track)
     plan = dry_run(config, reporter)
     train = plan.config.train
     needs = estimate(plan, reporter)
