@@ -1111,7 +1111,7 @@ def test_noise_is_drawn_to_a_file_by_its_suffix(run, tmp_path, suffix, start):
 @pytest.mark.parametrize("kind", ["absorbing", "uniform", "records"])
 def test_with_a_model_the_way_back_is_shown_too(run, request, kind):
     model = request.getfixturevalue(f"{kind}_run")
-    code, out, err = run("noise-viz", "--text", "a bad cab", "-m", model)
+    code, out, err = run("noise-viz", "--text", "a bad cab", "-m", model, "-q")
     assert (code, err) == (0, "")
     shown = out.decode()
     noise = "absorbing" if kind == "records" else kind
@@ -1317,7 +1317,7 @@ def test_what_is_compiled_is_what_the_network_is_asked_by(absorbing_run, tmp_pat
     seed = [] if command == "eval" else ["--seed", "1"]
     told, asked = [command, str(absorbing_run), *options, *seed, "-q"], []
 
-    def compiled(plain):
+    def compiled(plain, **how):
         def counted(*inputs, **others):
             asked.append(plain)
             return plain(*inputs, **others)
