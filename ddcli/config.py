@@ -194,12 +194,16 @@ class Config(Section):
             )
         return shape
 
-    def to_toml(self) -> str:
-        """As a recipe. Where minutes are asked for, they decide the number of steps, which is left out."""
+    def told(self) -> dict[str, Any]:
+        """As a recipe says it. Minutes that are asked for decide the number of steps, which is left out."""
         told = self.model_dump(exclude_none=True)
         if self.train.minutes is not None:
             del told["train"]["steps"]
-        return tomli_w.dumps(told)
+        return told
+
+    def to_toml(self) -> str:
+        """A recipe."""
+        return tomli_w.dumps(self.told())
 
 
 # what a run may go on with in another way, keys and sections; `train.steps` gives it a new plan from there
@@ -255,6 +259,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return given
 
 
+def settings_like(name: str) -> list[str]:
+    """The keys of settings called so, or by its words' initials: `learning_rate` for `train.lr`."""
+    initials = "".join(word[:1] for word in name.split("_"))
+    return [key for key in flatten_fields() if key.rpartition(".")[2] in (name, initials)]
+
+
 def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Config:
     """A config from flat keys; `overrides` win over `base`. `where` names the source in errors."""
     if "train.steps" in overrides and "train.minutes" in overrides:
@@ -265,10 +275,8 @@ def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: s
     tree: dict[str, dict[str, Any]] = {}
     for key, value in {**base, **overrides}.items():
         if key not in known:
-            name = key.rpartition(".")[2]
-            initials = "".join(word[:1] for word in name.split("_"))  # `learning_rate` for `train.lr`
-            meant = [k for k in known if k.rpartition(".")[2] in (name, initials)]
-            raise unknown(f"setting in {where}" if key in base else "setting", key, meant or known)
+            likely = settings_like(key.rpartition(".")[2]) or known
+            raise unknown(f"setting in {where}" if key in base else "setting", key, likely)
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value
     try:

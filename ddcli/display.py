@@ -16,7 +16,7 @@ from .plots import bars, curve
 from .runlog import is_number
 
 TALLEST = 10  # lines of a chart
-NARROWEST, GAP = 15, 2  # columns of a chart, and between two
+NARROWEST, GAP = 18, 2  # columns of a chart, and between two
 FEWEST = 3  # lines a chart needs; with less room there are figures alone
 FRAMES = 4  # a second
 

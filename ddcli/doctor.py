@@ -13,11 +13,14 @@ import torch
 from .checkpoint import best_checkpoint, checkpoints
 from .config import check_data_of, find_recipe, load_config, recipe_names
 from .device import can_compile, pick_device, pick_precision
-from .errors import DdcliError, counted, unknown
-from .files import CONFIG, meant, verified
+from .errors import DdcliError, counted, nearest, unknown
+from .files import verified
+from .hub import is_name
 from .machine import GB, cores, memory, processor, versions
+from .pace import peak_memory
 from .plan import Silent, dry_run
 from .runlog import RunLog, read_run
+from .sampling import Writer
 from .saved import load_writer
 from .stopping import go_on
 from .textmodel import TextModel
@@ -37,11 +40,14 @@ class Finding:
     mend: str = ""  # what to do, where something can be done
 
 
-def examine(subject: str | Path | None = None, data: str | None = None) -> list[Finding]:
-    """What can be told of this machine, and of a run folder or a recipe if one is given.
+def examine(
+    subject: str | Path | None = None, data: str | None = None, *, allow_pickle: bool = False
+) -> list[Finding]:
+    """What can be told of this machine, and of a model or a recipe if one is given: a run folder, or the
+    folder or hub name of a model that others trained.
 
-    data: what a recipe is to train on, if not what it says. Raises DdcliError where the subject is neither.
-    What is wrong with it is a finding, not an error.
+    data: what a recipe is to train on, if not what it says. allow_pickle: as in `ddcli.load`.
+    Raises DdcliError where the subject is neither. What is wrong with it is a finding, not an error.
 
     >>> [finding.found for finding in ddcli.examine("runs/x") if finding.kind == "wrong"]
     """
@@ -49,12 +55,13 @@ def examine(subject: str | Path | None = None, data: str | None = None) -> list[
     if subject is None:
         return found
     if Path(subject).is_dir():
-        return found + list(_run(Path(subject)))
-    if Path(subject).name != str(subject) and not Path(subject).exists():
-        raise DdcliError(f"{subject} is no run folder: there is no such folder{meant(str(subject), CONFIG)}")
-    if not Path(subject).is_file() and str(subject) not in recipe_names():
-        raise unknown("run or recipe", str(subject), recipe_names())
-    return found + list(_recipe(str(subject), data))
+        return found + list(_run(Path(subject), allow_pickle))
+    name = str(subject)
+    if Path(subject).is_file() or name in recipe_names():
+        return found + list(_recipe(name, data))
+    if "/" not in name and (nearest(name, recipe_names()) or not is_name(name)):
+        raise unknown("run or recipe", name, recipe_names())
+    return found + list(_model(load_writer(name, allow_pickle=allow_pickle), name))
 
 
 # -- the machine ------------------------------------------------------------------------------------------
@@ -100,13 +107,19 @@ def _machine() -> Iterator[Finding]:
 # -- a run ------------------------------------------------------------------------------------------------
 
 
-def _run(run: Path) -> Iterator[Finding]:
+def _run(run: Path, allow_pickle: bool) -> Iterator[Finding]:
     yield from _checkpoints(run)
     try:
-        model = load_writer(run)
+        model = load_writer(run, allow_pickle=allow_pickle)
     except DdcliError as error:
         yield Finding("model", str(error), "wrong")
         return
+    yield from _model(model, str(run))
+    if isinstance(model, TextModel) and not model.origin:  # then others trained it
+        yield from _progress(run)
+
+
+def _model(model: Writer, name: str) -> Iterator[Finding]:
     if not isinstance(model, TextModel):
         yield Finding("model", "writes with `ddcli sample`, and does nothing else")
         return
@@ -115,11 +128,9 @@ def _run(run: Path) -> Iterator[Finding]:
     yield from _tokenizer(model.tokenizer)
     yield Finding("sampling", f"{model.settings.sampler}, {model.settings.steps} steps, if nobody says")
     if not model.budgets and not model.origin:
-        command = f'`ddcli eval {quote(str(run))} --sweep "steps=8,16,32,64" --save`'
+        command = f'`ddcli eval {quote(name)} --sweep "steps=8,16,32,64" --save`'
         mend = f"{command} finds the fewest steps that are as good"
         yield Finding("sampling", "no budgets are measured", mend=mend)
-    if not model.origin:  # then others trained it
-        yield from _progress(run)
 
 
 def _speed(log: RunLog) -> Iterator[Finding]:
@@ -220,7 +231,8 @@ def _recipe(name: str, data: str | None) -> Iterator[Finding]:
             check_data_of(name, config.data.source)
         plan = dry_run(config, Silent())
     except DdcliError as error:
-        yield Finding("recipe", f"{path}: {error}", "wrong", "" if data else "--data names other data")
+        mend = "" if data or "--data" in str(error) else "--data names other data"
+        yield Finding("recipe", f"{path}: {error}", "wrong", mend)
         return
     train = plan.config.train
     length = f"{train.minutes:g} minutes" if train.minutes else counted(train.steps, "step")
@@ -230,8 +242,10 @@ def _recipe(name: str, data: str | None) -> Iterator[Finding]:
     yield Finding("data", plan.data.description)
     yield from _tokenizer(plan.data.tokenizer)
     free = torch.cuda.mem_get_info(plan.device)[0] if plan.device.type == "cuda" else memory()[1]
-    needs = f"about {plan.memory / GB:.1f} GB of memory to train"
-    if free and plan.memory > free:
+    # on a CPU this process, with what it has imported and read, is beside it
+    takes = plan.memory + (0 if plan.device.type == "cuda" else peak_memory(plan.device) or 0)
+    needs = f"about {takes / GB:.1f} GB of memory to train"
+    if free and takes > free:
         mend = "lower --length, take a smaller --size, or raise train.accumulate"
         yield Finding("memory", f"{needs}, more than the {free / GB:.1f} GB that are free", "wrong", mend)
     else:

@@ -123,6 +123,6 @@ def unknown(what: str, name: str, known: Iterable[str], otherwise: str = "") -> 
 YOUR_OWN = "; if it is your own, start the file that adds it, `python FILE.py ...`, in place of `ddcli ...`"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was meant, or '' where none is near."""
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)), "")
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """The known name that was meant, or '' where none is near. cutoff: how alike, of 1, it has to be."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)), "")

@@ -175,6 +175,10 @@ def without_place(source: str) -> str:
     return Path(source).name if Path(source).is_absolute() else source
 
 
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
 def meant(path: str, holding: str = "") -> str:
     """`; did you mean 'runs/novel'?`, by what lies beside where a path leads, or nothing.
 
@@ -185,5 +189,7 @@ def meant(path: str, holding: str = "") -> str:
         beside = [entry.name for entry in os.scandir(folder) if (Path(entry.path) / holding).exists()]
     except (OSError, ValueError):
         return ""
-    near = nearest(Path(path).name, beside)
+    stems = {stem: [other for other in beside if Path(other).stem == stem] for stem in map(_stem, beside)}
+    alike = stems.get(nearest(_stem(path), stems, 0.6), [])  # an ending in common says nothing
+    near = nearest(Path(path).name, alike, 0)
     return f"; did you mean {str(folder / near)!r}?" if near else ""

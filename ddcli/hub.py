@@ -16,6 +16,7 @@ PATIENCE = 10.0  # seconds to wait for the hub
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a model says of itself, its tokenizer included
 WEIGHTS = ("*.safetensors",)
+POINTER = b"version https://git-lfs"
 ADAPTERS = "adapter_config.json"
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 
@@ -94,6 +95,9 @@ def safe_weights(folder: Path, name: str) -> list[Path]:
             files = [folder / file for file in named]
         for file in files:
             check_regular(file)
+            with file.open("rb") as content:
+                if content.read(len(POINTER)) == POINTER:
+                    raise ValueError(f"{file.name} is a pointer of Git LFS; get the file: git lfs pull")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DdcliError(f"{name}: its weights cannot be read: {first_line(error)}") from None
     return files

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from .errors import printable
+from .errors import counted, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,13 +114,22 @@ class LiveCanvas:
             self._console.print(self._status(frame).plain, highlight=False, soft_wrap=True)
 
     def _begin(self, frame: "Frame", now: float) -> None:
-        """Of canvases that hold given text, the part where something opens is shown."""
         self._began, self._open = now, int(frame.opened.sum())
         self._settles = not self._model.process.needs_clock
-        length, first = frame.x.shape[1], frame.opened.int().argmax(1).tolist()
-        grid = self._grid(frame)
-        room = int(grid.room / self._cells)
-        self._starts = [max(0, min(at - room // 3, length - room)) for at in first]
+        self._starts = [len(frame.x[0])] * len(frame.x)  # nothing is in view yet
+
+    def _follow(self, frame: "Frame") -> None:
+        """Of canvases that hold more than is shown, a part where something is open comes into view, once
+        nothing in view is."""
+        masks = frame.x == self._model.tokenizer.mask_id
+        unsettled = masks if self._settles and masks.any() else frame.opened | masks | (frame.clock > 0)
+        length, room = frame.x.shape[1], int(self._grid(frame).room / self._cells)
+        for row, places in enumerate(unsettled):
+            start, at = self._starts[row], places.nonzero()[:, 0]
+            if len(at) and not ((at >= start) & (at < start + room)).any():
+                self._starts[row] = max(0, min(int(at[0]) - room // 3, length - room))
+            elif start == length:
+                self._starts[row] = 0
 
     def _grid(self, frame: "Frame") -> Grid:
         width, height = self._console.width, max(2, self._console.height - 3)
@@ -136,6 +145,7 @@ class LiveCanvas:
 
     def render(self, frame: "Frame") -> Text:
         """Texts in columns, always in as many lines, and the status below them."""
+        self._follow(frame)
         grid = self._grid(frame)
         rows = zip(frame.x.tolist(), frame.clock.tolist(), frame.opened.tolist(), self._starts, strict=True)
         cells = [self._cell(grid, *row) for row, _ in zip(rows, range(grid.shown), strict=False)]
@@ -148,7 +158,7 @@ class LiveCanvas:
             text.append("\n" * (row < below - 1 and grid.lines > 1))
         hidden = len(frame.x) - len(cells)
         status = self._status(frame)[: self._console.width]
-        told = f"{hidden} more texts are not shown"[: self._console.width]
+        told = f"not shown: {counted(hidden, 'text')} more"[: self._console.width]
         return text.append_text(status).append(f"\n{told}" if hidden else "")
 
     def _cell(
@@ -157,8 +167,9 @@ class LiveCanvas:
         """Part of a text in exactly as many lines as the grid has, each as wide as its column."""
         tokenizer = self._model.tokenizer
         text = Text("…" if start else "", style="", overflow="fold")
-        parts = zip(ids, tokenizer.pieces(ids), clocks, changed, strict=True)
-        for token, piece, clock, new in list(parts)[start : start + grid.width * grid.lines]:
+        parts = list(zip(ids, tokenizer.pieces_in_a_row(ids), clocks, changed, strict=True))[start:]
+        most = grid.width * grid.lines
+        for token, piece, clock, new in parts[:most]:
             if token == tokenizer.mask_id:
                 text.append(MASK, style="bright_black")
             elif token == tokenizer.eos_id:
@@ -168,6 +179,8 @@ class LiveCanvas:
                 text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")
         lines = [part for line in text.split("\n", allow_blank=True) for part in _folded(line, grid.width)]
         shown = [*lines, *[Text()] * grid.lines][: grid.lines]
+        if len(lines) > grid.lines or any(token not in tokenizer.special_ids for token, *_ in parts[most:]):
+            shown[-1] = shown[-1][: grid.width - 1] + Text("…")
         return [line + Text(" " * (grid.width - line.cell_len)) for line in shown]
 
 

@@ -235,8 +235,9 @@ def open_filled(
         return parts
     lora = Lora.parse(beside.lora)
     with opened(weights) as file:  # better looked at than memory taken for what is not there
-        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
-    if ranks != {lora.r}:
+        first = [name for name in file.keys() if ".lora_A." in name or ".lora_embedding_A." in name]  # noqa: SIM118
+        ranks = {file.get_slice(name).get_shape()[0] for name in first}
+    if lora.r not in ranks:  # of experts in one tensor they are others
         raise DdcliError(f"{weights} does not fit config.json: it holds no adapters of rank {lora.r:,}")
     parts = open_beside(beside, device, ends=ends, above=(*above, weights.resolve()))
     parts.network.adapt(lora, 0)

@@ -272,6 +272,11 @@ class _Files(NamedTuple):
     read: Callable[[Path, Reading], Iterable[Row]]
 
 
+def are_files(source: str) -> bool:
+    """Whether a source is read as files, which have no splits."""
+    return _local(source) is not None
+
+
 def _local(source: str) -> _Files | None:
     """None where it can but be a dataset: the name of one, or a folder that `save_to_disk` wrote."""
     path = Path(source)
@@ -355,9 +360,10 @@ def _read_member(path: Path, reading: Reading) -> Iterable[Row]:
     Raises DdcliError for a table that would be passed over as such.
     """
     if _inner(path).suffix in BINARY_TABLES:
+        part, dash, _ = path.stem.partition("-")  # as in train-00000-of-00001.parquet
         raise DdcliError(
             f"{path} is a table, but beside it are files that are none; give the tables alone, as "
-            f"--data '{path.parent}/*{path.suffix}'"
+            f"--data '{path.parent}/{part + '-' if dash else ''}*{path.suffix}'"
         )
     return _member(_unpack(path), str(path), reading)
 

@@ -196,6 +196,11 @@ class ForeignTokenizer(Tokenizer):
             self._style  # noqa: B018
         except DdcliError as error:
             raise DdcliError(f"the tokenizer of {name} cannot be used: {error}") from None
+        if self.mask_id in (self.eos_id, self.bos_id):
+            raise DdcliError(
+                f"the tokenizer of {name} has no special token but its mask, so where texts begin and end "
+                "cannot be told from gaps; give it an eos_token or a sep_token"
+            )
 
     @property
     def is_exact(self) -> bool:

@@ -71,9 +71,8 @@ class TextModel(Model):
         >>> for frame in model.frames(seed=1): print(model.text_of(frame)[0])
         """
         silent = {*self.tokenizer.special_ids, self.tokenizer.eos_id} - {self.tokenizer.mask_id}
-        return [
-            "".join(self.tokenizer.pieces([i for i in ids if i not in silent])) for ids in frame.x.tolist()
-        ]
+        shown = ([i for i in ids if i not in silent] for ids in frame.x.tolist())
+        return ["".join(self.tokenizer.pieces_in_a_row(ids)) for ids in shown]
 
     def infill(
         self, document: str | bytes | Document, n: int = 1, **options: Unpack[OfGaps]

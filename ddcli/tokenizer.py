@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -181,8 +182,21 @@ class Tokenizer:
         names = [self._backend.id_to_token(int(i)) for i in ids]
         if self._bytes is None:
             return names
-        spelt = [self._bytes[int(i)].decode(errors="replace") for i in ids]
+        # part of a symbol is shown as \xc3
+        spelt = [self._bytes[int(i)].decode(errors="backslashreplace") for i in ids]
         return [text or name for text, name in zip(spelt, names, strict=True)]
+
+    def pieces_in_a_row(self, ids: Ids) -> list[str]:
+        """The same of ids that follow each other: a symbol that several spell stands at the first of them,
+        and nothing at the rest."""
+        pieces, at = self.pieces(ids), 0
+        spelt = [] if self._bytes is None else [self._bytes[int(i)] for i in ids]
+        while at < len(spelt):
+            end = next((n for n in range(at + 1, at + 5) if _is_text(b"".join(spelt[at:n]))), at + 1)
+            if end > at + 1 and all(spelt[at:end]):
+                pieces[at:end] = [b"".join(spelt[at:end]).decode(), *[""] * (end - at - 1)]
+            at = end if all(spelt[at:end]) else at + 1
+        return pieces
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which plain `AutoTokenizer` reads too."""
@@ -276,6 +290,14 @@ class Tokenizer:
             return bytes(byte_of[symbol] for symbol in piece) if known else piece.encode()
 
         return [spell(i, self._backend.id_to_token(i)) for i in range(self.vocab_size)]
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class CharacterTokenizer(Tokenizer):
@@ -482,7 +504,10 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
         if "trust_remote_code" in str(error):
             reason = "it comes with code of its own, which ddcli never runs"
         elif local and folder.is_dir() and not (folder / "tokenizer.json").exists():
+            pieces = next(folder.glob("*.model"), None)
             reason += "; is tokenizer.json missing?"
+            if pieces and find_spec("sentencepiece") is None:
+                reason = f"it is {pieces.name} alone, which takes a package more: pip install sentencepiece"
         raise DdcliError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
     if not getattr(hf, "is_fast", False):
         raise DdcliError(f"{name} has only a slow tokenizer; ddcli needs a fast one (tokenizer.json)")

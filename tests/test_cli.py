@@ -166,7 +166,10 @@ def test_the_module_runs_as_the_program_does(monkeypatch, capsys):
 
 def test_options_and_commands_that_do_not_exist_are_refused(refused, absorbing_run):
     assert "No such command 'trian'" in refused("trian")
-    assert "No such option: --tempo" in refused("sample", absorbing_run, "--tempo", "2")
+    assert "ddcli sample has no option --tempo; `ddcli sample -h` lists" in refused("sample", "r", "--tempo")
+    assert "option --temprature; did you mean --temperature?" in refused("sample", "r", "--temprature", "2")
+    for option, key in (("--lr", "train.lr"), ("--learning-rate", "train.lr"), ("--layers", "model.layers")):
+        assert f"ddcli train has no option {option}; give --set {key}=VALUE" in refused("train", option, "3")
     assert "Missing argument" in refused("infill", absorbing_run)
     assert "'-n'" in refused("sample", absorbing_run, "-n", "many")
     assert "'-n'" in refused("sample", absorbing_run, "-n", "0")

@@ -111,6 +111,14 @@ def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
         read(source="some/rows", streaming=True, label_column="kind")
 
 
+@pytest.mark.parametrize("changes", [{"split": "test"}, {"valid": "valid.txt", "valid_split": "test"}])
+def test_a_split_of_files_is_refused_and_not_passed_over(text_file, changes, monkeypatch):
+    monkeypatch.chdir(text_file.parent)
+    (text_file.parent / "valid.txt").write_text("the cat sat")
+    with pytest.raises(DdcliError, match=r"no splits; leave data\.\w+ out, and name .* as --data 'test\*'"):
+        read_training_data(Data(source=str(text_file), **changes), None, print)
+
+
 def test_validation_ends_its_texts_exactly_where_training_does(tmp_path):
     """Else a model that never learnt to end a text would be asked how likely an end is."""
     (tmp_path / "one.txt").write_text("abc " * 100)

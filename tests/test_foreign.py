@@ -480,6 +480,11 @@ def test_a_config_that_lies_is_refused_by_what_is_wrong(lie, said, copied):
     assert said in refusal(copied)
 
 
+def test_a_pointer_in_place_of_weights_is_named(copied):
+    (copied / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\n")
+    assert "model.safetensors is a pointer of Git LFS; get the file: git lfs pull" in refusal(copied)
+
+
 def test_a_head_for_another_use_may_lie_beside_the_weights(copied):
     weights = load_file(copied / "model.safetensors") | {"cls.seq_relationship.bias": torch.zeros(2)}
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
@@ -501,6 +506,8 @@ def test_a_tokenizer_that_cannot_serve_is_refused(copied):
     assert "has no mask token" in told(mask_token=None)
     for role in ("pad_token", "sep_token", "eos_token", "unk_token"):
         assert f"has [MASK] for its {role} as well as for masks" in told(**{role: "[MASK]"})
+    ends = dict.fromkeys(("cls_token", "sep_token", "eos_token", "bos_token", "unk_token", "pad_token"))
+    assert "has no special token but its mask" in told(**ends)
     for name, content in kept.items():
         (copied / name).write_bytes(content)
     tokenizer = hf.AutoTokenizer.from_pretrained(copied)

@@ -173,6 +173,22 @@ def test_adapters_that_cannot_be_are_refused_in_one_line(lora, said, folders, te
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [("qwen3", "lm_head"), ("gemma", "embed_tokens"), ("gpt2", "wte"), ("bert", "decoder")],
+)
+def test_weights_of_two_layers_are_not_parted(kind, target, folders, text_file):
+    """An adapter beside one of them would, merged, be beside both."""
+    with pytest.raises(DdcliError, match=rf"{target} shares its weights with another layer"):
+        make_plan(lora_config(folders(kind), text_file, f"r=4,targets={target}"), None, Silent())
+
+
+def test_a_checkpoint_of_embeddings_with_adapters_is_read(folders, text_file, tmp_path):
+    run = train(lora_config(folders("llama"), text_file, "r=4,targets=embed_tokens"), tmp_path / "run")
+    (one, other) = (ddcli.load(path) for path in (run, checkpoints(run)[-1][1]))
+    assert one.score("the cat sat", seed=1) == other.score("the cat sat", seed=1)
+
+
 def test_adapters_need_peft_and_a_network_that_it_knows(folders, text_file, tmp_path, monkeypatch):
     begun = tmp_path / "begun"
     train_tiny(begun, text_file, train__steps=1, validation__every=0)

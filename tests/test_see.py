@@ -272,6 +272,7 @@ def canvases(count, length, given=0):
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = lambda ids: ["<mask>" if id == 0 else letters[id - 1] for id in ids]  # noqa: E731
     tokenizer = SimpleNamespace(mask_id=0, eos_id=-1, special_ids={0}, vocab_size=27, pieces=pieces)
+    tokenizer.pieces_in_a_row = pieces
     model = SimpleNamespace(tokenizer=tokenizer, process=SimpleNamespace(needs_clock=False))
     order = torch.rand(count, length, generator=torch.Generator().manual_seed(1))
     text = (torch.arange(length) % 26 + 1).expand(count, -1)
@@ -310,12 +311,31 @@ def test_canvases_stand_in_columns_that_fit(count, length, given, width, height)
             if frame.step == 0:
                 assert any("░" in line for line in lines)  # where something opens is in sight
     assert len(sizes) == 1  # nothing moves
-    shown = re.search(r"(\d+) more texts", "\n".join(lines))
+    shown = re.search(r"not shown: (\d+)", "\n".join(lines))
     starts = sum(line.count("abcdefgh") for line in lines) if not given and length < 26 else None
     if starts is not None:
         assert starts == count - (int(shown[1]) if shown else 0)
     if count > 1 and width >= 60:
         assert any(re.search(r"\w  +\w", line) for line in lines)  # beside each other
+
+
+def test_gaps_that_are_far_apart_come_into_view_one_after_the_other():
+    model, frames = canvases(1, 2000)
+    first, last = (frames[4].x.clone() for _ in range(2))
+    first[0, [10, 11, 1990]] = 0
+    last[0, 1990] = 0
+    begun, later = (
+        SimpleNamespace(**{**vars(frames[step]), "x": x, "opened": x == 0, "clock": (x == 0).double()})
+        for step, x in ((0, first), (1, last))
+    )
+    screen = Console(file=io.StringIO(), force_terminal=True, width=40, height=8)
+    with LiveCanvas(screen, model, frames_per_second=1e9) as canvas:
+        canvas(begun)
+        shown = canvas.render(begun).plain
+        assert "abcdefghij░░m" in shown
+        assert shown.split("\n")[-2].endswith("…")  # it goes on
+        canvas(later)
+        assert re.search("^…(.|\n)*░", canvas.render(later).plain)
 
 
 def test_what_was_written_is_tentative_once_something_of_it_was_revised():

@@ -632,7 +632,11 @@ def test_only_what_is_causal_is_opened(folders, text_file, own_run, monkeypatch)
         with pytest.raises(DdcliError, match=f"train.anneal does not go with .*{said}"):
             make_plan(start_config(start, text_file, train__anneal=10), None, Silent())
     network = make_plan(start_config(folders("llama"), text_file, train__anneal=10), None, Silent()).network
+    assert network.can_anneal(32)
     monkeypatch.setattr(network.config, "sliding_window", 16, raising=False)
+    assert network.can_anneal(16)
+    assert not network.can_anneal(32)  # of a Mistral, all layers have one, and none says so
+    monkeypatch.setattr(network.config, "layer_types", ["full_attention"], raising=False)
     assert network.can_anneal(32)
     monkeypatch.setattr(network.config, "layer_types", ["full_attention", "sliding_attention"], raising=False)
     assert network.can_anneal(16)

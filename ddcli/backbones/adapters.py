@@ -4,6 +4,8 @@ peft makes and merges them. What is trained is named by `weights_of`, as that of
 """
 
 import json
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,17 @@ from ..weights import with_weights
 
 NAME = "default"  # that peft gives a network's first adapters
 FOLDER = "adapter"  # in a run's folder; transformers would read such files in the folder itself as a model
+
+
+def _tied_targets(network: nn.Module) -> list[str]:
+    """Names of the layers with adapters whose weights are those of another layer too."""
+    holders = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
+    layers = {name: getattr(module, "base_layer", None) for name, module in network.named_modules()}
+    return [
+        name
+        for name, layer in layers.items()
+        if layer is not None and any(holders[id(weight)] > 1 for weight in layer.parameters())
+    ]
 
 
 class Adapters:
@@ -44,9 +57,15 @@ class Adapters:
         with torch.random.fork_rng([]):  # they are made on the CPU, wherever the network is
             torch.manual_seed(seed)
             try:
-                self.tuner = peft.LoraModel(network, {NAME: self.config}, NAME)
+                with warnings.catch_warnings(action="ignore"):  # of tied weights, which are refused below
+                    self.tuner = peft.LoraModel(network, {NAME: self.config}, NAME)
             except ValueError as error:  # of names that the network does not have
                 raise DdcliError(f"--lora {lora}: {first_line(error)}") from None
+        if tied := _tied_targets(network):
+            raise DdcliError(
+                f"--lora {lora}: {tied[0]} shares its weights with another layer, and an adapter beside one "
+                "of them would part them; leave it out of the targets"
+            )
         network.eval()
         self._dropouts: list[Any] = [m.lora_dropout for m in network.modules() if hasattr(m, "lora_dropout")]
 

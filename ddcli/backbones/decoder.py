@@ -45,8 +45,9 @@ class PretrainedDecoder(PretrainedMaskedLM):
     def can_anneal(self, length: int) -> bool:
         """Not where layers have windows of their own, nor where a mask of pairs is not what it should be."""
         config = self.config.get_text_config()
-        windows = "sliding_attention" in (getattr(config, "layer_types", None) or [])
-        if windows and config.sliding_window < length:
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None) or ["sliding_attention"]  # of some all layers have one
+        if window and "sliding_attention" in kinds and window < length:
             return False
         ids = torch.tensor([self.probe], device=self.network.device)
         none = torch.zeros(len(self.probe), len(self.probe), dtype=torch.bool, device=ids.device)

@@ -1,7 +1,6 @@
 """The command line: parse, call the Python twin, print. torch is imported inside the commands.
 
-stdout is the answer, stderr is the conversation. Exit codes: 0; 2 for what the user can mend; 1 for a run
-that failed; 128 + the signal for one that was stopped, 75 for one whose time was up (--stop-after).
+stdout is the answer, stderr is the conversation. Exit codes are those of EXIT_CODES.
 """
 
 import errno
@@ -16,7 +15,7 @@ from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import DdcliError, panicked, printable, shorten
+from ..errors import DdcliError, nearest, panicked, printable, shorten
 from .answers import tell
 from .doctor import doctor
 from .evaluate import evaluate
@@ -44,7 +43,7 @@ def _version(asked: bool) -> None:
 
 EXIT_CODES = """\
 Exit codes: 0; 2 for what you can mend, in one line; 1 for a run that failed, and for a doctor that finds
-something wrong; 128 + the signal for a training that was stopped, 75 for one whose time was up."""
+something wrong; 128 + the signal for what was stopped by one, 75 for a training whose time was up."""
 
 
 @app.callback(epilog=EXIT_CODES)
@@ -87,12 +86,30 @@ MEANT = {  # what an argument too many may have been meant for
 }
 
 
+def _setting(option: str) -> str:
+    """How to give what is no option of a training, but a setting of one; '' where it is neither."""
+    from ..config import settings_like
+
+    found = settings_like(option.strip("-").replace("-", "_"))
+    return f"give --set {found[0]}=VALUE" if found else ""
+
+
 class Command(TyperCommand):
     """A command that has a word to say of arguments it has no use for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
-        strays = super().parse_args(ctx, args)
+        try:
+            strays = super().parse_args(ctx, args)
+        except TyperException as error:
+            if option := getattr(error, "option_name", None):
+                known = [name for parameter in self.get_params(ctx) for name in parameter.opts]
+                hint = _setting(option) if self.name == "train" else ""
+                if not hint and (near := nearest(option, known, 0.75)):
+                    hint = f"did you mean {near}?"
+                hint = hint or f"`ddcli {self.name} -h` lists its options"
+                raise DdcliError(f"ddcli {self.name} has no option {option}; {hint}") from None
+            raise
         if strays and not ctx.resilient_parsing:
             hint = MEANT.get(str(self.name), f"`ddcli {self.name} -h` shows what it takes")
             raise DdcliError(f"ddcli {self.name} has no use for {' '.join(strays)!r}; {hint}")

@@ -7,16 +7,18 @@ from typing import Annotated
 import typer
 
 from ..errors import printable
-from .options import Json
+from .options import AllowPickle, Json
 
 MARKS = {"fine": "ok", "slow": "slow", "wrong": "WRONG"}
 
 
 def doctor(
     subject: Annotated[
-        str | None, typer.Argument(metavar="[MODEL|RECIPE]", help="A run folder or a recipe to look at too.")
+        str | None,
+        typer.Argument(metavar="[MODEL|RECIPE]", help="A run, a model that others trained, or a recipe."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="What the recipe is to train on.")] = None,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
 ) -> None:
     """Say what this machine, a run or a recipe is fit for: what is slow and why, what is wrong.
@@ -27,7 +29,7 @@ def doctor(
     """
     from ..doctor import examine
 
-    findings = examine(subject, data)
+    findings = examine(subject, data, allow_pickle=allow_pickle)
     for finding in findings:
         if as_json:
             print(json.dumps(asdict(finding)))

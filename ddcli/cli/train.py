@@ -148,7 +148,12 @@ def train(
         str | None, typer.Option(help="Tell metrics to tensorboard, trackio or wandb as well.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Any other setting, of those that --dry-run prints, such as train.lr=1e-3.",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
@@ -218,7 +223,7 @@ def _planned(config: "Config", reporter: Any, as_json: bool) -> Iterator[str]:
     known = {"parameters": plan.parameters, "trained_parameters": plan.trained, "data": plan.data.description}
     known |= {"steps": needs.steps, "seconds": needs.seconds, "memory_bytes": needs.memory}
     if as_json:
-        yield json.dumps({"settings": plan.config.model_dump(), **known}, ensure_ascii=False)
+        yield json.dumps({"settings": plan.config.told(), **known}, ensure_ascii=False)
         return
     yield plan.config.to_toml()
     few = f", of which {plan.trained:,} are trained" * (plan.trained < plan.parameters)

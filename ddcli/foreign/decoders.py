@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ..backbones.decoder import PretrainedDecoder
 from ..errors import DdcliError
+from ..hub import quiet
 from ..spelling import WriterTokenizer, check_mask
 from ..tokenizer import read_pretrained
 from .pretrained import Pretrained, assembled, loaded, read_config
@@ -64,15 +65,18 @@ def decoder(
     check_mask(hf, source.name)
     tokenizer = DecoderTokenizer(hf)
     tokenizer.check(source.name)
-    config.is_causal = False
-    config.use_cache = False
+    for part in (config, config.get_text_config()):  # of which models with several parts read the second
+        part.is_causal = False
+        part.use_cache = False
     network = loaded(AutoModelForCausalLM, source, config, filled=filled)
     if not has_mask:
         _give_mask(network, tokenizer.mask_id)
     parts = assembled(PretrainedDecoder, source, network.to(device), tokenizer, ends=ends, filled=filled)
     halves = parts.network
     assert isinstance(halves, PretrainedDecoder)
-    if not halves.looks_ahead():
+    with quiet():
+        looks_ahead = halves.looks_ahead()
+    if not looks_ahead:
         raise DdcliError(
             f"{source.name} is a {parts.architecture}, which stays causal: what it says of a token does not "
             "depend on the text behind it, so it cannot fill masks; start from an attention decoder such as "

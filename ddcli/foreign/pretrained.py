@@ -138,7 +138,7 @@ def _filled(kind: Any, source: Source, config: PreTrainedConfig, dtype: torch.dt
                 output_loading_info=True,
             )
     except Exception as error:  # broken files raise whatever the parser of their class raises
-        raise DdcliError(f"{source.name} cannot be loaded: {first_line(error)}") from None
+        raise DdcliError(f"{source.name}: {files[0].name} cannot be loaded: {first_line(error)}") from None
     file = files[0].name
     if other := sorted(report["mismatched_keys"]):
         name, found, asked = other[0]

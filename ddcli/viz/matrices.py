@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..process import Process, prior
-from .parts import Chain, spread
+from .parts import Chain
 from .transition import F64, Transition, transition
 
 ALPHABET = 32  # states of the largest matrix one can read
@@ -22,7 +22,7 @@ def chain_of(process: Process, p0: Tensor, times: Sequence[float]) -> Chain:
 
     The rest is then lumped into one state.
     """
-    shown = spread([t for t in times if t > 0], STEPS)
+    shown = even([t for t in times if t > 0], STEPS)
     steps = [transition(process, s, t) for s, t in pairwise([0.0, *shown])]
     products = [transition(process, 0.0, t) for t in shown]
     reached = _reached(p0, [*steps, *products])
@@ -41,6 +41,14 @@ def chain_of(process: Process, p0: Tensor, times: Sequence[float]) -> Chain:
         products=[_matrix(q, states, others) for q in products],
         limit=_lumped(prior(process).exp(), states, others),
     )
+
+
+def even(times: Sequence[float], count: int) -> list[float]:
+    """At most `count` of rising times, those nearest to equal steps from 0 to the last."""
+    if len(times) <= count:
+        return list(times)
+    wanted = (times[-1] * k / count for k in range(1, count + 1))
+    return list(dict.fromkeys(min(times, key=lambda t: abs(t - at)) for at in wanted))
 
 
 def _lumped(p: Tensor, states: Tensor, others: Tensor) -> list[float]:

@@ -2,7 +2,7 @@
 
 const CURVES = [
   { title: "Expected noise (line), signal α (dots)", lines: ["noise", "alpha"], top: () => 1 },
-  { title: "Loss weight w = −α′ / (1 − α)", lines: ["weight"], top: () => 10 },
+  { title: "Loss weight w = −α′ / (1 − α)", lines: ["weight"], log: true },
   { title: "Bits: I(x₀; xₜ) (line), H(xₜ) (dots)", lines: ["information", "entropy"], top: Math.max },
   { title: "Distance from pure noise (total variation)", lines: ["distance"], top: () => 1 },
 ];
@@ -16,11 +16,13 @@ const SVG_DOTS = 4000; // of one chart: more cannot be told apart
 
 const round = (value) => `${+value.toPrecision(value < 100 ? 2 : 3)}`;
 
-// series: { xs, ys, kind }, with kind a class; dots: [x, y, kind]. Values above `high` are cut off.
-function chart({ title, unit, left = 0, right, low = 0, high, falls = false, series = [], dots = [] }) {
+// series: { xs, ys, kind }, with kind a class; dots: [x, y, kind]. Values above `high` are cut off. log: low and high
+// are powers of ten.
+function chart({ title, unit, left = 0, right, low = 0, high, log = false, falls = false, series = [], dots = [] }) {
+  const scaled = (value) => log ? Math.log10(Math.max(value, 1e-300)) : value;
   const x = (value) => BOX.left + Math.max(0, value - left) / (right - left) * BOX.width;
-  const share = (value) => Math.max(0, Math.min(value, high) - low) / (high - low);
-  const at = (part) => low + part * (high - low);
+  const share = (value) => Math.max(0, Math.min(scaled(value), high) - low) / (high - low);
+  const at = (part) => log ? 10 ** (low + part * (high - low)) : low + part * (high - low);
   const y = (value) => BOX.top + (falls ? share(value) : 1 - share(value)) * BOX.height;
   const ends = series.map(({ name, ys }) => [name, ys.filter((value) => value !== null)]).filter(([, ys]) => ys.length)
     .map(([name, ys]) => [name, `from ${round(ys[0])} to ${round(ys.at(-1))}`].filter(Boolean).join(" "));
@@ -33,7 +35,7 @@ function chart({ title, unit, left = 0, right, low = 0, high, falls = false, ser
         `${part ? "" : unit} ${round(left + part * (right - left))}`));
   }
   for (const { xs, ys, kind } of series) {
-    const points = xs.map((at, k) => [at, ys[k]]).filter(([, value]) => value !== null && value <= high * 1.2);
+    const points = xs.map((at, k) => [at, ys[k]]).filter(([, value]) => value !== null && scaled(value) <= high + 0.2 * (high - low));
     if (!points.length) continue;
     const path = points.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join("L");
     svg.append(element("path", { d: `M${path}`, class: kind }));
@@ -49,13 +51,15 @@ function chart({ title, unit, left = 0, right, low = 0, high, falls = false, ser
 }
 
 function noiseCharts() {
-  return CURVES.flatMap(({ title, lines, top }) => {
+  return CURVES.flatMap(({ title, lines, top, log }) => {
     const chapters = story.chapters.map((chapter, process) => ({ curves: chapter.curves, process }));
     const all = chapters.flatMap(({ curves }) => lines.flatMap((line) => curves[line])).filter((v) => v !== null);
     if (!all.length) return [];
     const series = chapters.flatMap(({ curves, process }) => lines.map((line, k) => (
       { xs: curves.t, ys: curves[line], name: `${line} of ${story.chapters[process].name}`, kind: `process-${process % COLOURS} ${k ? "dotted" : ""}` })));
-    return [chart({ title, unit: "t =", right: 1, high: top(...all, 1e-9), series })];
+    const powers = all.filter((v) => v > 0).map(Math.log10);
+    const ends = log ? { log, low: Math.floor(Math.min(...powers, 0)), high: Math.ceil(Math.max(...powers, 1)) } : { high: top(...all, 1e-9) };
+    return [chart({ title, unit: "t =", right: 1, series, ...ends })];
   });
 }
 
