@@ -15,6 +15,7 @@ import time
 import tomllib
 from typing import get_type_hints
 
+import datasets
 import pytest
 import torch
 from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metrics, train_tiny, untried, words
@@ -267,8 +268,12 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_every_flag_reaches_its_setting(run, text_file, flag):
+def test_every_flag_reaches_its_setting(run, text_file, flag, tmp_path):
     value, key = FLAGS[flag]
+    if flag == "--split":  # which files have none of
+        rows = datasets.Dataset.from_dict({"text": text_file.read_text().splitlines()})
+        text_file = tmp_path / "saved"
+        datasets.DatasetDict({value: rows}).save_to_disk(text_file)
     section, name = key.split(".")
     base = {"model.width": 48, "model.heads": 12, "model.layers": 1}
     if flag == "--timesteps":
