@@ -60,11 +60,11 @@ class Data(Section):
     valid: str | None = None  # a source of its own; otherwise the tail of `source`
     valid_split: str = "validation"  # of `valid`, where it is a dataset
     valid_fraction: float = Field(0.05, gt=0, lt=1)  # of the documents, or of a single text
-    text_column: str = "text"
+    text_column: str = "text"  # of tables and datasets
     bad_rows: Literal["refuse", "skip"] = "refuse"  # that are no text; skipped ones are told
     label_column: str | None = None  # of records: what each is to be conditioned on
-    split: str = "train"
-    streaming: bool = False
+    split: str = "train"  # of a dataset
+    streaming: bool = False  # read as it comes, not whole
     lanes: int = Field(8, ge=1)  # of a stream: read apart, so that as many processes need not read the same
     lines: bool = False  # one record per line, of varying length
     tokenizer: str | None = None  # char, byte, bpe:N or a Hugging Face name; chosen by the data if not set
@@ -95,12 +95,13 @@ class ObjectiveSettings(Section):
 
 class Model(Section):
     start: str | None = None  # what training starts from: a folder or hub name of a model, or a run folder
-    size: str = "small"
-    width: int | None = Field(None, ge=2, le=MOST_WIDTH)
+    size: str = "small"  # tiny, mini, small or base: width, layers and heads
+    width: int | None = Field(None, ge=2, le=MOST_WIDTH)  # numbers that a position is
     layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
-    heads: int | None = Field(None, ge=1)
+    heads: int | None = Field(None, ge=1)  # of attention, in each layer
     block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
-    clock: Literal["auto", "none", "given", "time"] = "auto"  # what is told of each position; given: whether
+    # what is told of each position; given: whether it is
+    clock: Literal["auto", "none", "given", "time"] = "auto"
     self_condition: bool = False  # the network reads what it last believed
     predicts: str = "auto"  # leave-one-out, posterior or score; auto is what the objective teaches
     lora: str | None = None  # r=16[,alpha=32][,dropout=0.05][,targets=q_proj+v_proj], beside a model.start
@@ -128,10 +129,10 @@ class Train(Section):
     given: float = Field(0.3, ge=0, le=1)  # share of sequences with given spans, where noise needs a clock
     drop_prefix: float = Field(0.0, ge=0, le=1)  # share of sequences with a hidden beginning, for --guidance
     drop_label: float = Field(0.1, ge=0, le=1)  # share of labelled records that are shown without their label
-    seed: int = Field(0, ge=0, lt=2**63)
-    device: str = "auto"
+    seed: int = Field(0, ge=0, lt=2**63)  # of weights, data order and noise
+    device: str = "auto"  # cpu or cuda
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1)  # on a CPU
     compile: bool | Literal["auto"] = "auto"  # where a C++ compiler is found; auto: networks of our own are
     # of several processes, each holds a share of the weights (FSDP2), not all of them (DDP)
     shard: bool = Field(default_factory=lambda: os.environ.get("ACCELERATE_USE_FSDP") == "true")
@@ -155,7 +156,7 @@ class Validation(Section):
 
 class Checkpoint(Section):
     every: int = Field(500, ge=1)  # steps
-    keep: int = Field(2, ge=1)
+    keep: int = Field(2, ge=1)  # so many of the newest, beside the best
 
 
 class Samples(Section):

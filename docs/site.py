@@ -3,10 +3,16 @@
 mkdocs calls the functions named on_...; `make docs` builds the site.
 """
 
+import ast
 import html
+import inspect
+import io
+import json
 import os
 import re
 import sys
+import textwrap
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +21,14 @@ import griffe
 import typer
 from math_core import LatexToMathML
 from mkdocs.structure.files import File, Files
+from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import ddcli  # noqa: E402
-from ddcli.cli import app  # noqa: E402
+from ddcli.cli import EXIT_CODES, app  # noqa: E402
+from ddcli.config import Config  # noqa: E402
 
 # files of the repository that are pages of the site
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -47,6 +55,7 @@ def on_files(files: Files, config: Any) -> Files:
     made = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in ROOT_PAGES.items()}
     made |= {
         "reference/cli.md": command_reference(),
+        "reference/settings.md": settings_reference(),
         "reference/python.md": python_reference(),
         "reference/protocols.md": protocol_reference(),
     }
@@ -140,9 +149,8 @@ def command_reference() -> str:
     lines = [
         "# Command line",
         "",
-        "What `ddcli COMMAND --help` says. Text and JSON go to stdout, the conversation to stderr. Exit "
-        "codes: 0; 2 for what you can mend; 1 for a run that failed; 128 + the signal for one that was "
-        "stopped, 75 for one whose time was up (`--stop-after`).",
+        "What `ddcli COMMAND --help` says. Text and JSON go to stdout, the conversation to stderr. "
+        f"{' '.join(EXIT_CODES.split())} What is given by `--set` is in [settings](settings.md).",
     ]
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -153,7 +161,7 @@ def command_reference() -> str:
         for part in rest:
             example = re.match(r"(echo .*\| )?ddcli ", part)
             lines += ["", *(["```sh", part, "```"] if example else [_prose(part)])]
-        lines += ["", "| option | |", "|---|---|"]
+        lines += ["", "| argument or option | what it does |", "|---|---|"]
         for parameter in command.get_params(inner):
             record = parameter.get_help_record(inner)
             if record is not None:
@@ -164,6 +172,45 @@ def command_reference() -> str:
 def _prose(text: str) -> str:
     """Plain text as Markdown: what looks like markup is none."""
     return re.sub(r"([\[\]<>*_|])", r"\\\1", " ".join(text.replace("\b", "").split()))
+
+
+def settings_reference() -> str:
+    """Every setting of a training, what it is if nothing is said, and the comment beside it in the code."""
+    lines = [
+        "# Settings",
+        "",
+        "What a recipe may say, and `ddcli train --set SECTION.KEY=VALUE`. `ddcli train ... --dry-run` "
+        "prints them all as a run would have them. No default: it is left out, or follows from others.",
+    ]
+    for section, field in Config.model_fields.items():
+        kind = field.annotation
+        told = comments_of(kind)
+        lines += ["", f"## {section}", "", "| setting | default | |", "|---|---|---|"]
+        for name, setting in kind.model_fields.items():
+            usual = setting.get_default(call_default_factory=True)
+            shown = "" if usual is None or usual is PydanticUndefined else f"`{json.dumps(usual)}`"
+            lines.append(f"| `{section}.{name}` | {shown} | {_prose(told.get(name, ''))} |")
+    return "\n".join(lines) + "\n"
+
+
+def comments_of(kind: type) -> dict[str, str]:
+    """The comment of each field of a class: behind it, or on the lines before it."""
+    source = textwrap.dedent(inspect.getsource(kind))
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found, lines = {}, source.splitlines()
+    for node in ast.parse(source).body[0].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            said, line = [comments[line] for line in own if line in comments], node.lineno - 1
+            while line in comments and lines[line - 1].lstrip().startswith("#"):
+                said.insert(0, comments[line])
+                line -= 1
+            found[node.target.id] = " ".join(said)
+    return found
 
 
 def python_reference() -> str:
