@@ -177,6 +177,24 @@ def test_options_and_commands_that_do_not_exist_are_refused(refused, absorbing_r
     assert "--seed" in refused("sample", absorbing_run, "--seed", "-1")
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("ddcli recipes text", ["text8", "text8-gpu"]),
+        ("ddcli train --size ti", ["tiny"]),
+        ("ddcli train --process un", ["uniform"]),
+        ("ddcli noise-viz --schedule gi", ["gidd"]),
+        ("ddcli sample runs/x --sampler conf", ["confidence"]),
+    ],
+)
+def test_a_shell_completes_what_there_is(words, found):
+    asked = {"_DDCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    told = subprocess.run(
+        [sys.executable, "-m", "ddcli"], env=os.environ | asked, capture_output=True, text=True, timeout=60
+    )
+    assert told.stdout.split() == found
+
+
 def test_debug_shows_where_an_error_comes_from(tmp_path):
     with pytest.raises(DdcliError, match="no run folder"):
         cli.main(["sample", str(tmp_path), "--debug"])

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import printable
+from .completion import names_in
 from .options import AllowPickle, Json
 
 MARKS = {"fine": "ok", "slow": "slow", "wrong": "WRONG"}
@@ -15,7 +16,11 @@ MARKS = {"fine": "ok", "slow": "slow", "wrong": "WRONG"}
 def doctor(
     subject: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL|RECIPE]", help="A run, a model that others trained, or a recipe."),
+        typer.Argument(
+            metavar="[MODEL|RECIPE]",
+            help="A run, a model that others trained, or a recipe.",
+            autocompletion=names_in("config", "recipe_names"),
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="What the recipe is to train on.")] = None,
     allow_pickle: AllowPickle = False,

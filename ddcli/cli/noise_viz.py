@@ -7,6 +7,7 @@ import typer
 
 from ..errors import DdcliError, counted
 from .answers import answer, check_utf8, read, tell
+from .completion import names_in
 from .options import AllowPickle, Quiet
 
 
@@ -29,6 +30,7 @@ def noise_viz(
             "--process",
             "--compare",
             help="absorbing, uniform, both, or a list such as absorbing,hybrid:0.2,band:1.",
+            autocompletion=names_in("process", "PROCESSES"),
         ),
     ] = None,
     schedule: Annotated[
@@ -36,7 +38,8 @@ def noise_viz(
         typer.Option(
             help="linear, cosine, polynomial[:POWER], geometric[:SIGMA], gidd[:P] or, of band, gaussian and "
             "generator, information; or a list to compare. Auto is information for these, linear for all "
-            "other noise."
+            "other noise.",
+            autocompletion=names_in("schedule", "SCHEDULES"),
         ),
     ] = None,
     times: Annotated[str | None, typer.Option(help="Times from 0 to 1, such as 0.1,0.5,0.9.")] = None,

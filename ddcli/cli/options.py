@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DdcliError
+from .completion import names_in
 
 Model = Annotated[
     str,
@@ -37,7 +38,8 @@ Sampler = Annotated[
     typer.Option(
         help="ancestral, first-hitting, confidence, margin, entropy, random, left-to-right, greedy, "
         "threshold[:P], entropy-bounded[:NATS], remask[:cap|rescale|confidence|loop[:STRENGTH]], "
-        "corrector[:SHARE], euler, tau-leaping or edit[:SHARE]."
+        "corrector[:SHARE], euler, tau-leaping or edit[:SHARE].",
+        autocompletion=names_in("sampler", "SAMPLERS"),
     ),
 ]
 Steps = Annotated[

@@ -12,11 +12,18 @@ import typer
 
 from ..errors import DdcliError, unknown
 from .answers import replace_whole, tell
+from .completion import names_in
 from .options import Json
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="A recipe that ships with ddcli, to show.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe that ships with ddcli, to show.",
+            autocompletion=names_in("config", "recipe_names"),
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Copy it into this file, to make it your own.")
     ] = None,

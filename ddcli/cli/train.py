@@ -12,6 +12,7 @@ import typer
 from ..errors import DdcliError, counted
 from ..files import meant
 from .answers import answer, console, tell
+from .completion import names_in
 from .options import Quiet
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ TRAIN_FLAGS = {
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str | None, typer.Argument(help="A TOML file, or the name of a shipped recipe.")
+        str | None,
+        typer.Argument(
+            help="A TOML file, or the name of a shipped recipe.",
+            autocompletion=names_in("config", "recipe_names"),
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run folder to make.")] = None,
     from_: Annotated[
@@ -82,14 +87,16 @@ def train(
         str | None,
         typer.Option(
             help="absorbing, uniform, hybrid[:P], stationary[:FILE|unigram], band[:PLACES], "
-            "gaussian[:WIDTH], generator:FILE, steps:FILE, or autoregressive, the baseline."
+            "gaussian[:WIDTH], generator:FILE, steps:FILE, or autoregressive, the baseline.",
+            autocompletion=names_in("process", "PROCESSES"),
         ),
     ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
             help="linear, cosine, polynomial[:POWER], geometric[:SIGMA], gidd[:P] or, of band, gaussian and "
-            "generator, information. Auto is information for these, linear for all other noise."
+            "generator, information. Auto is information for these, linear for all other noise.",
+            autocompletion=names_in("schedule", "SCHEDULES"),
         ),
     ] = None,
     objective: Annotated[
@@ -102,7 +109,10 @@ def train(
     timesteps: Annotated[
         int | None, typer.Option(help="T of discrete-elbo and d3pm-hybrid, and of cross-entropy in steps.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="tiny, mini, small or base.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="tiny, mini, small or base.", autocompletion=names_in("config", "SIZES")),
+    ] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
     block: Annotated[
         int | None, typer.Option(help="Block diffusion: write blocks of so many tokens, from left to right.")
@@ -145,7 +155,11 @@ def train(
         int | None, typer.Option(help="Checkpoints to keep, beside the best; 2 by default.")
     ] = None,
     track: Annotated[
-        str | None, typer.Option(help="Tell metrics to tensorboard, trackio or wandb as well.")
+        str | None,
+        typer.Option(
+            help="Tell metrics to tensorboard, trackio or wandb as well.",
+            autocompletion=names_in("tracking", "TRACKERS"),
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
