@@ -83,7 +83,7 @@ def rows(wanted: Callable[[str], bool], place: Path) -> list[str]:
             run = train(tiny_config(data, **BRIEF, **settings), place / f"own-{name}")
             found.append(row(title, run, data, starts_first=False))
     for kind in borrowed.FAMILIES | borrowed.DECODERS:
-        if wanted(kind) and kind != "mamba":
+        if wanted(kind) and kind not in borrowed.CAUSAL:
             folder, is_decoder = borrowed.save(kind, place / kind), kind in borrowed.DECODERS
             note = " (trained `--from`)" if is_decoder else ""
             found.append(row(kind, folder, data, starts_first=is_decoder, told=note))

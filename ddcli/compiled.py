@@ -52,7 +52,7 @@ class CompiledForMany(Compiled):
     """Of tensors whose first size, that of all of them, changes from call to call, and without a way back.
 
     Compiled twice at most: for one, and for any other number. On a GPU, where starting kernels takes longer
-    than they do, they are recorded as CUDA graphs, one for each number that `room_for` has.
+    than they do, they are recorded as CUDA graphs, one for each number that `room_for` has, and each length.
     """
 
     def compiled(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -176,9 +176,11 @@ def infill(
 class _Part:
     """A text with room for its gaps, while they are being written: the same room in some of the ways."""
 
+    document: Document  # whose gaps it has
     layout: Layout
     number: int  # of the text in its document
     ways: list[_Way]
+    of: int  # ways, in all
     log_sizes: Sequence[float]  # ln p of the room for each gap, nats
     ids: np.ndarray  # (n, N), of each way
     shares: np.ndarray  # (n, N): ln p of each token, nats
@@ -226,7 +228,9 @@ def prepare(
             for members, lengths, layout in laid_out:
                 log_sizes = [a + log_p for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
                 ids = np.tile(layout.ids, (len(members), 1))
-                work.parts.append(_Part(layout, number, members, log_sizes, ids, np.zeros(ids.shape)))
+                shares = np.zeros(ids.shape)
+                part = _Part(text.document, layout, number, members, n, log_sizes, ids, shares)
+                work.parts.append(part)
     for part in work.parts if settings.guidance != 1 else ():
         for number in range(len(part.layout.windows)):  # refuses those without anything to go by
             model.denoise(_canvas(model, _rows(part, number)), settings)
@@ -461,6 +465,14 @@ class _Row:
     def way(self) -> _Way:
         return self.part.ways[self.place]
 
+    @property
+    def name(self) -> str:
+        """Where its gaps are and which way it is, for people."""
+        document, first = self.part.document, self.window.gaps.start
+        line, column = line_and_column(document.source, document.gaps[first].offset)
+        told = f"gap{'s from' if len(self.window.gaps) > 1 else ' at'} {line}:{column}"
+        return f"{told}, way {self.way.index + 1}" if self.part.of > 1 else told
+
 
 def _rows(part: _Part, number: int) -> list[_Row]:
     """Those of a part's window by its number, if it has as many."""
@@ -482,7 +494,11 @@ def _write(
     model: Model, rows: Sequence[_Row], settings: SamplerSettings, score: bool, on_frame: OnFrame | None
 ) -> None:
     """Write the gaps of some windows, none of which waits for another."""
-    frame = last_of(model.denoise(_canvas(model, rows), settings, _possible(model, rows)), on_frame)
+    frames = model.denoise(_canvas(model, rows), settings, _possible(model, rows))
+    if on_frame:
+        names = [row.name for row in rows]
+        frames = (replace(frame, names=names) for frame in frames)
+    frame = last_of(frames, on_frame)
     for row, x0, nfe in zip(rows, frame.x.cpu().numpy(), frame.nfe.tolist(), strict=True):
         row.window.write(row.ids, x0[: len(row.window.frozen)])
         row.way.nfe += nfe

@@ -4,7 +4,7 @@ Legend: B sequences, L positions, N positions asked for, V states. A canvas is (
 positions are given and stand at clock 0, the others run from clock 1 down to 0.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ class Frame:
     rows: Tensor  # (B, L) bool, positions whose belief this step asked for
     log_p0: Tensor  # (N, V) what was believed there, nats, before temperature and cuts; (N, 2, V) where two
     # laws are mixed: of one who is told, and of one who is not
+    names: Sequence[str] = ()  # of the sequences, (B,), for people; () where they have none
 
 
 @torch.no_grad()

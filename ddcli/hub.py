@@ -103,16 +103,31 @@ def safe_weights(folder: Path, name: str) -> list[Path]:
     return files
 
 
-def unreachable(name: str) -> Exception | None:
-    """Why the hub does not give a model, asked once, so that nobody waits for loaders to try again."""
+def unreachable(name: str, *, dataset: bool = False) -> Exception | None:
+    """Why the hub does not give a model or dataset, asked once: loaders would try again and again."""
     from huggingface_hub import HfApi
 
+    hub = HfApi()
     try:
         with quiet():
-            HfApi().model_info(name, timeout=PATIENCE)
+            hub.dataset_info(name, timeout=PATIENCE) if dataset else hub.model_info(name, timeout=PATIENCE)
     except Exception as error:  # of the network, of the hub, or of a name that is none
         return error
     return None
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Without the hub, which `datasets` asks many times before it takes what it fetched before."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 @contextmanager

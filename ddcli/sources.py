@@ -16,6 +16,7 @@ import re
 import sysconfig
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -24,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .errors import DdcliError, counted, first_line
 from .files import meant, sha256
-from .hub import is_name, quiet
+from .hub import is_name, offline, quiet, unreachable
 
 Document = str | bytes
 
@@ -55,7 +56,8 @@ PIECE = 2**16  # bytes of a single text that is streamed, and what is missing to
 REACH = 2**12  # bytes; in a line that goes on for longer, a piece ends amid it
 PIECES = 256  # of a shard
 HEAD = 8_000  # bytes by which text is told from what is none
-SHARDS = 64  # of a dataset on this machine that is streamed
+SHARDS = 64  # of a dataset on this machine that is streamed, if each then has as many rows as are FULL
+FULL = 128
 
 
 class BadRow(DdcliError):  # noqa: N818 - the row is bad
@@ -322,7 +324,7 @@ def _saved_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[st
                 f"{source} has no split {split!r} but {', '.join(map(str, found))}; set data.split to one"
             )
         found = found[split]
-    return found.to_iterable_dataset(max(1, min(SHARDS, len(found)))) if streaming else found
+    return found.to_iterable_dataset(max(1, min(SHARDS, len(found) // FULL))) if streaming else found
 
 
 def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str, Any]]:
@@ -333,12 +335,17 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
 
     import datasets
 
+    trouble = unreachable(name, dataset=True)
     try:
-        with quiet():
+        with (
+            quiet(),
+            offline() if trouble else nullcontext(),
+        ):  # what was fetched before is there
             return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
+        cause = trouble if trouble and "Offline" in str(error) else error
         raise DdcliError(
-            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {first_line(error)}; "
+            f"no file or folder {source}, and as a hub dataset it cannot be loaded: {first_line(cause)}; "
             "give files, or a folder that save_to_disk wrote"
         ) from error
 

@@ -293,6 +293,10 @@ class ForeignTokenizer(Tokenizer):
 class WriterTokenizer(ForeignTokenizer):
     """Of a model that writes: what parts two texts is a token like any other to it, and written by it."""
 
+    @property
+    def eos_id(self) -> int:
+        return self._first("eos_token", "sep_token", "bos_token", "pad_token")
+
     def _find_special(self) -> set[int]:
         return super()._find_special() - {self.eos_id}
 

@@ -112,6 +112,11 @@ def _settled(config: Config, peak: float, *, ours: bool) -> Config:
     )
 
 
+def _place_of(model: str) -> str:
+    """Of a folder the whole path, by which it is found from anywhere."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
 # -- from nothing -----------------------------------------------------------------------------------------
 
 
@@ -193,7 +198,8 @@ class FromOthers:
         from .foreign.pretrained import architecture
 
         self.name, self.kind = source.name, architecture(source.described())
-        self.is_causal = source.described().get("model_type") in DECODERS
+        described = source.described()  # a decoder that was opened before says that it is causal no more
+        self.is_causal = described.get("model_type") in DECODERS and described.get("is_causal") is not False
         self._refuse(config)  # better than after gigabytes were read
         self.lora = None if config.model.lora is None else Lora.parse(config.model.lora)
         if self.lora:
@@ -207,7 +213,8 @@ class FromOthers:
         else:
             self.parts = open_filled(source, weights, device, ends=ends)
         if self.lora and not self.beside:
-            self.beside = Beside(model=self.name, sha256=sum_of(source, weights), lora=str(self.lora))
+            place, sha256 = _place_of(self.name), sum_of(source, weights)
+            self.beside = Beside(model=place, sha256=sha256, lora=str(self.lora))
         if not self.parts.heeds_padding:
             raise DdcliError(
                 f"{self.name} is a {self.kind}, which reads padding as text, so texts of other "

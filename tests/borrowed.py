@@ -210,11 +210,17 @@ def decoder(kind: str, *, opens: bool, **shape: Any) -> tuple[Any, Any]:
 
 DECODERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llama": lambda: decoder("llama", opens=True, tie_word_embeddings=False),
+    "qwen2": lambda: decoder("qwen2", opens=False, tie_word_embeddings=True),
     "qwen3": lambda: decoder("qwen3", opens=False, vocab_size=350, tie_word_embeddings=True),
     "gpt2": lambda: decoder("gpt2", opens=False, n_positions=66),
     "gemma": lambda: decoder("gemma", opens=True),
+    "mistral": lambda: decoder("mistral", opens=True, sliding_window=16),
     "mamba": lambda: decoder("mamba", opens=False, state_size=4),
+    "mamba2": lambda: decoder(
+        "mamba2", opens=False, state_size=4, head_dim=16, num_heads=4, n_groups=1, chunk_size=8
+    ),
 }
+CAUSAL = {"mamba", "mamba2"}  # which cannot be made to look ahead
 
 
 # -- models that only write -------------------------------------------------------------------------------

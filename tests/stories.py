@@ -51,6 +51,7 @@ def perfect_run(process, tokenizer, text):
     path = [x0, *walk(process, x0, TIMES[1:], Streams([5]))][::-1]
     return [
         SimpleNamespace(
+            names=(),
             x=x[None],
             clock=torch.full((1, len(x)), 1 - k / 10, dtype=torch.float64),
             opened=(x != path[k - 1])[None] if k else torch.ones(1, len(x), dtype=torch.bool),

@@ -1207,8 +1207,17 @@ def test_an_infilling_is_traced_and_replayed(run, uniform_run, tmp_path):
     plain = run("infill", uniform_run, "-", *FEW, **given)[1]
     assert run("infill", uniform_run, "-", *FEW, "--trace", trace, "--live", **given)[1] == plain
     code, out, _ = run("noise-viz", "--trace", trace)
-    assert (code, "infill: canvas 1 of 1, from uniform noise" in out.decode()) == (0, True)
+    assert (code, "infill: gap at 1:5, from uniform noise" in out.decode()) == (0, True)
     assert plain.decode().strip() in out.decode()
+
+
+def test_a_trace_names_its_gaps_and_ways(run, absorbing_run, tmp_path):
+    (tmp_path / "far.txt").write_text("the [MASK:2]\n" + "the cat sat\n" * 40 + "a [MASK:3] dog\n")
+    trace = tmp_path / "trace.jsonl"
+    run("infill", absorbing_run, tmp_path / "far.txt", "-n", "2", *FEW, "--trace", trace)
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    names = {line["name"] for line in lines if line["kind"] == "canvas"}
+    assert names == {f"gap at {place}, way {way}" for place in ("1:5", "42:3") for way in (1, 2)}
 
 
 def test_a_trace_is_replayed_alone_and_written_where_it_can_be(refused, tmp_path, absorbing_run):

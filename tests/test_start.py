@@ -569,10 +569,18 @@ def test_a_decoders_records_stand_between_its_ends(folders, names_file, tmp_path
     torch.testing.assert_close(logits_of(model, ids)[1:], wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_decoder_that_stays_causal_is_refused(folders, text_file):
-    with pytest.raises(DdcliError, match="a MambaForCausalLM, which stays causal") as refused:
-        make_plan(start_config(folders("mamba"), text_file), None, Silent())
+@pytest.mark.parametrize(("kind", "name"), [("mamba", "MambaForCausalLM"), ("mamba2", "Mamba2ForCausalLM")])
+def test_a_decoder_that_stays_causal_is_refused(folders, text_file, kind, name):
+    with pytest.raises(DdcliError, match=f"a {name}, which stays causal") as refused:
+        make_plan(start_config(folders(kind), text_file), None, Silent())
     assert "\n" not in str(refused.value)
+
+
+def test_a_window_of_all_layers_is_not_opened_step_by_step(folders, text_file):
+    """A Mistral's, of 16 tokens: beyond it what is opened is not what is seen."""
+    config = start_config(folders("mistral"), text_file, train__anneal=5, data__length=24)
+    with pytest.raises(DdcliError, match="masks of its own; leave it out"):
+        make_plan(config, None, Silent())
 
 
 def test_a_decoder_whose_mask_is_its_end_is_refused(folders, text_file, tmp_path):

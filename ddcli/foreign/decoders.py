@@ -30,10 +30,6 @@ class DecoderTokenizer(WriterTokenizer):
     """A decoder's tokenizer. Its end of text is written where texts are parted, as it was before."""
 
     @property
-    def eos_id(self) -> int:
-        return self._first("eos_token", "sep_token", "bos_token", "pad_token")
-
-    @property
     def bos_id(self) -> int:
         """What opens a record."""
         return self.ends[0][0]

@@ -34,10 +34,6 @@ class CanvasTokenizer(WriterTokenizer):
     def mask_id(self) -> int:
         return -1
 
-    @property
-    def eos_id(self) -> int:
-        return self._first("eos_token", "sep_token", "bos_token", "pad_token")
-
 
 @dataclass(frozen=True)
 class DiffusionGemma:
@@ -136,6 +132,9 @@ class DiffusionGemma:
             raise DdcliError(
                 f"the prompt's {len(given)} tokens leave nothing to write of {length}; set a larger --length"
             )
+        most = self.network.config.text_config.max_position_embeddings
+        if length is not None and length > most:
+            raise DdcliError(f"--length {length}: {self.name} reads {most:,} tokens at once; lower it")
         return int(new)
 
     def _canvases(self, new: int) -> int:

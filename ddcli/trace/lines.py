@@ -55,6 +55,7 @@ class Begin(Line):
 
     kind: Literal["canvas"] = "canvas"
     canvas: Position
+    name: Text = ""  # what it is, for people: the place of a gap, and which way to fill it
     steps: Annotated[int, Field(ge=0)]  # that are planned; a text may be at its end earlier
     tokens: Annotated[list[Id], Field(min_length=1, max_length=MOST_TOKENS)]  # (L,)
     clock: list[Run]  # t of each position, as runs: how many, and their t; 0 is given

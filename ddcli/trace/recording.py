@@ -39,6 +39,7 @@ class Recorder:
             for b, size in enumerate(self._sizes):
                 yield Begin(
                     canvas=self._first + b,
+                    name=frame.names[b] if frame.names else "",
                     steps=frame.steps,
                     tokens=x[b, :size].tolist(),
                     clock=_runs(clock[b, :size]),

@@ -68,10 +68,10 @@ def retell(trace: Traced) -> Story:
     """What a trace tells: the way from noise to each of its texts, the first of them at least."""
     header, count = trace.header, len(trace.canvases)
     command, noise, note = map(visible, (header.command, header.noise, header.sampling))
-    tracks = [
-        backward(f"{command}: canvas {i + 1} of {count}, from {noise} noise", recording)
-        for i, recording in enumerate(trace.canvases[:TRACKS])
-    ]
+    tracks = []
+    for number, recording in enumerate(trace.canvases[:TRACKS], 1):
+        name = recording.begin.name or f"canvas {number} of {count}"
+        tracks.append(backward(f"{command}: {visible(name)}, from {noise} noise", recording))
     chapters = [Chapter(noise, tracks, [], None)]
     pieces = {id: visible(trace.pieces[id]) for id in _used(chapters)}
     return Story("Noise becoming text", note, visible(header.unit), pieces, chapters)
