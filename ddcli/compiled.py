@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_map_only
 
 from .device import out_of_memory
 
+GRAPHS = 40  # that are kept: each holds memory, and is recorded at its second use
+
 
 class Compiled:
     """Compiled at its first use; where that cannot be done, it says so and stays eager."""
@@ -51,18 +53,22 @@ class Compiled:
 class CompiledForMany(Compiled):
     """Of tensors whose first size, that of all of them, changes from call to call, and without a way back.
 
-    Compiled twice at most: for one, and for any other number. On a GPU, where starting kernels takes longer
-    than they do, they are recorded as CUDA graphs, one for each number that `room_for` has, and each length.
+    Compiled for one of them, and for any other number. On a GPU, where starting kernels takes longer than
+    they do, they are recorded as CUDA graphs, one for each number that `room_for` has and each length; where
+    there are more than GRAPHS of these, of texts of many lengths, kernels are started one by one.
     """
 
     def compiled(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
         by_kernels, by_graphs = torch.compile(plain), torch.compile(plain, mode="reduce-overhead")
+        recorded = set[tuple[int, ...]]()
 
         def call(*inputs: Any, **told: Any) -> Tensor:
-            count, device = len(inputs[0]), inputs[0].device
-            if device.type != "cuda":
+            count, room = len(inputs[0]), room_for(len(inputs[0]))
+            shape = (room, *inputs[0].shape[1:])
+            if inputs[0].device.type != "cuda" or (len(recorded) == GRAPHS and shape not in recorded):
                 return by_kernels(*of_any_number(inputs), **of_any_number(told))
-            inputs, told = (of_any_number(padded(x, room_for(count) - count)) for x in (inputs, told))
+            recorded.add(shape)
+            inputs, told = (of_any_number(padded(x, room - count)) for x in (inputs, told))
             torch.compiler.cudagraph_mark_step_begin()
             return by_graphs(*inputs, **told)[:count].clone()  # the next replay writes over it
 

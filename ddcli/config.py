@@ -203,7 +203,7 @@ class Config(Section):
         return told
 
     def to_toml(self) -> str:
-        """A recipe."""
+        """What is `told`, as a file."""
         return tomli_w.dumps(self.told())
 
 
@@ -263,7 +263,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 def settings_like(name: str) -> list[str]:
     """The keys of settings called so, or by its words' initials: `learning_rate` for `train.lr`."""
     initials = "".join(word[:1] for word in name.split("_"))
-    return [key for key in flatten_fields() if key.rpartition(".")[2] in (name, initials)]
+    called = [key for key in flatten_fields() if name in (key, key.rpartition(".")[2])]
+    return called or [key for key in flatten_fields() if key.rpartition(".")[2] == initials]
 
 
 def build_config(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Config:

@@ -18,9 +18,9 @@ from .sources import (
     TOLD,
     Corpus,
     Document,
-    are_files,
     present,
     read_corpus,
+    refuse_files,
     sha256_of,
     some_of,
     split_corpus,
@@ -80,7 +80,9 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
 
     Raises DdcliError for data that cannot be read, is empty, or does not fill one block.
     """
-    _refuse_splits_of_files(settings)
+    for source, key in ((settings.source, "split"), (settings.valid, "valid_split")):
+        if source and getattr(settings, key) != Data.model_fields[key].default:
+            refuse_files(source, f"data.{key}")
     if settings.streaming:
         return _streamed(settings, tokenizer, log)
     if settings.label_column and not settings.lines:
@@ -111,17 +113,6 @@ def read_training_data(settings: Data, tokenizer: Tokenizer | None, log: Log) ->
     if known_by is None:
         return kept.make()
     return cached("tokens", kept.key(known_by), kept.make, kept.save, kept.load, log)
-
-
-def _refuse_splits_of_files(settings: Data) -> None:
-    """DdcliError for a split that is asked for of what has none, and would be passed over."""
-    for source, key in ((settings.source, "split"), (settings.valid, "valid_split")):
-        split = getattr(settings, key)
-        if source and split != Data.model_fields[key].default and are_files(source):
-            raise DdcliError(
-                f"{source} is read as files, which have no splits; leave data.{key} out, and name the "
-                f"files that are wanted, as --data '{split}*'"
-            )
 
 
 def _made_tokenizer(

@@ -174,7 +174,8 @@ class TrainingDisplay(_Lines):
             self._bounds.append(line["bound_bits_per_char"])
         if is_number(line.get("loss")):
             self._losses.append(line["loss"])
-        if shares := line.get("bound_by_time"):
+        shares = line.get("bound_by_time")
+        if isinstance(shares, list):
             self._shares = [share if is_number(share) else 0.0 for share in shares]
 
     def samples(self, step: int, texts: list[str]) -> None:

@@ -14,7 +14,7 @@ from .checkpoint import best_checkpoint, checkpoints
 from .config import check_data_of, find_recipe, load_config, recipe_names
 from .device import can_compile, pick_device, pick_precision
 from .errors import DdcliError, counted, nearest, unknown
-from .files import verified
+from .files import meant, verified
 from .hub import is_name
 from .machine import GB, cores, memory, processor, versions
 from .pace import peak_memory
@@ -59,7 +59,9 @@ def examine(
     name = str(subject)
     if Path(subject).is_file() or name in recipe_names():
         return found + list(_recipe(name, data))
-    if "/" not in name and (nearest(name, recipe_names()) or not is_name(name)):
+    if name.endswith(".toml"):
+        raise DdcliError(f"no such recipe: {name}{meant(name)}")
+    if "/" not in name and (nearest(name, recipe_names(), 0.75) or not is_name(name)):
         raise unknown("run or recipe", name, recipe_names())
     return found + list(_model(load_writer(name, allow_pickle=allow_pickle), name))
 
@@ -245,7 +247,7 @@ def _recipe(name: str, data: str | None) -> Iterator[Finding]:
     # on a CPU this process, with what it has imported and read, is beside it
     takes = plan.memory + (0 if plan.device.type == "cuda" else peak_memory(plan.device) or 0)
     needs = f"about {takes / GB:.1f} GB of memory to train"
-    if free and takes > free:
+    if free and plan.memory > free:  # this process has what it holds already
         mend = "lower --length, take a smaller --size, or raise train.accumulate"
         yield Finding("memory", f"{needs}, more than the {free / GB:.1f} GB that are free", "wrong", mend)
     else:

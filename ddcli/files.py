@@ -189,7 +189,9 @@ def meant(path: str, holding: str = "") -> str:
         beside = [entry.name for entry in os.scandir(folder) if (Path(entry.path) / holding).exists()]
     except (OSError, ValueError):
         return ""
-    stems = {stem: [other for other in beside if Path(other).stem == stem] for stem in map(_stem, beside)}
+    stems: dict[str, list[str]] = {}
+    for name in beside:
+        stems.setdefault(_stem(name), []).append(name)
     alike = stems.get(nearest(_stem(path), stems, 0.6), [])  # an ending in common says nothing
     near = nearest(Path(path).name, alike, 0)
     return f"; did you mean {str(folder / near)!r}?" if near else ""

@@ -8,7 +8,9 @@ from .data import Blocks, pack, pack_records
 from .dataset import Log, read_training_data, refuse_pipes
 from .errors import DdcliError, counted
 from .model import Model
-from .sources import Document, read_corpus
+from .sources import Document, read_corpus, refuse_files
+
+USUAL_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def text_from(
     *,
     text_column: str = "text",
     label_column: str | None = None,
-    split: str = "train",
+    split: str = USUAL_SPLIT,
 ) -> HeldOut:
     """Any source that training takes; a model of records reads one a line, with its label or without.
 
@@ -71,6 +73,8 @@ def text_from(
     """
     if label_column is not None and not model.labels:
         raise DdcliError("this model was trained without labels, and knows none; leave --label-column out")
+    if split != USUAL_SPLIT:
+        refuse_files(source, "--split")
     corpus = read_corpus(
         source,
         text_column=text_column,

@@ -110,7 +110,10 @@ def unreachable(name: str, *, dataset: bool = False) -> Exception | None:
     hub = HfApi()
     try:
         with quiet():
-            hub.dataset_info(name, timeout=PATIENCE) if dataset else hub.model_info(name, timeout=PATIENCE)
+            if dataset:
+                hub.dataset_info(name, timeout=PATIENCE)
+            else:
+                hub.model_info(name, timeout=PATIENCE)
     except Exception as error:  # of the network, of the hub, or of a name that is none
         return error
     return None

@@ -79,7 +79,7 @@ class LiveCanvas:
         self._pause = 1 / frames_per_second
         self._shown = self._began = time.monotonic()
         self._open = 0  # positions to fill, of the canvases at hand
-        self._starts: list[int] = []  # the first token of each that is shown
+        self._starts: list[int | None] = []  # the first token of each that is shown; None before any is
         self._before: Tensor | None = None  # tokens (B, L) of the frame before
         self._settles = True  # what is visible stays, as far as was seen
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -116,7 +116,7 @@ class LiveCanvas:
     def _begin(self, frame: "Frame", now: float) -> None:
         self._began, self._open = now, int(frame.opened.sum())
         self._settles = not self._model.process.needs_clock
-        self._starts = [len(frame.x[0])] * len(frame.x)  # nothing is in view yet
+        self._starts = [None] * len(frame.x)
 
     def _follow(self, frame: "Frame") -> None:
         """Of canvases that hold more than is shown, a part where something is open comes into view, once
@@ -126,10 +126,8 @@ class LiveCanvas:
         length, room = frame.x.shape[1], int(self._grid(frame).room / self._cells)
         for row, places in enumerate(unsettled):
             start, at = self._starts[row], places.nonzero()[:, 0]
-            if len(at) and not ((at >= start) & (at < start + room)).any():
+            if len(at) and (start is None or not ((at >= start) & (at < start + room)).any()):
                 self._starts[row] = max(0, min(int(at[0]) - room // 3, length - room))
-            elif start == length:
-                self._starts[row] = 0
 
     def _grid(self, frame: "Frame") -> Grid:
         width, height = self._console.width, max(2, self._console.height - 3)
@@ -147,7 +145,8 @@ class LiveCanvas:
         """Texts in columns, always in as many lines, and the status below them."""
         self._follow(frame)
         grid = self._grid(frame)
-        rows = zip(frame.x.tolist(), frame.clock.tolist(), frame.opened.tolist(), self._starts, strict=True)
+        starts = [start or 0 for start in self._starts]
+        rows = zip(frame.x.tolist(), frame.clock.tolist(), frame.opened.tolist(), starts, strict=True)
         cells = [self._cell(grid, *row) for row, _ in zip(rows, range(grid.shown), strict=False)]
         below = -(-len(cells) // grid.columns)
         text = Text()
@@ -168,8 +167,9 @@ class LiveCanvas:
         tokenizer = self._model.tokenizer
         text = Text("…" if start else "", style="", overflow="fold")
         parts = list(zip(ids, tokenizer.pieces_in_a_row(ids), clocks, changed, strict=True))[start:]
-        most = grid.width * grid.lines
-        for token, piece, clock, new in parts[:most]:
+        for token, piece, clock, new in parts:
+            if text.cell_len > grid.width * grid.lines:
+                break
             if token == tokenizer.mask_id:
                 text.append(MASK, style="bright_black")
             elif token == tokenizer.eos_id:
@@ -179,8 +179,9 @@ class LiveCanvas:
                 text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")
         lines = [part for line in text.split("\n", allow_blank=True) for part in _folded(line, grid.width)]
         shown = [*lines, *[Text()] * grid.lines][: grid.lines]
-        if len(lines) > grid.lines or any(token not in tokenizer.special_ids for token, *_ in parts[most:]):
-            shown[-1] = shown[-1][: grid.width - 1] + Text("…")
+        if len(lines) > grid.lines:
+            shown[-1].truncate(grid.width - 1)
+            shown[-1].append("…")
         return [line + Text(" " * (grid.width - line.cell_len)) for line in shown]
 
 

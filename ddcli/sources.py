@@ -274,9 +274,13 @@ class _Files(NamedTuple):
     read: Callable[[Path, Reading], Iterable[Row]]
 
 
-def are_files(source: str) -> bool:
-    """Whether a source is read as files, which have no splits."""
-    return _local(source) is not None
+def refuse_files(source: str, option: str) -> None:
+    """DdcliError for a source that is read as files, by an option that names a split of it."""
+    if _local(source) is not None:
+        raise DdcliError(
+            f"{source} is read as files, which have no splits; leave {option} out, and give the files "
+            "that are wanted alone"
+        )
 
 
 def _local(source: str) -> _Files | None:

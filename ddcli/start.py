@@ -112,11 +112,6 @@ def _settled(config: Config, peak: float, *, ours: bool) -> Config:
     )
 
 
-def _place_of(model: str) -> str:
-    """Of a folder the whole path, by which it is found from anywhere."""
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
-
-
 # -- from nothing -----------------------------------------------------------------------------------------
 
 
@@ -213,8 +208,7 @@ class FromOthers:
         else:
             self.parts = open_filled(source, weights, device, ends=ends)
         if self.lora and not self.beside:
-            place, sha256 = _place_of(self.name), sum_of(source, weights)
-            self.beside = Beside(model=place, sha256=sha256, lora=str(self.lora))
+            self.beside = Beside(model=self.name, sha256=sum_of(source, weights), lora=str(self.lora))
         if not self.parts.heeds_padding:
             raise DdcliError(
                 f"{self.name} is a {self.kind}, which reads padding as text, so texts of other "

@@ -615,7 +615,8 @@ def estimate(plan: Plan, reporter: Silent) -> Needs:
 
         try:
             pace = rehearsed()
-            if pace.warming > COLD:  # the run that follows will not compile again what has been compiled now
+            if plan.config.train.compile and pace.warming > COLD:
+                # what has been compiled now is found by the run that follows
                 torch.compiler.reset()
                 pace = rehearsed()
         except (MemoryError, RuntimeError) as error:

@@ -169,6 +169,10 @@ def test_options_and_commands_that_do_not_exist_are_refused(refused, absorbing_r
     assert "No such command 'trian'" in refused("trian")
     assert "ddcli sample has no option --tempo; `ddcli sample -h` lists" in refused("sample", "r", "--tempo")
     assert "option --temprature; did you mean --temperature?" in refused("sample", "r", "--temprature", "2")
+    assert "requires an argument" in refused("train", "--data")
+    assert "train.lr=VALUE" in refused("train", "--train.lr=3")
+    told = refused("train", "--every", "3")
+    assert all(f"--set {section}.every=VALUE" in told for section in ("validation", "checkpoint", "samples"))
     for option, key in (("--lr", "train.lr"), ("--learning-rate", "train.lr"), ("--layers", "model.layers")):
         assert f"ddcli train has no option {option}; give --set {key}=VALUE" in refused("train", option, "3")
     assert "Missing argument" in refused("infill", absorbing_run)

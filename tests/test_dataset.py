@@ -115,7 +115,7 @@ def test_what_a_stream_cannot_do_is_refused_by_name(dataset, tmp_path):
 def test_a_split_of_files_is_refused_and_not_passed_over(text_file, changes, monkeypatch):
     monkeypatch.chdir(text_file.parent)
     (text_file.parent / "valid.txt").write_text("the cat sat")
-    with pytest.raises(DdcliError, match=r"no splits; leave data\.\w+ out, and name .* as --data 'test\*'"):
+    with pytest.raises(DdcliError, match=r"no splits; leave data\.\w+ out, and give the files"):
         read_training_data(Data(source=str(text_file), **changes), None, print)
 
 

@@ -183,6 +183,8 @@ def test_what_is_neither_run_nor_recipe_is_refused():
         DdcliError, match="unknown run or recipe 'tinyshakespear'; did you mean 'tinyshakespeare'"
     ):
         ddcli.examine("tinyshakespear")
+    with pytest.raises(DdcliError, match=r"^no such recipe: recipes/names\.tml$|^no such recipe: no\.toml$"):
+        ddcli.examine("no.toml")
     with pytest.raises(DdcliError, match=r"^runs/none is no run folder: there is no such"):
         ddcli.examine("runs/none")
 

@@ -338,6 +338,19 @@ def test_gaps_that_are_far_apart_come_into_view_one_after_the_other():
         assert re.search("^…(.|\n)*░", canvas.render(later).plain)
 
 
+def test_wide_symbols_stay_in_their_columns():
+    model, frames = canvases(1, 200)
+    wide = lambda ids: ["<mask>" if id == 0 else "漢" for id in ids]  # noqa: E731
+    model.tokenizer.pieces = model.tokenizer.pieces_in_a_row = wide
+    screen = Console(file=io.StringIO(), force_terminal=True, width=40, height=7)
+    with LiveCanvas(screen, model, frames_per_second=1e9) as canvas:
+        canvas(frames[0])
+        canvas(frames[4])
+        *lines, _ = canvas.render(frames[4]).plain.split("\n")
+    assert all(cell_len(line) <= 40 for line in lines)
+    assert lines[-1].rstrip().endswith("…")
+
+
 def test_what_was_written_is_tentative_once_something_of_it_was_revised():
     model, frames = canvases(1, 12)
     with LiveCanvas(Console(file=io.StringIO(), width=60), model) as canvas:

@@ -1145,7 +1145,8 @@ def test_what_a_dry_run_has_compiled_is_not_reckoned_with_again(text_file, monke
     """The run that follows finds it, so the estimate is of steps that find it too."""
     paces = [Pace(warming=70.0, step=0.5, draw=0.0, sampling=0.0), Pace(4.0, 0.25, 0.0, 0.0)]
     monkeypatch.setattr(training._Run, "rehearse", lambda run: paces.pop(0))
-    plan = make_plan(tiny_config(text_file, train__steps=8), None, Silent())
+    monkeypatch.setattr(NetworkDenoiser, "compile", lambda self, log: None)
+    plan = make_plan(tiny_config(text_file, train__steps=8, train__compile=True), None, Silent())
     assert training.estimate(plan, Silent()).seconds == 4.0 + 8 * 0.25
     assert not paces
 

@@ -57,7 +57,8 @@ class Adapters:
         with torch.random.fork_rng([]):  # they are made on the CPU, wherever the network is
             torch.manual_seed(seed)
             try:
-                with warnings.catch_warnings(action="ignore"):  # of tied weights, which are refused below
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", ".*tie_word_embeddings")  # which are refused below
                     self.tuner = peft.LoraModel(network, {NAME: self.config}, NAME)
             except ValueError as error:  # of names that the network does not have
                 raise DdcliError(f"--lora {lora}: {first_line(error)}") from None

@@ -91,7 +91,7 @@ def _setting(option: str) -> str:
     from ..config import settings_like
 
     found = settings_like(option.strip("-").replace("-", "_"))
-    return f"give --set {found[0]}=VALUE" if found else ""
+    return " or ".join(f"give --set {key}=VALUE" for key in found)
 
 
 class Command(TyperCommand):
@@ -102,7 +102,8 @@ class Command(TyperCommand):
         try:
             strays = super().parse_args(ctx, args)
         except TyperException as error:
-            if option := getattr(error, "option_name", None):
+            if hasattr(error, "possibilities"):  # of an option that there is not
+                option: str = error.option_name  # type: ignore[attr-defined]
                 known = [name for parameter in self.get_params(ctx) for name in parameter.opts]
                 hint = _setting(option) if self.name == "train" else ""
                 if not hint and (near := nearest(option, known, 0.75)):
