@@ -193,8 +193,9 @@ class FromOthers:
         from .foreign.pretrained import architecture
 
         self.name, self.kind = source.name, architecture(source.described())
-        described = source.described()  # a decoder that was opened before says that it is causal no more
-        self.is_causal = described.get("model_type") in DECODERS and described.get("is_causal") is not False
+        described = source.described()
+        opened = described.get("is_causal") is False and not goes_on  # by a training before this one
+        self.is_causal = described.get("model_type") in DECODERS and not opened
         self._refuse(config)  # better than after gigabytes were read
         self.lora = None if config.model.lora is None else Lora.parse(config.model.lora)
         if self.lora:

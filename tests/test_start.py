@@ -632,6 +632,16 @@ def test_an_opening_mask_goes_on_exactly(folders, text_file, tmp_path):
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_what_was_opened_before_is_not_closed_and_opened_again(folders, text_file, tmp_path):
+    config = start_config(folders("llama"), text_file, train__anneal=2, train__steps=4, checkpoint__every=2)
+    run = train(config, tmp_path / "run")
+    assert train(
+        config.model_copy(update={"train": config.train.model_copy(update={"steps": 5})}), run, resume=True
+    )
+    with pytest.raises(DdcliError, match="is not causal"):
+        make_plan(start_config(run, text_file, train__anneal=2), None, Silent())
+
+
 def test_only_what_is_causal_is_opened(folders, text_file, own_run, monkeypatch):
     for start, said in (
         (folders("bert"), "a BertForMaskedLM is not causal"),
