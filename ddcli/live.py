@@ -27,6 +27,7 @@ SHORTEST = 2  # lines of a text, if it needs as many: with fewer, not all texts 
 USUAL = 48  # cells of a line that the text itself ends
 SPARE = 1.3  # times the cells of its tokens that a text may take
 ASKED = 256  # tokens by which the width of one is known
+BYTES = 4  # of a symbol, at most: so many tokens may be one
 QUIET = 5.0  # seconds between lines of a log
 
 
@@ -166,10 +167,12 @@ class LiveCanvas:
         """Part of a text in exactly as many lines as the grid has, each as wide as its column."""
         tokenizer = self._model.tokenizer
         text = Text("…" if start else "", style="", overflow="fold")
-        parts = list(zip(ids, tokenizer.pieces_in_a_row(ids), clocks, changed, strict=True))[start:]
-        for token, piece, clock, new in parts:
-            if text.cell_len > grid.width * grid.lines:
+        shown, room = slice(start, start + BYTES * grid.width * grid.lines), grid.width * grid.lines
+        pieces = tokenizer.pieces_in_a_row(ids[shown])
+        for token, piece, clock, new in zip(ids[shown], pieces, clocks[shown], changed[shown], strict=True):
+            if room < 0:
                 break
+            room -= cell_len(piece) if token not in tokenizer.special_ids else 1
             if token == tokenizer.mask_id:
                 text.append(MASK, style="bright_black")
             elif token == tokenizer.eos_id:
@@ -178,11 +181,11 @@ class LiveCanvas:
                 tentative = clock > 0 and not self._settles
                 text.append(printable(piece, keep="\n"), style="bold" if new else "dim" if tentative else "")
         lines = [part for line in text.split("\n", allow_blank=True) for part in _folded(line, grid.width)]
-        shown = [*lines, *[Text()] * grid.lines][: grid.lines]
+        cut = [*lines, *[Text()] * grid.lines][: grid.lines]
         if len(lines) > grid.lines:
-            shown[-1].truncate(grid.width - 1)
-            shown[-1].append("…")
-        return [line + Text(" " * (grid.width - line.cell_len)) for line in shown]
+            cut[-1].truncate(grid.width - 1)
+            cut[-1].append("…")
+        return [line + Text(" " * (grid.width - line.cell_len)) for line in cut]
 
 
 def _folded(line: Text, width: int) -> list[Text]:

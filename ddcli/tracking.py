@@ -1,6 +1,5 @@
 """Metrics of a run told to a tracker too, by its name, through accelerate; metrics.jsonl is there anyway."""
 
-import math
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from .config import flatten, read_toml
 from .errors import DdcliError, first_line, needed, unknown
 from .files import write_text
 from .plan import Silent
+from .runlog import is_number
 
 PROJECT = "ddcli"
 ID = "tracked.id"  # by which a tracker knows a run again that goes on
@@ -62,10 +62,6 @@ def find_tracker(name: str) -> Kind:
     return TRACKERS[name]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 class Tracked(Silent):
     """A reporter, and a tracker that is told the metrics as well."""
 
@@ -97,7 +93,7 @@ class Tracked(Silent):
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         self.reporter.metrics(line)
-        numbers = {key: value for key, value in line.items() if key != "step" and _is_number(value)}
+        numbers = {key: value for key, value in line.items() if key != "step" and is_number(value)}
         self._tell(lambda tracker: tracker.log(numbers, step=line["step"]))
 
     def end(self) -> None:
