@@ -340,11 +340,9 @@ def _hub_rows(source: str, split: str, *, streaming: bool) -> Iterable[dict[str,
     import datasets
 
     trouble = unreachable(name, dataset=True)
+    without_the_hub = offline() if trouble else nullcontext()  # what was fetched before is there all the same
     try:
-        with (
-            quiet(),
-            offline() if trouble else nullcontext(),
-        ):  # what was fetched before is there
+        with quiet(), without_the_hub:
             return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # what comes out of here is anything from an HTTP error to a parser's
         cause = trouble if trouble and "Offline" in str(error) else error

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from datasets import Dataset
+from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -389,6 +390,39 @@ def test_a_dataset_is_loaded_by_name_config_and_split(monkeypatch):
     assert corpus.skipped == 1
     with pytest.raises(DdcliError, match="set --text-column to one of: story"):
         read_corpus("stories")
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, reached):
+    """What was fetched before is read without it, and it is asked again the next time."""
+    asked, seen = [], []
+
+    def dataset_info(hub, name, **_):
+        asked.append(name)
+        if not reached:
+            raise ConnectionError("nobody answers")
+
+    def load_dataset(*_, **__):
+        seen.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        if len(seen) == 2:
+            raise ConnectionError("Couldn't reach it (OfflineModeIsEnabled)")
+        return Dataset.from_dict({"text": ["a"]})
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    assert read_corpus("some/stories").documents == ["a"]
+    assert seen == [before if reached else (True, True)]
+    assert before == (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
+    with pytest.raises(DdcliError, match="OfflineModeIsEnabled" if reached else "nobody answers"):
+        read_corpus("some/stories")
+    assert asked == ["some/stories"] * 2
+
+
+@pytest.mark.parametrize(("rows", "shards"), [(200, 1), (1280, 10), (64 * 128 + 50, 64)])
+def test_a_saved_dataset_is_streamed_by_shards_that_are_worth_opening(tmp_path, rows, shards):
+    Dataset.from_dict({"text": ["a"] * rows}).save_to_disk(tmp_path / "saved")
+    assert stream_documents(str(tmp_path / "saved")).shards == shards
 
 
 def test_a_dataset_that_cannot_be_loaded_is_refused_in_one_line(monkeypatch):

@@ -522,6 +522,14 @@ def test_a_tokenizer_that_cannot_serve_is_refused(copied):
     assert "has only a slow tokenizer" in refusal(copied)
 
 
+def test_a_vocabulary_of_sentencepiece_alone_asks_for_its_package(copied, monkeypatch):
+    (copied / "tokenizer.json").unlink()
+    (copied / "tokenizer_config.json").write_text('{"tokenizer_class": "DebertaV2Tokenizer"}')
+    (copied / "spm.model").write_bytes(b"no model")
+    monkeypatch.setattr("ddcli.tokenizer.find_spec", lambda name: None)
+    assert "it is spm.model alone, which takes a package more: pip install sentencepiece" in refusal(copied)
+
+
 def test_what_only_a_run_folder_can_do_is_refused_by_name(farm, tmp_path):
     model = ddcli.load(farm)
     (tmp_path / "text.txt").write_text("the dog says woof")
