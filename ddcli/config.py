@@ -130,7 +130,7 @@ class Train(Section):
     drop_prefix: float = Field(0.0, ge=0, le=1)  # share of sequences with a hidden beginning, for --guidance
     drop_label: float = Field(0.1, ge=0, le=1)  # share of labelled records that are shown without their label
     seed: int = Field(0, ge=0, lt=2**63)  # of weights, data order and noise
-    device: str = "auto"  # cpu or cuda
+    device: str = "auto"  # cpu, cuda or mps
     precision: str = "auto"  # float32 or bf16; auto is bf16 where the machine is fast at it
     threads: int | None = Field(None, ge=1)  # on a CPU
     compile: bool | Literal["auto"] = "auto"  # where a C++ compiler is found; auto: networks of our own are

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from .backbones.transformer import KeysValues, Transformer
 from .compiled import Compiled, CompiledForMany
-from .device import sent
+from .device import engine_of, sent
 from .errors import DdcliError, unknown
 from .objective import Objective
 from .process import (
@@ -35,7 +35,7 @@ from .randomness import LOG_ZERO
 # training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
 ROW_COUNT = 128
 MANY = 8192  # entries of a vocabulary
-AT_ONCE = {"cpu": 2**24, "cuda": 2**28}  # logits that training holds at once, if it can
+AT_ONCE = {"cpu": 2**24, "cuda": 2**28, "mps": 2**24}  # logits that training holds at once, if it can
 
 # of what layers make, on a CPU: a quarter less memory for 2 % of a step's time
 KEPT = 0.6
@@ -215,7 +215,7 @@ class SumInParts(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         """of(part (n, D), where it starts, `weights`, rounded) -> a scalar."""
-        total, slope = rows.new_zeros((), dtype=torch.float32), torch.empty_like(rows)
+        total, slope = torch.zeros(()), torch.empty_like(rows)
         rounded = [w.detach().to(dtype if w.ndim == 2 else w.dtype).requires_grad_() for w in weights]
         slopes: list[Tensor] = []
         for start in range(0, len(rows), size):
@@ -228,7 +228,7 @@ class SumInParts(torch.autograd.Function):
                     add_up(sum_of, more)
             else:
                 slopes = [more.to(weight.dtype) for more, weight in zip(some, weights, strict=True)]
-            total += found.detach()
+            total = total.to(found.device) + found.detach()
         ctx.save_for_backward(slope, *slopes)
         return total
 
@@ -274,7 +274,11 @@ def price(cost: Callable[..., Tensor], logits: Tensor, counts: Tensor, *of: Tens
 
 
 class NetworkDenoiser:
-    """A network with a trunk and a head."""
+    """A network with a trunk and a head.
+
+    It may be on a device that knows no float64. What it is asked, and what becomes of its answers, is then on
+    the processor (`device.engine_of`); this is where they cross.
+    """
 
     def __init__(self, network: Backbone, process: Process, head: Head, dtype: torch.dtype) -> None:
         self.network = network
@@ -299,21 +303,40 @@ class NetworkDenoiser:
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 
-    def precision(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+    @property
+    def device(self) -> torch.device:
+        """Of the network."""
+        return next(self._head.parameters()).device
+
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def hidden(self, xt: Tensor, t: Tensor, valid: Tensor | None = None, **told: Tensor) -> Tensor:
+        """Hidden states (B * L, D), where the network is."""
+        device = self.device
+        some = {name: sent(value, device) for name, value in told.items()}
+        shown = None if valid is None else sent(valid, device)
+        with self.precision():
+            return self.trunk(sent(xt, device), sent(t.float(), device), shown, **some).flatten(0, 1)
+
+    def go_on(
+        self, network: "BlockNetwork", xt: Tensor, t: Tensor, start: int, past: Sequence[KeysValues] | None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Hidden states (B, n, D), keys and values, where the network is: as of `BlockNetwork.go_on`."""
+        with self.precision():
+            return network.go_on(sent(xt, self.device), sent(t.float(), self.device), start, past)
 
     def logits(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
         """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
-        with self.precision(xt.device):
-            hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
-        return self.answer(hidden[rows.flatten().nonzero()[:, 0]])
+        chosen = rows.flatten().nonzero()[:, 0]
+        return self.answer(self.hidden(xt, t, valid, **told)[sent(chosen, self.device)])
 
     def answer(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) float32 of hidden states (N, D), by a head that computes as finely: in bf16 a logit
         between 16 and 32 is off by up to 1/16, and its probability by 6 %."""
-        return self.network.head(hidden.float())
+        return sent(self.network.head(hidden.float()), engine_of(hidden.device))
 
     def total(
         self,
@@ -331,16 +354,15 @@ class NetworkDenoiser:
         apart. Where the vocabulary is large, logits and all that is made of them are those of a few rows at a
         time, and gone before the next: memory does not grow with N V.
         """
-        with self.precision(xt.device):
-            hidden = self.trunk(xt, t.float(), valid, **told).flatten(0, 1)
+        hidden = self.hidden(xt, t, valid, **told)
         chosen = rows.flatten().nonzero()[:, 0]
         spare = -len(chosen) % ROW_COUNT
         counts = F.pad(torch.ones_like(chosen, dtype=torch.bool), (0, spare))
         chosen = sent(torch.cat([chosen, chosen[:1].expand(spare)]), xt.device)
         counts = sent(counts, xt.device)
         of = [x.flatten()[chosen] for x in of]
-        hidden = hidden.index_select(0, chosen)
-        at_once = AT_ONCE[xt.device.type] // self.process.vocabulary.size
+        hidden = hidden.index_select(0, sent(chosen, hidden.device))
+        at_once = AT_ONCE[hidden.device.type] // self.process.vocabulary.size
         size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
 
         self.process.vocabulary.text_on(xt.device)  # which no compiler has to look for, then
@@ -349,13 +371,13 @@ class NetworkDenoiser:
 
         def priced(part: Tensor, start: int, head: Callable[[Tensor], Tensor] = self.network.head) -> Tensor:
             here = slice(start, start + len(part))
-            with self.precision(xt.device):
-                logits = head(part)
+            with self.precision():
+                logits = sent(head(part), xt.device)
             return pricing(cost, logits, counts[here], *(x[here] for x in of))
 
         if len(hidden) <= size or not torch.is_grad_enabled():
             parts = enumerate(hidden.split(size))
-            return sum((priced(part, i * size) for i, part in parts), hidden.new_zeros(()))
+            return sum((priced(part, i * size) for i, part in parts), torch.zeros((), device=xt.device))
         weights = self.network.head_weights()
         names = self._head.names(weights)
 
@@ -444,10 +466,9 @@ class Cached:
         if valid is not None or told or end - start > block or bool((t[:, :start] > 0).any()):
             return self.denoiser(xt, t, rows, valid, **told)
         now = slice(start, end)
-        with self.denoiser.precision(xt.device):
-            past = self._past(xt[:, :start])
-            hidden, _ = self.network.go_on(xt[:, now], t[:, now].float(), start, past)
-        logits = self.denoiser.answer(hidden[rows[:, now]])
+        past = self._past(xt[:, :start])
+        hidden, _ = self.denoiser.go_on(self.network, xt[:, now], t[:, now], start, past)
+        logits = self.denoiser.answer(hidden[sent(rows[:, now], hidden.device)])
         return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
 
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
@@ -461,7 +482,7 @@ class Cached:
             known = self._held.pop(self._key(ids[:, :before]), None)
             first = before if known else 0
             clock = torch.zeros(ids[:, first:].shape, device=ids.device)
-            _, present = self.network.go_on(ids[:, first:], clock, first, known)
+            _, present = self.denoiser.go_on(self.network, ids[:, first:], clock, first, known)
             far = (window - 1) * block
             self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present]
             while len(self._held) > self.room:
@@ -499,14 +520,13 @@ class PrefixCached:
     def _belief(self, sequence: int, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         start = int(rows[0].nonzero()[0]) // self.block * self.block
         length, past = self._held.get(sequence, (-1, None))
-        with self.denoiser.precision(xt.device):
-            if past is None or length != start:
-                hidden, present = self.network.go_on(xt, t.float(), 0, None)
-                self._held[sequence] = start, [(k[:, :, :start], v[:, :, :start]) for k, v in present]
-                hidden = hidden[:, start:]
-            else:
-                hidden, _ = self.network.go_on(xt[:, start:], t[:, start:].float(), start, past)
-        logits = self.denoiser.answer(hidden[rows[:, start:]])
+        if past is None or length != start:
+            hidden, present = self.denoiser.go_on(self.network, xt, t, 0, None)
+            self._held[sequence] = start, [(k[:, :, :start], v[:, :, :start]) for k, v in present]
+            hidden = hidden[:, start:]
+        else:
+            hidden, _ = self.denoiser.go_on(self.network, xt[:, start:], t[:, start:], start, past)
+        logits = self.denoiser.answer(hidden[sent(rows[:, start:], hidden.device)])
         return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
 
 

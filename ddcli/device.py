@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .errors import DdcliError, unknown
 
-HINTS = {
-    "gpu": "; did you mean cuda?",
-    "mps": "; mps knows no float64, which clocks and draws need",
-}
+KINDS = ("cpu", "cuda", "mps")
+CPU = torch.device("cpu")
+COMPILED = ("cpu", "cuda")  # torch's compiler is young for others
+WITHOUT_FLOAT64 = frozenset({"mps"})
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,13 +23,14 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise DdcliError(
-            f"device {name!r} cannot be used: ddcli computes on cpu or cuda{HINTS.get(kind, '')}"
-        )
+    if kind not in KINDS:
+        hint = "; did you mean cuda?" if kind == "gpu" else ""
+        raise DdcliError(f"device {name!r} cannot be used: ddcli computes on {', '.join(KINDS)}{hint}")
     try:
         if kind == "cuda" and not torch.backends.cuda.is_built():
             raise RuntimeError("this torch is a build for CPUs alone")
+        if kind == "mps" and not torch.backends.mps.is_available():
+            raise RuntimeError("torch finds no GPU of Apple's")
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -55,6 +56,12 @@ def pick_precision(name: str, device: torch.device, *, for_training: bool) -> to
     if name not in PRECISIONS:
         raise unknown("precision", name, ["auto", *PRECISIONS])
     return PRECISIONS[name]
+
+
+def engine_of(device: torch.device) -> torch.device:
+    """Where clocks, noise, draws and losses are computed for a network that is on a device: beside it, or on
+    the processor, where its device knows no float64."""
+    return CPU if device.type in WITHOUT_FLOAT64 else device
 
 
 def works_apart(device: torch.device) -> bool:
@@ -86,8 +93,10 @@ def asked_for(x: Tensor) -> Callable[[], list[float]]:
     return numbers
 
 
-def can_compile() -> bool:
+def can_compile(device: torch.device = CPU) -> bool:
     """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
+    if device.type not in COMPILED:
+        return False
     command = os.environ.get("CXX", "").split() or ["g++"]
     return shutil.which(command[-1]) is not None
 
@@ -135,5 +144,6 @@ def memory_kept(device: torch.device) -> Iterator[None]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine itself, had no more memory to give."""
-    told = ("can't allocate memory", "not enough memory")  # the allocator of the CPU
+    # the allocators of a CPU, and of mps
+    told = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in told)

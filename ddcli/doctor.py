@@ -86,7 +86,10 @@ def _machine() -> Iterator[Finding]:
             about = torch.cuda.get_device_properties(number)
             yield Finding("device", f"cuda:{number}, {about.name}, {about.total_memory / GB:.0f} GB")
     else:
-        yield Finding("device", "cpu; no CUDA device is seen")
+        apple = torch.backends.mps.is_available()
+        yield Finding(
+            "device", "cpu; " + ("--device mps takes its GPU" if apple else "no CUDA device is seen")
+        )
     if pick_precision("auto", device, for_training=True) == torch.float32:
         yield Finding(
             "precision",
@@ -95,7 +98,7 @@ def _machine() -> Iterator[Finding]:
         )
     else:
         yield Finding("precision", "bf16 in training; float32 for samples on a CPU")
-    if can_compile():
+    if can_compile(device):
         yield Finding("compiler", "found: training compiles the network at its first step")
     else:
         yield Finding(
@@ -152,7 +155,7 @@ def _speed(log: RunLog) -> Iterator[Finding]:
             "leave train.precision out of the next training",
         ),
         "trained without compiling the network": (
-            train.compile is False and can_compile() and log.config.model.start is None,
+            train.compile is False and can_compile(device) and log.config.model.start is None,
             "leave train.compile out of the next training",
         ),
         f"each batch is read in {train.accumulate} parts": (

@@ -177,6 +177,7 @@ class _Part:
     """A text with room for its gaps, while they are being written: the same room in some of the ways."""
 
     document: Document  # whose gaps it has
+    name: str  # of that
     layout: Layout
     number: int  # of the text in its document
     ways: list[_Way]
@@ -216,8 +217,13 @@ def prepare(
     *,
     label: str | None = None,
     log: Log | None = None,
+    name: str = "",
 ) -> Work:
-    """How much room the gaps of a document have, in each of n ways. Arguments and errors: see `infill`."""
+    """How much room the gaps of a document have, in each of n ways.
+
+    name: of the document, where it is told which of several is being filled. Other arguments, and errors: see
+    `infill`.
+    """
     if n < 1:
         raise DdcliError(f"at least one way to fill the gaps, not {n}")
     counts = _record_lengths(model, label)
@@ -229,7 +235,7 @@ def prepare(
                 log_sizes = [a + log_p for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
                 ids = np.tile(layout.ids, (len(members), 1))
                 shares = np.zeros(ids.shape)
-                part = _Part(text.document, layout, number, members, n, log_sizes, ids, shares)
+                part = _Part(text.document, name, layout, number, members, n, log_sizes, ids, shares)
                 work.parts.append(part)
     for part in work.parts if settings.guidance != 1 else ():
         for number in range(len(part.layout.windows)):  # refuses those without anything to go by
@@ -470,8 +476,9 @@ class _Row:
         """Where its gaps are and which way it is, for people."""
         document, first = self.part.document, self.window.gaps.start
         line, column = line_and_column(document.source, document.gaps[first].offset)
-        told = f"gap{'s from' if len(self.window.gaps) > 1 else ' at'} {line}:{column}"
-        return f"{told}, way {self.way.index + 1}" if self.part.of > 1 else told
+        place = f"gap{'s from' if len(self.window.gaps) > 1 else ' at'} {line}:{column}"
+        way = f"way {self.way.index + 1}" if self.part.of > 1 else ""
+        return ", ".join(filter(None, (self.part.name, place, way)))
 
 
 def _rows(part: _Part, number: int) -> list[_Row]:

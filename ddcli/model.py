@@ -125,7 +125,7 @@ class Model:
     process: Process
     tokenizer: Tokenizer
     length: int  # tokens in a training block: the longest canvas
-    device: torch.device
+    device: torch.device  # where clocks and draws are, which is where the network is if it can be
     record_lengths: Mapping[int, int] | None = None  # trained on records: how many had each length, in tokens
     labels: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the same of each label's records
     network: Transformer | None = None  # of ours, behind the denoiser, which may hide how it is asked

@@ -27,6 +27,11 @@ ROOM = 1.02  # for what bf16 rounds: beyond 1, where the polynomials below are s
 TOWARDS_1 = ((7.711, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.594, 0.4107))
 
 
+def left_out(found_inf: Tensor) -> bool:
+    """Whether a step is, as far as one can know without waiting for a device."""
+    return not works_apart(found_inf.device) and bool(found_inf)
+
+
 class Muon(Optimizer):
     """Steps of momentum whose singular values are all made 1 (Muon: Jordan et al. 2024), for matrices alone.
 
@@ -48,7 +53,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        if not works_apart(self.found_inf.device) and self.found_inf:
+        if left_out(self.found_inf):
             return
         shape = attrgetter("shape")
         for group in self.param_groups:
@@ -113,8 +118,11 @@ def _norm(x: Tensor) -> Tensor:
     return found.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-class Both(Optimizer):
-    """Optimisers of different weights as one, whose state and groups are theirs."""
+class Together(Optimizer):
+    """Optimisers of different weights as one, whose state and groups are theirs.
+
+    Steps are left out here, too, if they can be: of torch's fused ones, not all heed `found_inf` (on mps).
+    """
 
     found_inf: Tensor
 
@@ -125,6 +133,8 @@ class Both(Optimizer):
             part.state = self.state
 
     def step(self) -> None:  # type: ignore[override]
+        if left_out(self.found_inf):
+            return
         for part in self.parts:
             part.found_inf = self.found_inf  # type: ignore[attr-defined]
             part.step()
@@ -137,7 +147,7 @@ def adamw(network: Network, train: Train, dtype: torch.dtype) -> Optimizer:
         {"params": matrices, "weight_decay": train.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=train.peak, betas=BETAS, fused=True)
+    return Together(AdamW(groups, lr=train.peak, betas=BETAS, fused=True))
 
 
 def muon(network: Network, train: Train, dtype: torch.dtype) -> Optimizer:
@@ -153,7 +163,7 @@ def muon(network: Network, train: Train, dtype: torch.dtype) -> Optimizer:
         found.append(Muon(stacks, train.peak, train.weight_decay, dtype))
     if rest:
         found.append(AdamW(rest, lr=train.peak, betas=BETAS, weight_decay=0.0, fused=True))
-    return Both(*found)
+    return Together(*found)
 
 
 Maker = Callable[[Network, Train, torch.dtype], Optimizer]

@@ -21,7 +21,7 @@ from .config import BEFORE_THERE_WAS_A_CHOICE, Config, build_config, flatten, ma
 from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import AT_ONCE, ROW_COUNT, Head, check_taught, default_head, find_head
-from .device import PRECISION_NAMES, pick_device, pick_precision
+from .device import PRECISION_NAMES, engine_of, pick_device, pick_precision
 from .errors import DdcliError
 from .files import without_place
 from .objective import Objective, check_objective, default_objective, make_objective
@@ -117,6 +117,11 @@ class Plan:
     def blocks(self) -> int:
         """Into how many a network of blocks divides a sequence; 1 for any other."""
         return self.data.length // (self.config.model.block or self.data.length)
+
+    @property
+    def engine(self) -> torch.device:
+        """Where noise is drawn and losses are computed."""
+        return engine_of(self.device)
 
     @property
     def own_steps(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .checkpoint import STEP, refuse_links
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
-from .device import pick_device, pick_precision
+from .device import engine_of, pick_device, pick_precision
 from .errors import DdcliError
 from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
 from .foreign.source import Source
@@ -131,7 +131,7 @@ def _load(
         process=process,
         tokenizer=tokenizer,
         length=about["length"],
-        device=where,
+        device=engine_of(where),
         record_lengths=about["record_lengths"] or None,
         labels=about["labels"],
         network=own,

@@ -20,7 +20,7 @@ from .backbones.transformer import Transformer
 from .config import Config
 from .data import Batch
 from .denoiser import Head, NetworkDenoiser, guess_of
-from .device import asked_for, sent
+from .device import asked_for, engine_of, sent
 from .objective import Objective
 from .optimizer import make_optimizer
 from .process import Process
@@ -140,11 +140,16 @@ def gradient_noise(
             torch._foreach_add_(gradient, found)
         world.add_up(gradient)
         torch._foreach_add_(total, gradient)
-        squares += sum(g.double().square().sum().item() for g in gradient)
+        squares += sum(squared(g) for g in gradient)
     n = len(batches)
-    mean = sum((g.double() / n).square().sum().item() for g in total)
+    mean = sum(squared(g) for g in total) / n**2
     variance = (squares / n - mean) * n / (n - 1)
     return variance, mean - variance / n
+
+
+def squared(x: Tensor) -> float:
+    """The sum of the squares of some numbers."""
+    return x.to(engine_of(x.device)).double().square().sum().item()
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,7 @@ class State:
         are waited for only when a device that works apart has been given its update to do.
         """
         norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip))
-        found = torch.stack([loss, norm.to(loss)])
+        found = torch.stack([loss, norm.to(loss.device).to(loss.dtype)])
         numbers = asked_for(found)
         for group in self.optimizer.param_groups:
             group["lr"] = config.train.peak * learning_rate(self.step, config)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Unpack
 
 from . import filling, sampling
+from .device import COMPILED
 from .errors import DdcliError
 from .evaluation import Bound, measure
 from .filling import Infilling, OfGaps
@@ -28,6 +29,10 @@ class TextModel(Model):
         if self.plain is None or self.network is None or self.block:
             raise DdcliError(
                 "only a network of ddcli's own, without blocks, can be compiled; leave that out (--compile)"
+            )
+        if self.plain.device.type not in COMPILED:
+            raise DdcliError(
+                f"networks are compiled for {' and '.join(COMPILED)} alone; leave that out (--compile)"
             )
         self.plain.compile(log, varies=True)
 

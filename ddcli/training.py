@@ -165,7 +165,7 @@ class _Run:
         self.config = plan.config
         self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
-        if self.config.train.compile and can_compile():
+        if self.config.train.compile and can_compile(self.plan.device):
             self.denoiser.compile(self.reporter.say)
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
@@ -314,7 +314,7 @@ class _Run:
         step, task = key
         batch = self._batch(step)
         place = self.plan.data.train.place()
-        return _Ready(task.noised(batch, step, self.plan.device), int(batch.valid.sum()), place)
+        return _Ready(task.noised(batch, step, self.plan.engine), int(batch.valid.sum()), place)
 
     def _batch(self, step: int) -> Batch:
         """This process's rows of a batch."""
@@ -451,7 +451,7 @@ class _Run:
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
             task = replace(self.task, times=clip, annealing=Annealing(0, train.seed))  # as it will be used
             found = gradient_noise(
-                task, self.denoiser, batches, self.plan.device, train.accumulate, self.world
+                task, self.denoiser, batches, self.plan.engine, train.accumulate, self.world
             )
             sums[:] = (before + more for before, more in zip(sums, found, strict=True))
         noise = [variance / mean if mean > 0 else math.inf for variance, mean in self.gradients]
@@ -473,7 +473,7 @@ class _Run:
                 self.plan.data.valid,
                 sequences=validation.sequences,
                 draws=draws,
-                device=self.plan.device,
+                device=self.plan.engine,
                 timesteps=self.plan.objective.timesteps,
                 parts=self.plan.blocks,
                 world=self.world,
@@ -500,7 +500,7 @@ class _Run:
                 self.plan.process.in_steps(self.plan.objective.timesteps),
                 data.tokenizer,
                 data.length,
-                self.plan.device,
+                self.plan.engine,
                 data.record_lengths or None,
                 data.labels,
                 settings=SamplerSettings(sampler=default_sampler(self.plan.process), steps=samples.steps),

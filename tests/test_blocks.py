@@ -211,7 +211,7 @@ def test_attention_by_tiles_sees_what_the_mask_sees(window, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("default")  # as in test_gpu.py
+@pytest.mark.filterwarnings("default")  # as in test_devices.py
 def test_blocks_train_and_sample_on_a_gpu(tmp_path, text_file):
     """Compiled, with attention by tiles: the losses of a few steps are those of the mask on a CPU."""
     losses = []

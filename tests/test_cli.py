@@ -1224,6 +1224,16 @@ def test_a_trace_names_its_gaps_and_ways(run, absorbing_run, tmp_path):
     assert names == {f"gap at {place}, way {way}" for place in ("1:5", "42:3") for way in (1, 2)}
 
 
+def test_a_trace_of_many_texts_names_their_lines(run, absorbing_run, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "the [MASK:2]"}\n\n{"text": "a [MASK:3] dog"}\n')
+    trace = tmp_path / "trace.jsonl"
+    run("infill", absorbing_run, texts, "--jsonl", *FEW, "--trace", trace)
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    names = [line["name"] for line in lines if line["kind"] == "canvas"]
+    assert names == ["line 1, gap at 1:5", "line 3, gap at 1:3"]
+
+
 def test_a_trace_is_replayed_alone_and_written_where_it_can_be(refused, tmp_path, absorbing_run):
     trace = tmp_path / "trace.jsonl"
     assert "trace.jsonl cannot be read" in refused("noise-viz", "--trace", trace)

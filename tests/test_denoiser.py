@@ -358,7 +358,7 @@ def test_a_network_is_compiled_once_for_one_sequence_and_once_for_any_other_numb
 
 
 def test_sequences_are_padded_to_few_numbers_of_them_by_their_last_one():
-    """What a GPU records graphs for; that they compute the same is asked of one in test_gpu.py."""
+    """What a GPU records graphs for; that they compute the same is asked of one in test_devices.py."""
     rooms = [room_for(count) for count in range(1, 65)]
     assert sorted(set(rooms)) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]
     assert all(count <= room < 1.25 * count for count, room in enumerate(rooms, 1))

@@ -169,7 +169,8 @@ def test_what_a_weight_is_made_of_is_turned_apart_and_all_else_is_left_to_adamw(
 
 def test_models_of_others_go_on_by_adamw_unless_muon_is_asked_for(folders, text_file, tmp_path):
     start = folders("llama")
-    assert isinstance(made_for(start_config(start, text_file))[0], torch.optim.AdamW)
+    (alone,) = made_for(start_config(start, text_file))[0].parts
+    assert isinstance(alone, torch.optim.AdamW)
     brief = {"train__optimizer": "muon", "train__steps": 4, "validation__every": 4, "samples__every": 0}
     both, names = made_for(start_config(start, text_file, **brief))
     turned = {names[id(w)] for group in both.parts[0].param_groups for w in group["params"]}

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..device import engine_of
 from .ends import Ends
 from .transformer import (
     Bias,
@@ -71,17 +72,14 @@ class DDiT(nn.Module):
         `valid` (B, L) bool: False at padding, which nobody attends to. The network knows one clock for a
         sequence; that is the latest, as its own authors sample: what is given stands at a running time.
         """
-        time = torch.ones(len(input_ids), dtype=torch.float64, device=input_ids.device)
+        time = torch.ones(len(input_ids), device=input_ids.device)
         if clock is not None:
-            time = (
-                clock.double().masked_fill(~valid, 0.0).amax(-1)
-                if valid is not None
-                else clock.double().amax(-1)
-            )
+            time = clock.amax(-1) if valid is None else clock.masked_fill(~valid, 0.0).amax(-1)
+        number = self.told(time.to(engine_of(time.device)).double()).float().to(time.device)
         ids, seen = self.ends.around(input_ids, valid)
         bias = None if valid is None else bias_of(seen)[:, None, None]
         position = torch.arange(ids.shape[1], device=ids.device)
-        return self.ends.taken_off(self._layers(ids, self.told(time), position, bias))
+        return self.ends.taken_off(self._layers(ids, number, position, bias))
 
     def _layers(
         self,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..infilling import Document
 
 AT_ONCE = 16  # lines
-Prepare = Callable[["Document", int], "Work"]  # a document, a seed
+Prepare = Callable[["Document", int, str], "Work"]  # a document, a seed, a name
 Fill = Callable[[Sequence["Work"], Any], "list[list[Infilling]]"]  # what is prepared, who watches
 
 
@@ -51,7 +51,7 @@ class Batch:
         record: dict[str, Any] = {}
         try:
             record = _fields(line)
-            return record, self.prepare(self._document(record), self.seed + place)
+            return record, self.prepare(self._document(record), self.seed + place, f"line {number}")
         except (DdcliError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             self.failed += 1

@@ -176,8 +176,8 @@ def infill(
     began = time.perf_counter()
     ways: list[Infilling] = []
 
-    def begin(document: "Document", seed: int) -> "Work":
-        return prepare(loaded, document, n, seed, settings, label=label, log=log)
+    def begin(document: "Document", seed: int, name: str = "") -> "Work":
+        return prepare(loaded, document, n, seed, settings, label=label, log=log, name=name)
 
     def finish(works: "Sequence[Work]", on_frame: Any) -> "list[list[Infilling]]":
         found = fill(loaded, works, settings, score=scored, on_frame=on_frame)

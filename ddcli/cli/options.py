@@ -30,7 +30,7 @@ Compile = Annotated[
         "believes may then differ from run to run.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]
 Sampler = Annotated[

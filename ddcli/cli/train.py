@@ -148,7 +148,7 @@ def train(
         typer.Option("--streaming", help="Read a dataset, or files by folder or glob, as they come."),
     ] = None,
     lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     keep_last: Annotated[

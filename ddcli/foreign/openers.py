@@ -12,6 +12,7 @@ import torch
 
 from ..backbones.ddit import BlockDDiT
 from ..denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
+from ..device import engine_of
 from ..errors import DdcliError
 from ..model import Origin
 from ..process import Vocabulary, make_process
@@ -73,7 +74,7 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
         process=process,
         tokenizer=tokenizer,
         length=parts.length,
-        device=device,
+        device=engine_of(device),
         plain=plain,
         block=parts.block,
         opened=parts.block > 0,

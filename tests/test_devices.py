@@ -1,21 +1,29 @@
-"""On a GPU everything is as on a CPU, to rounding: what trains, what is drawn, what is measured.
+"""On another device everything is as on a CPU, to rounding: what trains, what is drawn, what is measured.
 
-Run with `make gpu`, on a machine that has one.
+On a GPU with `make gpu`, on a machine that has one; and anywhere on one that is made up and knows no
+float64, as Apple's (far.py): the network is there, and all else on the processor.
 """
 
 import difflib
 
+import ddit_reference
+import far
 import pytest
 import torch
-from tiny import Heard, metrics, stop_at, tiny_config, train_tiny
+from test_ddit import TOKENIZERS, gpt2_like
+from tiny import Heard, metrics, start_config, stop_at, tiny_config, train_tiny
 
+from ddcli import device as devices
+from ddcli.denoiser import AT_ONCE
 from ddcli.errors import DdcliError
+from ddcli.plan import Silent
 from ddcli.sampler import SAMPLERS, make_sampler
 from ddcli.saved import load_model
 from ddcli.training import train
 
 # what libraries deprecate in each other is not what is asked here
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.filterwarnings("default")
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), far.NAME]
 
 KINDS = {  # settings of every process and objective, and of what else a network may be told
     "absorbing": {},
@@ -37,16 +45,32 @@ KINDS = {  # settings of every process and objective, and of what else a network
     "blocks": {"model__block": 8},
     "autoregressive": {"process__name": "autoregressive"},
 }
+KEPT = {"block": 8, "cache": "prefix"}
 # rounding in float32 matrix products, and in the sums of a GPU; training adds it up
 CLOSE = 2e-3
 
 
+@pytest.fixture(scope="module", autouse=True)
+def far_is_known():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "KINDS", (*devices.KINDS, far.NAME))
+        patch.setattr(devices, "WITHOUT_FLOAT64", frozenset({far.NAME}))
+        patch.setitem(AT_ONCE, far.NAME, AT_ONCE["mps"])
+        patch.setattr(torch, "tensor", far.tensor)
+        yield
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request):
+    return request.param
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def pair(request, tmp_path_factory, text_file):
-    """The same run, trained on a GPU and on a CPU."""
+def pair(request, device, tmp_path_factory, text_file):
+    """The same run, trained on the device and on a CPU."""
     folder = tmp_path_factory.mktemp(request.param)
-    for device in ("cuda", "cpu"):
-        train_tiny(folder / device, text_file, train__device=device, **KINDS[request.param])
+    for name, on in (("there", device), ("cpu", "cpu")):
+        train_tiny(folder / name, text_file, train__device=on, **KINDS[request.param])
     return folder
 
 
@@ -56,37 +80,38 @@ def alike(one: str, other: str) -> bool:
 
 
 def test_a_run_learns_the_same(pair):
-    on_gpu, on_cpu = (metrics(pair / device) for device in ("cuda", "cpu"))
+    there, on_cpu = (metrics(pair / name) for name in ("there", "cpu"))
     for key in ("loss", "gradient_norm", "bound_nats_per_token"):
-        found, expected = ([row[key] for row in rows if key in row] for rows in (on_gpu, on_cpu))
+        found, expected = ([row[key] for row in rows if key in row] for rows in (there, on_cpu))
         assert found == pytest.approx(expected, rel=CLOSE), key
 
 
-def test_a_model_draws_and_scores_the_same(pair):
+def test_a_model_draws_and_scores_the_same(pair, device):
     """The same weights, on either."""
-    on_gpu, on_cpu = (load_model(pair / "cpu", device=d, precision="float32") for d in ("cuda", "cpu"))
+    there, on_cpu = (load_model(pair / "cpu", device=d, precision="float32") for d in (device, "cpu"))
     text = "the cat sat on a mat and saw my dog"[:30]
-    found, expected = on_gpu.score(text, draws=8), on_cpu.score(text, draws=8)
+    found, expected = there.score(text, draws=8), on_cpu.score(text, draws=8)
     assert found.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-4)
-    drawn = zip(on_gpu.sample(4, steps=16, seed=3), on_cpu.sample(4, steps=16, seed=3), strict=True)
+    drawn = zip(there.sample(4, steps=16, seed=3), on_cpu.sample(4, steps=16, seed=3), strict=True)
     assert all(alike(one.text, other.text) for one, other in drawn)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("noise", ["absorbing", "uniform"])
-def test_every_sampler_draws_the_same(name, noise, request):
+def test_every_sampler_draws_the_same(name, noise, device, request):
     run = request.getfixturevalue(f"{noise}_run")
-    on_gpu, on_cpu = (load_model(run, device=d, precision="float32") for d in ("cuda", "cpu"))
+    there, on_cpu = (load_model(run, device=d, precision="float32") for d in (device, "cpu"))
     try:
         make_sampler(name).check(on_cpu.process)
     except DdcliError:
         pytest.skip("not for this noise")
     # a prompt, since of nothing but masks every position believes the same: rounding would choose the order
     options = {"sampler": name, "steps": 16, "seed": 5, "prompt": "the cat ", "temperature": 0.9}
-    drawn = zip(on_gpu.sample(3, **options), on_cpu.sample(3, **options), strict=True)
+    drawn = zip(there.sample(3, **options), on_cpu.sample(3, **options), strict=True)
     assert all(alike(one.text, other.text) for one, other in drawn)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("noise", ["absorbing", "uniform"])
 def test_replayed_graphs_believe_what_kernels_do(noise, request):
     """Compiled for sampling; whatever the number of sequences, and again, once they are recorded."""
@@ -107,25 +132,63 @@ def test_replayed_graphs_believe_what_kernels_do(noise, request):
 
 
 @pytest.mark.parametrize("noise", ["absorbing", "uniform"])
-def test_gaps_are_filled_the_same(noise, request):
+def test_gaps_are_filled_the_same(noise, device, request):
     run = request.getfixturevalue(f"{noise}_run")
-    on_gpu, on_cpu = (load_model(run, device=d, precision="float32") for d in ("cuda", "cpu"))
+    there, on_cpu = (load_model(run, device=d, precision="float32") for d in (device, "cpu"))
     text = "the cat [MASK:3] on a mat\nand saw [MASK:2-5] dog run\n"
-    found, expected = (model.infill(text, 2, seed=2) for model in (on_gpu, on_cpu))
+    found, expected = (model.infill(text, 2, seed=2) for model in (there, on_cpu))
     assert all(alike(one.text, other.text) for one, other in zip(found, expected, strict=True))
     assert all(f.text.startswith("the cat ") and f.text.endswith(" dog run\n") for f in found)
 
 
-def test_labels_guide_the_same(tmp_path):
+def test_prefixes_and_blocks_are_kept_the_same(device, request, tmp_path, text_file):
+    """What is computed once, of a text that is written block after block."""
+    train_tiny(tmp_path / "blocks", text_file, model__block=8)
+    for run, options in ((tmp_path / "blocks", {}), (request.getfixturevalue("absorbing_run"), KEPT)):
+        there, on_cpu = (load_model(run, device=d, precision="float32") for d in (device, "cpu"))
+        drawn = (model.sample(2, steps=16, seed=3, prompt="the cat ", **options) for model in (there, on_cpu))
+        assert all(alike(one.text, other.text) for one, other in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta-v2"])
+def test_what_others_made_believes_the_same(kind, device, folders):
+    there, on_cpu = (load_model(folders(kind), device=d, precision="float32") for d in (device, "cpu"))
+    found, expected = (model.score("the quick brown fox", draws=8) for model in (there, on_cpu))
+    assert found.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "sedd", "udlm", "duo", "gidd", "bd3lm"])
+def test_networks_of_the_field_believe_the_same(kind, device, tmp_path):
+    ddit_reference.save(kind, tmp_path / kind, TOKENIZERS.get(kind, gpt2_like)())
+    there, on_cpu = (load_model(tmp_path / kind, device=d, precision="float32") for d in (device, "cpu"))
+    found, expected = (model.score("the quick brown fox", draws=8) for model in (there, on_cpu))
+    assert found.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-4)
+    drawn = (model.sample(2, length=12, steps=6, seed=3) for model in (there, on_cpu))
+    assert all(alike(one.text, other.text) for one, other in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"train__anneal": 6}, {"model__lora": "r=2"}])
+def test_a_decoder_is_turned_the_same(settings, device, folders, text_file, tmp_path):
+    for name in (device, "cpu"):
+        config = start_config(folders("llama"), text_file, data__length=16, train__device=name, **settings)
+        train(config, tmp_path / name, reporter=Silent())
+    there, on_cpu = (metrics(tmp_path / name) for name in (device, "cpu"))
+    for key in ("loss", "gradient_norm", "bound_nats_per_token"):
+        found, expected = ([row[key] for row in rows if key in row] for rows in (there, on_cpu))
+        assert found == pytest.approx(expected, rel=CLOSE), key
+
+
+def test_labels_guide_the_same(device, tmp_path):
     (tmp_path / "named.csv").write_text("text,kind\n" + "aab,first\nbba,second\n" * 100)
     settings = {"data__text_column": "text", "data__label_column": "kind", "data__length": None}
-    train_tiny(tmp_path / "run", tmp_path / "named.csv", data__lines=True, train__device="cuda", **settings)
-    on_gpu, on_cpu = (load_model(tmp_path / "run", device=d, precision="float32") for d in ("cuda", "cpu"))
+    train_tiny(tmp_path / "run", tmp_path / "named.csv", data__lines=True, train__device=device, **settings)
+    there, on_cpu = (load_model(tmp_path / "run", device=d, precision="float32") for d in (device, "cpu"))
     options = {"label": "first", "guidance": 2.0, "steps": 8, "seed": 1}
-    drawn = zip(on_gpu.sample(4, **options), on_cpu.sample(4, **options), strict=True)
+    drawn = zip(there.sample(4, **options), on_cpu.sample(4, **options), strict=True)
     assert all(alike(one.text, other.text) for one, other in drawn)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("process", ["absorbing", "uniform"])
 def test_compiled_in_bf16_a_run_learns_and_resumes(process, text_file, tmp_path):
     """A stop and a new start change the losses by no more than rounding; and a CPU can go on with it."""
@@ -147,12 +210,13 @@ def test_compiled_in_bf16_a_run_learns_and_resumes(process, text_file, tmp_path)
     assert losses[0][-1] < losses[0][0]
 
 
-def test_a_run_moves_from_device_to_device(text_file, tmp_path):
-    for device, steps in (("cuda", 20), ("cpu", 40), ("cuda", 60)):
-        train_tiny(tmp_path / "run", text_file, resume=steps > 20, train__device=device, train__steps=steps)
+def test_a_run_moves_from_device_to_device(device, text_file, tmp_path):
+    for on, steps in ((device, 20), ("cpu", 40), (device, 60)):
+        train_tiny(tmp_path / "run", text_file, resume=steps > 20, train__device=on, train__steps=steps)
     assert metrics(tmp_path / "run")[-1]["step"] == 60
 
 
+@pytest.mark.gpu
 def test_a_batch_too_large_for_the_memory_is_read_in_parts(text_file, tmp_path):
     """Memory that is really too small, of which the allocator is told."""
     config = tiny_config(
