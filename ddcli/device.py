@@ -58,6 +58,11 @@ def pick_precision(name: str, device: torch.device, *, for_training: bool) -> to
     return PRECISIONS[name]
 
 
+def cannot_compute(name: str, dtype: torch.dtype) -> DdcliError:
+    """What is said where a network makes no numbers in a precision."""
+    return DdcliError(f"{name} cannot compute in {PRECISION_NAMES[dtype]}; give --precision float32")
+
+
 def engine_of(device: torch.device) -> torch.device:
     """Where clocks, noise, draws and losses are computed for a network that is on a device: beside it, or on
     the processor, where its device knows no float64."""

@@ -232,7 +232,7 @@ def prepare(
         for some, text, log_cut in _cut(model, whole, number, work.ways, settings.temperature):
             laid_out = _laid_out(model, text, number, some, settings.temperature, counts, log)
             for members, lengths, layout in laid_out:
-                log_sizes = [a + log_p for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
+                log_sizes = [float(a + log_p) for a, (_, log_p) in zip(log_cut, lengths, strict=True)]
                 ids = np.tile(layout.ids, (len(members), 1))
                 shares = np.zeros(ids.shape)
                 part = _Part(text.document, name, layout, number, members, n, log_sizes, ids, shares)
@@ -543,9 +543,13 @@ def _never(model: Model) -> list[int]:
     return sorted({model.tokenizer.eos_id, *model.tokenizer.special_ids})
 
 
-def _possible(model: Model, rows: Sequence[_Row]) -> Shape:
-    """No text ends in the gaps of a window, and their edges may have to spell what was given up to them."""
-    return InTurn([Without(_never(model)), Among([_allowed(model, row) for row in rows])])
+def _possible(model: Model, rows: Sequence[_Row], each: int = 1) -> Shape:
+    """No text ends in the gaps of a window, and their edges may have to spell what was given up to them.
+
+    each: canvases of every row.
+    """
+    allowed = [of_one for row in rows for of_one in [_allowed(model, row)] * each]
+    return InTurn([Without(_never(model)), Among(allowed)])
 
 
 def _allowed(model: Model, row: _Row) -> dict[int, Tensor]:
@@ -572,7 +576,7 @@ def _log_probs(model: Model, row: _Row) -> np.ndarray:
     with torch.no_grad():
         nats = nelbo(
             model.process,
-            Shaped(_together(model), _possible(model, [row] * DRAWS)),
+            Shaped(_together(model), _possible(model, [row], DRAWS)),
             repeated(ids),
             repeated(window.own),
             stratified(rng.uniform()),

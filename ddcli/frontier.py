@@ -12,11 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .data import Blocks
 from .errors import DdcliError, counted, unknown
-from .evaluation import Bound, Clusters, estimates
+from .evaluation import Bound, Clusters, estimates, two_errors
 from .generative import Cost, Scorer, TextFigures, figures_of_samples, real_texts
 from .model import Model, SamplerSettings
 from .replay import keeps_belief, no_likelihood, replayed
@@ -24,7 +22,7 @@ from .sampler import Ancestral
 from .sampling import frames
 
 # by how much of the best figure a budget may miss it, for fewer evaluations
-TOLERANCE = {"quality": 0.0, "balanced": 0.02, "fast": 0.1}
+TOLERANCE = {"quality": 0.01, "balanced": 0.03, "fast": 0.1}
 PLAIN = SamplerSettings()
 SAID = ("sampler", "steps")  # of the settings, whatever they are
 
@@ -227,27 +225,29 @@ def budgets(points: Sequence[Point], within: float | None = None) -> dict[str, P
     """By the name of a budget, the fewest evaluations whose figure is near enough to the best one, of the
     points that take `within` so many seconds a sample (None: of all).
 
-    Near enough is what is not worse by more than a share, or by more than two standard errors of the
-    difference. Points without a figure of their own are passed over (one has to have one): a scorer's
-    perplexity can be had by repetition.
+    Near enough is what is surely not worse by more than a share: nor would it be two standard errors of the
+    difference higher. So of few blocks, which tell little apart, the best itself is chosen. Points without a
+    figure of their own are passed over (one has to have one): a scorer's perplexity can be had by repetition.
     """
     able = [
         point
         for point in points
         if point.quality is not None and (within is None or point.cost.seconds <= within)
     ]
-    known = list(zip(able, above_the_best(able), strict=True))
     lowest = min(_nats(point) for point in able)
+
+    def near(point: Point, more: tuple[float, float] | None, share: float) -> bool:
+        if point.quality is None or more is None:
+            return False
+        worse, stderr = more
+        return worse <= 0 or worse + two_errors(len(point.quality.clusters.tokens)) * stderr <= share * lowest
+
     return {
         name: min(
-            (
-                point
-                for point, more in known
-                if more is not None and more[0] <= max(tolerance * lowest, 2 * np.nan_to_num(more[1]))
-            ),
-            key=lambda point: (point.cost.nfe, _nats(point)),
+            (at for at, more in zip(able, above_the_best(able), strict=True) if near(at, more, share)),
+            key=lambda at: (at.cost.nfe, _nats(at)),
         )
-        for name, tolerance in TOLERANCE.items()
+        for name, share in TOLERANCE.items()
     }
 
 

@@ -106,7 +106,7 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
             ) from None
         raise DdcliError(
             f"there is no folder {name} here; as a Hugging Face name it could not be loaded: "
-            f"{first_line(trouble or error)}"
+            f"{first_line(trouble or error)}; give a folder that holds such a model"
         ) from None
     network.to(device or torch.device("cpu")).eval()
     window = getattr(network.config, "max_position_embeddings", None) or WINDOW

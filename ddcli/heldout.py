@@ -82,6 +82,7 @@ def text_from(
         split=split,
         lines=bool(model.record_lengths),
         as_bytes=model.tokenizer.unit == "byte",
+        skip_bad=None,
     )
     blocks = blocks_of(model, corpus.documents, corpus.name, corpus.labels if label_column else ())
     return _held_out(model, blocks, corpus.name, corpus.sha256)

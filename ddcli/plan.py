@@ -21,7 +21,7 @@ from .config import BEFORE_THERE_WAS_A_CHOICE, Config, build_config, flatten, ma
 from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import AT_ONCE, ROW_COUNT, Head, check_taught, default_head, find_head
-from .device import PRECISION_NAMES, engine_of, pick_device, pick_precision
+from .device import PRECISION_NAMES, cannot_compute, engine_of, pick_device, pick_precision
 from .errors import DdcliError
 from .files import without_place
 from .objective import Objective, check_objective, default_objective, make_objective
@@ -207,6 +207,11 @@ def make_plan(
     }
     network = start.network(config, data, process, about)
     torch.nn.Module.to(network, device)
+    if not network.computes_in(dtype):
+        if config.train.precision != "auto":
+            raise cannot_compute(str(config.model.start), dtype)
+        reporter.say(f"{config.model.start} cannot compute in {PRECISION_NAMES[dtype]}; in float32, then")
+        dtype = torch.float32
     if config.train.recompute:
         network.recompute()
     return Plan(config, data, process, objective, head, network, device, dtype)

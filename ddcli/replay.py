@@ -27,6 +27,7 @@ from .evaluation import (
     ratio,
     spread_evenly,
     summarised,
+    two_errors,
 )
 from .model import Canvas, Model, SamplerSettings, last_of
 from .process import Absorbing, Autoregressive, Process, at
@@ -172,8 +173,11 @@ class SelfTest:
 
     @property
     def passed(self) -> bool | None:
-        """Within two standard errors, which chance exceeds one time in twenty; None where none is known."""
-        return abs(self.difference) <= 2 * self.stderr if math.isfinite(self.stderr) else None
+        """Within what chance exceeds one time in twenty, of many blocks two standard errors; None where there
+        is a single one."""
+        if not math.isfinite(self.stderr):
+            return None
+        return abs(self.difference) <= two_errors(self.blocks) * self.stderr
 
 
 def self_test(model: Model, blocks: Blocks, *, sequences: int, **options: Any) -> SelfTest:

@@ -21,7 +21,7 @@ from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .checkpoint import STEP, refuse_links
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
-from .device import engine_of, pick_device, pick_precision
+from .device import cannot_compute, engine_of, pick_device, pick_precision
 from .errors import DdcliError
 from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
 from .foreign.source import Source
@@ -111,6 +111,8 @@ def _load(
     if source.is_remote:
         source.weights()
     found = (_own if is_own else _adapted)(source, weights, described, where)
+    if not found.network.computes_in(dtype):
+        raise cannot_compute(source.name, dtype)
     folder, about, tokenizer = source.folder, found.about, found.tokenizer
     excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)

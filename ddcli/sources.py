@@ -92,16 +92,17 @@ class Reading:
     label_column: str | None = None
     lines: bool = False  # each non-empty line of a text is a document
     as_bytes: bool = False  # text that is not UTF-8 is taken as bytes instead of refused
-    skip_bad: bool = False  # a bad row is left out instead of refused
+    skip_bad: bool | None = False  # a bad row is left out instead of refused; None: nor can that be asked for
 
     def row(self, make: Callable[[Any, Reading, str], Row], found: Any, where: str) -> Row:
         """The row that `make` sees in what was found. Raises BadRow, unless such rows are left out."""
         try:
             return make(found, self, where)
         except BadRow as error:
-            if not self.skip_bad:
-                raise BadRow(f"{error}; mend it, or leave such rows out with --bad-rows skip") from None
-            return Row(None, problem=str(error))
+            if self.skip_bad:
+                return Row(None, problem=str(error))
+            leave = "" if self.skip_bad is None else ", or leave such rows out with --bad-rows skip"
+            raise BadRow(f"{error}; mend it{leave}") from None
 
 
 def read_corpus(
@@ -112,7 +113,7 @@ def read_corpus(
     split: str = "train",
     lines: bool = False,
     as_bytes: bool = False,
-    skip_bad: bool = False,
+    skip_bad: bool | None = False,
 ) -> Corpus:
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
@@ -122,7 +123,7 @@ def read_corpus(
     says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
     unpacked. With `as_bytes`, documents that are
     not UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long
-    to be any: refused, or left out with `skip_bad`.
+    to be any: refused, or left out with `skip_bad`, which is None where no option asks for that.
     DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
     reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
@@ -410,9 +411,10 @@ def _text_row(data: bytes, reading: Reading, where: str) -> Row:
     except UnicodeDecodeError as error:
         if reading.as_bytes:
             return Row(data)
+        other = "" if reading.skip_bad is None else ", and --tokenizer byte takes any bytes"
         raise BadRow(
             f"{where} is not UTF-8 text (byte {error.start:,}); `iconv -f windows-1252 -t utf-8` converts "
-            "what Windows wrote, and --tokenizer byte takes any bytes"
+            f"what Windows wrote{other}"
         ) from error
 
 

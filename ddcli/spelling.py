@@ -138,6 +138,14 @@ def check_mask(hf: Any, name: str) -> None:
             )
 
 
+def check_size(tokens: int, entries: int, name: str) -> None:
+    """Raises DdcliError, by the name of the model, for a tokenizer of more tokens than its network knows."""
+    if tokens > entries:
+        raise DdcliError(
+            f"{name}: the tokenizer has {tokens:,} tokens, but the network was made for {entries:,}"
+        )
+
+
 class ForeignTokenizer(Tokenizer):
     """A tokenizer that came with a model: nothing is added to it, and all of its special tokens are given."""
 

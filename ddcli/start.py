@@ -7,6 +7,7 @@ that nobody else need ask what a run was started from.
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +78,7 @@ def find_start(config: Config, device: torch.device, begun: Path | None = None) 
         _refuse_theirs(config, "a network that knows nothing yet")
         return Afresh()
     source, weights = located(begun or config.model.start)
+    source = replace(source, allow_pickle=None)  # a run has to find its start again without being told how
     is_own = source.described().get("model_type") == DiffusionTransformerConfig.model_type
     if is_own:
         return FromRun(config, source, None if begun else weights)

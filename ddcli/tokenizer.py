@@ -24,7 +24,7 @@ import numpy as np
 
 from .errors import DdcliError, first_line, panicked
 from .files import LARGEST, read_small
-from .hub import is_name, quiet, unreachable
+from .hub import DESCRIPTION, is_name, quiet, unreachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -39,7 +39,6 @@ BATCH = 256  # pieces in flight: the encoder holds some 150 bytes for each of th
 
 Ids = Sequence[int] | np.ndarray
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # the class of ours, by its names
-SETTINGS = (".json", ".txt", ".model", ".jinja")  # files that a tokenizer is read from
 Log = Callable[[str], None]
 Documents = Iterable[str | bytes]
 
@@ -479,7 +478,7 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
             f"folder {name} has no tokenizer files (tokenizer.json); is it a run or model folder?"
         )
     for path in folder.iterdir() if local else ():
-        if path.suffix in SETTINGS and path.exists() and path.stat().st_size > LARGEST:
+        if path.suffix in DESCRIPTION and path.exists() and path.stat().st_size > LARGEST:
             raise DdcliError(f"{path} has more than {LARGEST:,} bytes, which is no tokenizer")
     if not local:
         if folder.exists() or not is_name(source):
@@ -571,7 +570,7 @@ def _ask_hub(name: str) -> None:
     if trouble is not None:
         raise DdcliError(
             f"no tokenizer {name!r}: no such folder here, and the hub cannot be asked "
-            f"({type(trouble).__name__}); give a folder, char, byte or bpe:N"
+            f"({first_line(trouble)}); give a folder that has its tokenizer.json, or char, byte or bpe:N"
         ) from trouble
 
 

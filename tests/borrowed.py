@@ -138,6 +138,13 @@ FAMILIES = {
         local_attention=8,
         global_attn_every_n_layers=2,
     ),
+    "deberta": family(
+        "deberta",
+        byte_pairs,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+    ),
     "deberta-v2": family(
         "deberta-v2",
         unigram,
@@ -219,8 +226,10 @@ DECODERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "mamba2": lambda: decoder(
         "mamba2", opens=False, state_size=4, head_dim=16, num_heads=4, n_groups=1, chunk_size=8
     ),
+    # of layers without attention alone; its experts round as the tokens beside one fall
+    "qwen3_next": lambda: decoder("qwen3_next", opens=False, layer_types=["linear_attention"] * 2),
 }
-CAUSAL = {"mamba", "mamba2"}  # which cannot be made to look ahead
+CAUSAL = {"mamba", "mamba2", "qwen3_next"}  # which cannot be made to look ahead
 
 
 # -- models that only write -------------------------------------------------------------------------------

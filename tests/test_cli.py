@@ -1011,6 +1011,7 @@ def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, a
     code, out, err = run("infill", absorbing_run, "-", "--jsonl", *FEW, stdin=b"\n".join(lines))
     assert code == 2
     found = [json.loads(line) for line in out.decode().split("\n")[:-1]]
+    assert [record["line"] for record in found] == [1, *range(3, 12)]
     assert [n for n, record in enumerate(found) if "error" not in record] == [0, 2, 7]
     assert (found[0]["id"], found[0]["seed"], found[0]["text"][:4]) == (1, 1, "the ")
     assert found[0]["text"] == f"the {found[0]['fills'][0]} sat"
@@ -1027,7 +1028,15 @@ def test_lines_of_json_are_filled_one_by_one_and_a_bad_one_harms_no_other(run, a
     # a line's own seed fills it again
     alone = ["--seed", str(found[7]["seed"]), "--steps", "4", "--json"]
     _, out, _ = run("infill", absorbing_run, "-", *alone, stdin="é☃ [MASK]".encode())
-    assert json.loads(out) == found[7]
+    assert json.loads(out) | {"line": 9} == found[7]
+
+
+def test_what_eval_cannot_read_is_told_without_options_of_training(refused, absorbing_run, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    told = refused("eval", absorbing_run, "--data", tmp_path / "latin.txt")
+    assert "is not UTF-8 text" in told
+    assert "--bad-rows" not in told
+    assert "--tokenizer" not in told
 
 
 def test_a_length_in_a_line_of_json_may_be_a_number_and_what_is_no_text_is_named(run, absorbing_run):
@@ -1067,7 +1076,7 @@ def test_of_several_ways_to_fill_a_line_all_are_told(run, absorbing_run, tmp_pat
     assert run("infill", absorbing_run, "-", *arguments, stdin=line * 2) == (0, b"", "")
     for record in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()):
         ways = record.pop("alternatives")
-        assert record == ways[0]
+        assert record == {"line": record["line"], **ways[0]}
         assert [way["score"] for way in ways] == sorted((way["score"] for way in ways), reverse=True)
         assert sorted(way["index"] for way in ways) == [0, 1, 2]
 

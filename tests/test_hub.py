@@ -19,6 +19,7 @@ from tiny import BORROWED, assignments
 import ddcli
 from ddcli.cli import main
 from ddcli.errors import DdcliError
+from ddcli.saved import load_writer
 
 COMMIT = "c" * 40
 PATIENCE = 100  # seconds that a command may take
@@ -153,6 +154,21 @@ def test_a_model_is_fetched_by_its_name_and_then_read_without_a_network(hub, fol
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert ddcli.load("somebody/bert").sample(1, **options)[0].text == wanted
     assert "the hub cannot be asked for it" in refusal("somebody/other")
+
+
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # as in test_diffusion_gemma.py
+def test_all_that_a_model_says_of_itself_is_fetched(hub, tmp_path):
+    """The template of a chat too, without which a question is text to go on with."""
+    from borrowed import diffusion_gemma
+
+    folder = diffusion_gemma(tmp_path / "chats", chats=True)
+    put(hub, "somebody/chats", folder)
+    written = [
+        load_writer(name).sample(1, prompt="Why?", length=8, seed=1)[0].text
+        for name in (folder, "somebody/chats")
+    ]
+    assert written[0] == written[1]
+    assert {path.name for path in folder.iterdir()} <= {*hub.given(), "model.safetensors"}
 
 
 def test_a_pickle_is_fetched_where_that_is_asked_for_alone(hub):

@@ -569,11 +569,45 @@ def test_a_decoders_records_stand_between_its_ends(folders, names_file, tmp_path
     torch.testing.assert_close(logits_of(model, ids)[1:], wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("mamba", "MambaForCausalLM"), ("mamba2", "Mamba2ForCausalLM")])
-def test_a_decoder_that_stays_causal_is_refused(folders, text_file, kind, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("mamba", "MambaForCausalLM"),
+        ("mamba2", "Mamba2ForCausalLM"),
+        ("qwen3_next", "Qwen3NextForCausalLM"),
+    ],
+)
+def test_a_decoder_that_stays_causal_is_refused(folders, text_file, kind, name, capfd):
+    start = folders(kind)
+    capfd.readouterr()
     with pytest.raises(DdcliError, match=f"a {name}, which stays causal") as refused:
-        make_plan(start_config(folders(kind), text_file), None, Silent())
+        make_plan(start_config(start, text_file), None, Silent())
     assert "\n" not in str(refused.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_model_that_knows_no_bf16_is_trained_in_float32(folders, text_file):
+    """DeBERTa's own mask is a number that bf16 does not have."""
+    start, heard = folders("deberta"), Heard()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+        plan = make_plan(start_config(start, text_file, train__precision="auto"), None, heard)
+    assert plan.dtype == torch.float32
+    assert f"{start} cannot compute in bf16; in float32, then" in heard.text
+    for refused in (
+        lambda: make_plan(start_config(start, text_file, train__precision="bf16"), None, Silent()),
+        lambda: ddcli.load(start, precision="bf16"),
+    ):
+        with pytest.raises(DdcliError, match="cannot compute in bf16; give --precision float32"):
+            refused()
+
+
+def test_training_starts_from_no_pickle_and_says_what_to_do(folders, text_file, tmp_path):
+    own = copy_of(folders("bert"), tmp_path)
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    with pytest.raises(DdcliError, match=r"make safetensors of it by transformers") as refused:
+        make_plan(start_config(own, text_file), None, Silent())
+    assert "--allow-pickle" not in str(refused.value)
 
 
 def test_a_window_of_all_layers_is_not_opened_step_by_step(folders, text_file):

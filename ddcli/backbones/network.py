@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -55,6 +56,10 @@ class Network(nn.Module, ABC):
     def dropping(self, seed: int) -> AbstractContextManager[object]:
         """With dropout where a network has any, which follows from the seed."""
         return nullcontext()
+
+    def computes_in(self, dtype: torch.dtype) -> bool:
+        """Whether it can, as fine as its matrix products are to be."""
+        return True
 
     @abstractmethod
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -189,6 +189,15 @@ class PretrainedMaskedLM(Network):
         padded, alone = self.trunk(ids, valid=valid)[:, :-2], self.trunk(ids[:, :-2])
         return bool((padded - alone).abs().max() <= CLOSE * alone.abs().max())
 
+    @torch.no_grad()
+    def computes_in(self, dtype: torch.dtype) -> bool:
+        ids = torch.tensor([self.probe], device=self.network.device)
+        try:
+            with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
+                return bool(self.head(self.trunk(ids)[0]).isfinite().all())
+        except RuntimeError:  # of numbers that others do not have
+            return False
+
     @contextmanager
     def _answering(self, hidden: Tensor) -> Iterator[None]:
         """The base model answers with these hidden states (1, N, D), whatever it is asked."""

@@ -29,7 +29,7 @@ class Batch:
         self.failed = 0
 
     def answers(self, on_frame: Any) -> Iterator[Answer]:
-        """For each line its fields, with those of the best way over them: `text`, `fills` and so on.
+        """For each line its number (`line`), its fields, and those of the best way over them, such as `text`.
 
         Of several ways all are in `alternatives`. A line that cannot be filled gets an `error`.
         """
@@ -48,9 +48,9 @@ class Batch:
     def _prepared(self, place: int) -> "tuple[dict[str, Any], Work | None]":
         """The fields of a line, and what is to be filled in it; or None, and an `error` among the fields."""
         number, line = self.lines[place]
-        record: dict[str, Any] = {}
+        record: dict[str, Any] = {"line": number}
         try:
-            record = _fields(line)
+            record |= _fields(line)
             return record, self.prepare(self._document(record), self.seed + place, f"line {number}")
         except (DdcliError, ValueError) as error:
             reason = str(error).partition("\n")[0]

@@ -184,7 +184,7 @@ def evaluate(
     if save and not quiet:
         best = found.budgets[report.BEST].name
         tell(f"{Path(model) / 'generation_config.json'} now says {best}, and holds the budgets;")
-        tell(f"try: ddcli sample {quote(model)}, or ddcli sample {quote(model)} --budget fast")
+        tell(f"try: ddcli sample {quote(model)}, or ddcli sample {quote(model)} --budget fast; infill too")
 
 
 def _numbers(text: str) -> list[float]:
@@ -300,7 +300,7 @@ def _ordered(whole: "Evaluation", likelihood: "Replayed") -> Iterator[str]:
 def _self_test(test: "SelfTest", unit: str) -> Iterator[str]:
     verdict = {
         True: "they agree",
-        False: "NOT within two standard errors (chance: one time in 20)",
+        False: "they do NOT agree (by chance they seem not to one time in 20)",
         None: "too few to tell",
     }
     difference = _with_error(test.difference, test.stderr, "+.4f")
@@ -396,24 +396,17 @@ def _frontier(whole: "Evaluation") -> Iterator[str]:
 
 
 def _budgets(whole: "Evaluation") -> Iterator[str]:
-    from ..frontier import above_the_best
-    from ..report import BEST
+    from ..frontier import TOLERANCE
 
     rows = [
         [name, point.name, f"{point.cost.nfe:.1f}", f"{point.cost.seconds:.3f}"]
         for name, point in whole.budgets.items()
     ]
     yield from _table(["budget", "settings", "NFE", "s a sample"], rows)
-    most = whole.settings["within"] or math.inf
-    able = [point for point in whole.frontier if point.cost.seconds <= most]
-    (behind,) = (
-        more for point, more in zip(able, above_the_best(able), strict=True) if point is whole.budgets[BEST]
-    )
-    if behind and behind[0] > 0:
-        yield (
-            f"  {BEST} is {_with_error(*behind)} nats/token above the best point: not told apart from it by "
-            f"{counted(whole.settings['replayed_blocks'], whole.unit)}; more (--limit) tell more apart"
-        )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in TOLERANCE.items())
+    few = counted(whole.settings["replayed_blocks"], whole.unit)
+    yield f"  surely no worse than the best by more than: {shares}"
+    yield f"  of {few}; more of them (--limit) are surer, and save more evaluations"
 
 
 def _number(value: float) -> str:

@@ -111,7 +111,9 @@ def infill(
     backup: Annotated[
         str | None, typer.Option(metavar="SUFFIX", help="With --in-place: keep the old FILE as FILESUFFIX.")
     ] = None,
-    diff: Annotated[bool, typer.Option("--diff", help="Show what changes, not the text.")] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show what changes, not the text; with --in-place, do both.")
+    ] = False,
     jsonl: Annotated[
         bool,
         typer.Option(

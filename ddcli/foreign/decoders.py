@@ -74,9 +74,9 @@ def decoder(
         looks_ahead = halves.looks_ahead()
     if not looks_ahead:
         raise DdcliError(
-            f"{source.name} is a {parts.architecture}, which stays causal: what it says of a token does not "
-            "depend on the text behind it, so it cannot fill masks; start from an attention decoder such as "
-            "Llama or Qwen"
+            f"{source.name} is a {parts.architecture}, which stays causal, at least as transformers has it: "
+            "what it says of a token does not depend on the text behind it, so it cannot fill masks; start "
+            "from one that can look ahead, such as Llama or Qwen"
         )
     return parts
 

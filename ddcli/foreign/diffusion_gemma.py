@@ -19,7 +19,7 @@ from ..process import Process, Vocabulary, make_process
 from ..randomness import derive_seed
 from ..sampler import EntropyBounded, make_sampler
 from ..sampling import Label, OfMany, OfOne, Sample
-from ..spelling import WriterTokenizer
+from ..spelling import WriterTokenizer, check_size
 from ..tokenizer import read_pretrained
 from .pretrained import loaded, read_config
 from .source import Source
@@ -231,11 +231,7 @@ def diffusion_gemma(
     tokenizer = CanvasTokenizer(read_pretrained(source.folder, source.name))
     tokenizer.check(source.name)
     entries = config.text_config.vocab_size
-    if tokenizer.vocab_size > entries:
-        raise DdcliError(
-            f"{source.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network was made for "
-            f"{entries:,}"
-        )
+    check_size(tokenizer.vocab_size, entries, source.name)
     network = loaded(DiffusionGemmaForBlockDiffusion, source, config, filled=True, dtype=dtype).to(device)
     try:
         usual, _ = network._prepare_generation_config(None)

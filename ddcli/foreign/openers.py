@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import torch
 
 from ..backbones.ddit import BlockDDiT
+from ..backbones.network import Network
 from ..denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
-from ..device import engine_of
+from ..device import cannot_compute, engine_of
 from ..errors import DdcliError
 from ..model import Origin
 from ..process import Vocabulary, make_process
@@ -64,6 +65,8 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     """
     described = _flat(source.described())
     parts = OPENERS.get(_kind(described), masked_lm)(source, described, device)
+    if isinstance(parts.network, Network) and not parts.network.computes_in(dtype):
+        raise cannot_compute(source.name, dtype)
     tokenizer = parts.tokenizer
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, parts.excluded)
     process = make_process(parts.process, parts.schedule, vocabulary)

@@ -13,7 +13,7 @@ from ..backbones.pretrained import PretrainedMaskedLM, positions
 from ..config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from ..errors import DdcliError, counted, first_line
 from ..hub import quiet
-from ..spelling import ForeignTokenizer
+from ..spelling import ForeignTokenizer, check_size
 from .source import Parts, Source
 
 LONGEST = (
@@ -193,12 +193,7 @@ def assembled(
 
     ends, filled: as for a `Starter`. Raises DdcliError where they do not fit each other, or text.
     """
-    entries = len(network.get_input_embeddings().weight)
-    if tokenizer.vocab_size > entries:
-        raise DdcliError(
-            f"{source.name}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network was made for "
-            f"{entries:,}"
-        )
+    check_size(tokenizer.vocab_size, len(network.get_input_embeddings().weight), source.name)
     opening, closing = tokenizer.ends if ends else ([], [])
     around = len(opening) + len(closing)
     most = _positions(network, tokenizer) - around
@@ -207,8 +202,9 @@ def assembled(
     text = sorted(set(range(tokenizer.vocab_size)) - set(tokenizer.special_ids))
     probe = [*text[: min(PROBE, most - 1)], tokenizer.mask_id]
     try:
-        halves = kind(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
-        heeds_padding = halves.heeds_padding(probe)
+        with quiet():
+            halves = kind(network, opening, closing, tokenizer.pad_id, probe, tokenizer.vocab_size)
+            heeds_padding = halves.heeds_padding(probe)
     except Exception as error:  # of networks that ask for more than text
         raise DdcliError(f"{source.name} cannot be asked about text alone: {first_line(error)}") from None
     return Pretrained(
