@@ -1,7 +1,9 @@
 """Text to judge a model by: what its run was validated on, or any other."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .config import build_config, read_toml
 from .data import Blocks, pack, pack_records
@@ -39,8 +41,11 @@ def validation_text(model: Model, log: Log) -> HeldOut:
     path = model.folder / "config.toml"
     settings = build_config(read_toml(path), {}, str(path)).data
     refuse_pipes(settings, path)
+    lies = {"source": _seen_again(settings.source, model.folder)}
+    if settings.valid is not None:
+        lies["valid"] = _seen_again(settings.valid, model.folder)
     try:
-        data = read_training_data(settings, model.tokenizer, log)
+        data = read_training_data(settings.model_copy(update=lies), model.tokenizer, log)
     except DdcliError as error:
         raise DdcliError(
             f"what {model.folder} was validated on cannot be read: {error}; or give a text with --data"
@@ -57,6 +62,15 @@ def validation_text(model: Model, log: Log) -> HeldOut:
         name = f"the last {settings.valid_fraction:.0%} of {settings.source}"
     own = data.fingerprint.rpartition("+")[2]  # of two sources, the one that is validated on
     return _held_out(model, data.valid, name, own)
+
+
+def _seen_again(source: str, run: Path) -> str:
+    """A source as training was told it; or, where nothing of that name is seen from here, as one of the folders
+    above the run sees it, where training may have begun. That it is the same is for its sum to say."""
+    if os.path.exists(source):
+        return source
+    above = (parent / source for parent in run.resolve().parents)
+    return next((str(path) for path in above if path.exists()), source)
 
 
 def text_from(

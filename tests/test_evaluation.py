@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,6 +233,16 @@ def test_of_two_sources_the_one_that_is_validated_on_is_named(tmp_path):
     )
     found = validation_text(ddcli.load(tmp_path / "run"), print)
     assert (found.name, found.sha256) == (str(tmp_path / "valid"), sha256(tmp_path / "valid"))
+
+
+def test_data_named_from_where_training_began_is_found_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(words(60))
+    monkeypatch.chdir(tmp_path)
+    train_tiny(Path("runs/own"), "text.txt", train__steps=2, validation__every=0)
+    found = validation_text(ddcli.load("runs/own"), print)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert validation_text(ddcli.load("../runs/own"), print).name == found.name == "the last 5% of text.txt"
 
 
 def test_data_that_has_changed_or_gone_is_not_measured(tmp_path):
