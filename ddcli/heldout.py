@@ -65,8 +65,8 @@ def validation_text(model: Model, log: Log) -> HeldOut:
 
 
 def _seen_again(source: str, run: Path) -> str:
-    """A source as training was told it; or, where nothing of that name is seen from here, as it is seen from a
-    folder above the run, where training may have begun. That it is the same is for its sum to say."""
+    """A source as training was told it; or, where nothing of that name is seen from here, as it is seen from
+    a folder above the run, where training may have begun. That it is the same is for its sum to say."""
     if os.path.exists(source):
         return source
     above = (parent / source for parent in run.resolve().parents)
