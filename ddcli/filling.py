@@ -502,15 +502,19 @@ def _write(
 ) -> None:
     """Write the gaps of some windows, none of which waits for another."""
     frames = model.denoise(_canvas(model, rows), settings, _possible(model, rows))
-    if on_frame:
-        names = [row.name for row in rows]
-        frames = (replace(frame, names=names) for frame in frames)
-    frame = last_of(frames, on_frame)
+    watcher = None if on_frame is None else _named(on_frame, rows)
+    frame = last_of(frames, watcher)
     for row, x0, nfe in zip(rows, frame.x.cpu().numpy(), frame.nfe.tolist(), strict=True):
         row.window.write(row.ids, x0[: len(row.window.frozen)])
         row.way.nfe += nfe
         if score:
             row.part.shares[row.place, row.window.span] += _log_probs(model, row)
+
+
+def _named(on_frame: OnFrame, rows: Sequence[_Row]) -> OnFrame:
+    """A watcher who is told which gaps are written, and all evaluations of their ways so far."""
+    names, before = [row.name for row in rows], torch.tensor([row.way.nfe for row in rows])
+    return lambda frame: on_frame(replace(frame, names=names, nfe=frame.nfe + before.to(frame.nfe)))
 
 
 def _weighing(text: Encoded, gap: int, question: Question) -> str:

@@ -67,6 +67,7 @@ GRADIENTS = 8  # batches over which their noise is measured
 REHEARSED = 12  # steps at most, and no more than take LONG_ENOUGH, by which time is measured
 LONG_ENOUGH = 30.0  # seconds
 COLD = 10.0  # seconds: what first steps take longer than others where a compiler has kept nothing of them
+FEW_STEPS = 50
 OFF = 0.02  # share of its steps by which a plan that is made again differs before it replaces the old one
 
 
@@ -393,6 +394,8 @@ class _Run:
             f"{counted(first + fitting, 'step')} planned for --minutes {train.minutes:g} "
             f"({pace.step:.3f} s a step)"
         )
+        if first + fitting < FEW_STEPS:
+            self.reporter.say("so few steps teach next to nothing: give it more --minutes")
         return first + fitting
 
     def _keep_to(self, deadline: Deadline, step: int, seconds: float) -> None:

@@ -189,6 +189,9 @@ def test_options_and_commands_that_do_not_exist_are_refused(refused, absorbing_r
         ("ddcli train --process un", ["uniform"]),
         ("ddcli noise-viz --schedule gi", ["gidd"]),
         ("ddcli sample runs/x --sampler conf", ["confidence"]),
+        ("ddcli eval runs/x --device c", ["cpu", "cuda"]),
+        ("ddcli train --bad-rows s", ["skip"]),
+        ("ddcli noise-viz --compare absorbing,hy", ["absorbing,hybrid"]),
     ],
 )
 def test_a_shell_completes_what_there_is(words, found):

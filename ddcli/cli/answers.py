@@ -65,19 +65,27 @@ Answers = Callable[["OnFrame | None"], Iterator[Answer]]  # given who watches
 
 
 def watched(
-    answers: Answers, live: bool, trace: Path | None, model: "Writer", command: str, sampling: str
+    answers: Answers,
+    live: bool,
+    trace: Path | None,
+    model: "Writer",
+    command: str,
+    sampling: str,
+    quiet: bool,
 ) -> Iterable[Answer]:
     """The answers as they come; or, with the live view in the terminal's way, once all are there.
 
-    trace: where all that happens on the way is written, if anywhere. sampling: how, for people.
+    trace: where all that happens on the way is written, if anywhere. sampling: how, for people. quiet: a view
+    that would be lines of a log is none.
     """
     if trace is not None:
         answers = _traced(answers, trace, model, command, sampling)  # type: ignore[arg-type] # asked before
-    if not live:
+    screen = console()
+    if not live or (quiet and not screen.is_terminal):
         return answers(None)
     from ..live import LiveCanvas
 
-    with LiveCanvas(console(), model) as canvas:
+    with LiveCanvas(screen, model) as canvas:
         return list(answers(canvas))
 
 

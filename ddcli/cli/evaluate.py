@@ -11,6 +11,7 @@ import typer
 
 from ..errors import DdcliError, counted
 from .answers import answer, tell
+from .completion import names_in
 from .options import (
     AllowPickle,
     Block,
@@ -60,7 +61,8 @@ def evaluate(
     order: Annotated[
         str | None,
         typer.Option(
-            help="The likelihood of a sampler that fills in order: confidence, entropy, threshold:0.9."
+            help="The likelihood of a sampler that fills in order: confidence, entropy, threshold:0.9.",
+            autocompletion=names_in("sampler", "SAMPLERS"),
         ),
     ] = None,
     tokens_per_call: Annotated[

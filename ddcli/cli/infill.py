@@ -197,7 +197,7 @@ def infill(
         for content, record in found:
             yield content, record if "error" in record else record | approximate(settings)
 
-    shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings))
+    shown = watched(answers, live, trace, loaded, "infill", loaded.described(settings), quiet)
     if in_place:
         shown = list(shown)
         with backed_up(Path(str(file)), kept):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DdcliError
-from .completion import names_in
+from .completion import names_in, one_of
 
 Model = Annotated[
     str,
@@ -30,8 +30,12 @@ Compile = Annotated[
         "believes may then differ from run to run.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.")]
+DEVICES, PRECISIONS = names_in("device", "KINDS", "auto"), names_in("device", "PRECISIONS", "auto")
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", autocompletion=DEVICES)]
+Precision = Annotated[
+    str,
+    typer.Option(help="auto, float32 or bf16. Auto is float32 on a CPU.", autocompletion=PRECISIONS),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random if not given; printed on stderr.")]
 Sampler = Annotated[
     str | None,
@@ -64,11 +68,18 @@ Block = Annotated[
 ]
 Cache = Annotated[
     str | None,
-    typer.Option(help="With --block: prefix computes what stands before a block once. Approximate."),
+    typer.Option(
+        help="With --block: prefix computes what stands before a block once. Approximate.",
+        autocompletion=one_of("none", "prefix"),
+    ),
 ]
 Explain = Annotated[bool, typer.Option("--explain", help="Say which sampler it is, and what it will cost.")]
 Budget = Annotated[
-    str | None, typer.Option(help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.")
+    str | None,
+    typer.Option(
+        help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.",
+        autocompletion=names_in("model", "BUDGETS"),
+    ),
 ]
 Label = Annotated[str | None, typer.Option(help="What to write, by a label of the training records.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines.")]

@@ -143,7 +143,7 @@ def sample(
             yield one.content, record | {"seed": one.seed, "index": one.index} | named | approximate(how)
 
     told = loaded.described(how)
-    shown = watched(answers, live, trace, loaded, "sample", told)
+    shown = watched(answers, live, trace, loaded, "sample", told, quiet)
     if not world.leads:
         deque(shown, maxlen=0)  # the first process writes them
         return

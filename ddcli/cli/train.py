@@ -12,8 +12,8 @@ import typer
 from ..errors import DdcliError, counted
 from ..files import meant
 from .answers import answer, console, tell
-from .completion import names_in
-from .options import Quiet
+from .completion import names_in, one_of
+from .options import DEVICES, PRECISIONS, Quiet
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -103,7 +103,8 @@ def train(
         str | None,
         typer.Option(
             help="auto, elbo, discrete-elbo, d3pm-hybrid[:WEIGHT], score-entropy or cross-entropy. Auto is "
-            "elbo for masks, cross-entropy where tokens turn into others."
+            "elbo for masks, cross-entropy where tokens turn into others.",
+            autocompletion=names_in("objective", "OBJECTIVES", "auto"),
         ),
     ] = None,
     timesteps: Annotated[
@@ -140,7 +141,11 @@ def train(
         str | None, typer.Option(help="Column of what each record is, to write more like it by --label.")
     ] = None,
     bad_rows: Annotated[
-        str | None, typer.Option(help="refuse or skip rows that are no text: not UTF-8, no JSON, a number.")
+        str | None,
+        typer.Option(
+            help="refuse or skip rows that are no text: not UTF-8, no JSON, a number.",
+            autocompletion=one_of("refuse", "skip"),
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     streaming: Annotated[
@@ -148,8 +153,12 @@ def train(
         typer.Option("--streaming", help="Read a dataset, or files by folder or glob, as they come."),
     ] = None,
     lines: Annotated[bool | None, typer.Option("--lines", help="One record per line: names, SMILES.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps.", autocompletion=DEVICES)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32 or bf16.", autocompletion=PRECISIONS)
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     keep_last: Annotated[
         int | None, typer.Option(help="Checkpoints to keep, beside the best; 2 by default.")

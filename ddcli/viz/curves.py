@@ -26,7 +26,23 @@ class Curves:
 
     chapters: Sequence[Chapter]
 
-    height = 3.0
+    row = 0.25  # of names
+
+    @property
+    def _names(self) -> list[tuple[float, int]]:
+        """Where each name stands: its left edge, in inches, and its row."""
+        places, x, row = [], LEFT, 0
+        for chapter in self.chapters:
+            width = width_of(f"■ {chapter.name}", 9)
+            if x > LEFT and x + width > WIDTH - EDGE:
+                x, row = LEFT, row + 1
+            places.append((x, row))
+            x += width + 0.3
+        return places
+
+    @property
+    def height(self) -> float:
+        return 3.0 + self.row * self._names[-1][1]
 
     def draw(self, page: Page, top: float) -> None:
         def known(line: str) -> bool:
@@ -37,17 +53,17 @@ class Curves:
         gap, left = 0.7, LEFT
         width = (WIDTH - left - EDGE - (len(lines) - 1) * gap) / len(lines)
         panels = {
-            line: page.axes(left + i * (width + gap), top + 0.6, width, 1.8) for i, line in enumerate(lines)
+            line: page.axes(left + i * (width + gap), top + self.height - 2.4, width, 1.8)
+            for i, line in enumerate(lines)
         }
         for line, axes in panels.items():
             title = "  ".join([TITLES[line], *(dotted[line][1:] if line in dotted else ())])
             axes.set_title(title, loc="left", size=8, weight="bold", color=INK)
             axes.set(xlim=(0, 1), xlabel="t")
             axes.grid(color=FAINT, alpha=0.2, linewidth=0.5)
-        x = left
         for i, (chapter, colour) in enumerate(zip(self.chapters, cycle(COLOURS), strict=False)):
-            page.write(x, top + 0.15, f"■ {chapter.name}", 9, colour, weight="bold")
-            x += width_of(chapter.name, 9) + 0.38
+            x, row = self._names[i]
+            page.write(x, top + 0.15 + self.row * row, f"■ {chapter.name}", 9, colour, weight="bold")
             look: dict[str, Any] = {"color": colour, "linewidth": max(1.0, 3.2 / (i + 1))}  # all stay visible
             for line, axes in panels.items():
                 _plot(axes, chapter, line, **look)

@@ -21,7 +21,8 @@ class Strip:
     name: str
     chain: Chain
 
-    height = 2.95
+    height = 3.2
+    head = 0.85
     side = 1.58
     gap = 0.2
 
@@ -29,30 +30,31 @@ class Strip:
         chain, left = self.chain, LEFT
         picked = spread(range(len(chain.times)), MATRICES)
         starts = [0.0, *chain.times]
+        page.write(left, top + 0.15, self.name, 9, weight="bold")
+        if chain.lumped:
+            note = f"others: {chain.lumped:,} symbols together"
+            page.write(left + width_of(self.name, 9) + 0.15, top + 0.15, note, 7, FAINT)
         for heading, matrices, begins in (
-            (f"{self.name}: one step, Qₜ", chain.steps, starts),
-            (f"{self.name}: all steps so far, Q₁:ₜ → π", chain.products, [0.0] * len(starts)),
+            ("one step, Qₜ", chain.steps, starts),
+            ("so far, Q₁:ₜ → π", chain.products, [0.0] * len(starts)),
         ):
-            page.write(left, top + 0.15, heading, 9, weight="bold")
-            if chain.lumped:
-                note = f"others: {chain.lumped:,} symbols together"
-                page.write(left + width_of(heading, 9) + 0.15, top + 0.15, note, 7, FAINT)
+            page.write(left, top + 0.42, heading, 8)
             for k in picked:
-                axes = page.axes(left, top + 0.6, self.side, self.side)
+                axes = page.axes(left, top + self.head, self.side, self.side)
                 image = _heat(axes, matrices[k])
                 axes.set_title(f"{begins[k]:.2f} → {chain.times[k]:.2f}", size=7, color=FAINT)
                 self._label(axes, first=k == picked[0])
                 left += self.side + self.gap
             left += 0.4
         self._limit(page, left - 0.4, top)
-        bar = page.axes(left + 0.05, top + 0.6, 0.1, self.side)
+        bar = page.axes(left + 0.05, top + self.head, 0.1, self.side)
         page.figure.colorbar(image, cax=bar, ticks=[0, 0.05, 0.2, 0.5, 1], format="{x:g}")
         bar.tick_params(labelsize=6, length=2)
         bar.set_title("p", size=6, color=FAINT, loc="left")
 
     def _limit(self, page: Page, left: float, top: float) -> None:
         """Pure noise as one more column: what every column of the products comes to be."""
-        axes = page.axes(left, top + 0.6, 0.12, self.side)
+        axes = page.axes(left, top + self.head, 0.12, self.side)
         _heat(axes, [[p] for p in self.chain.limit])
         axes.set_title("π", size=8, color=FAINT)
         axes.spines[:].set_visible(False)

@@ -1,5 +1,6 @@
 """What a still picture is drawn on: a page in inches from its top left corner, its colours and its font."""
 
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -75,6 +76,11 @@ class Section(Protocol):
 def width_of(text: str, size: float) -> float:
     """Of a line in points of `size`, in inches."""
     return len(text) * size * ASPECT / 72
+
+
+def wrapped(text: str, size: float, width: float = WIDTH - 2 * EDGE) -> list[str]:
+    """The lines of a text in points of `size` that are so many inches wide."""
+    return textwrap.wrap(text, int(width / width_of("x", size)))
 
 
 @cache

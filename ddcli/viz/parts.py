@@ -49,6 +49,7 @@ class Measures:
     t: float
     alpha: float | None  # signal kept: of a generator, by its slowest mode; None for noise given as steps
     noise: float  # expected share of tokens that differ from the clean ones
+    masks: float | None  # expected share of masks; None of noise that is all masks, or has none
     weight: float | None  # -alpha'/(1 - alpha), per unit time; None too where nothing is noise yet
     information: float  # I(x_0; x_t), bits
     entropy: float  # H(x_t), bits
@@ -87,6 +88,7 @@ class Noised(Row):
             "α": _figure(found.alpha, "–"),
             "noise": f"{self.noise:.0%}",
             "exp.": f"{found.noise:.0%}",
+            **({} if found.masks is None else {"masks": f"{found.masks:.0%}"}),
             "w": _figure(found.weight, "–" if found.alpha is None else "∞"),
             "I": f"{found.information:.2f}",
             "H": f"{found.entropy:.2f}",

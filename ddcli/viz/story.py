@@ -74,6 +74,8 @@ def retell(trace: Traced) -> Story:
         tracks.append(backward(f"{command}: {visible(name)}, from {noise} noise", recording))
     chapters = [Chapter(noise, tracks, [], None)]
     pieces = {id: visible(trace.pieces[id]) for id in _used(chapters)}
+    if count > TRACKS:
+        note = f"{note}; the first {TRACKS} of {count} texts"
     return Story("Noise becoming text", note, visible(header.unit), pieces, chapters)
 
 

@@ -18,10 +18,13 @@ ROWS = 24  # times
 NARROW = 40  # columns of text; with fewer left, figures stand above the text instead of beside it
 TWINS = 5  # times of the Gaussian twin
 MAPS = 3  # times of the matrices
-FIGURES = (
-    "exp.: the share of tokens that is expected to be noise; w: the weight in the loss; I: bits of a token "
-    "that are left, I(x₀; xₜ); H: bits of what is seen, H(xₜ)"
-)
+FIGURES = {
+    "exp.": "the share of tokens that is expected to be noise",
+    "masks": "that of masks",
+    "w": "the weight in the loss",
+    "I": "bits of a token that are left, I(x₀; xₜ)",
+    "H": "bits of what is seen, H(xₜ)",
+}
 LABEL = 6  # columns of a symbol beside a matrix
 SHADES, FROM = " ·▒▓█", (0.005, 0.05, 0.2, 0.5)  # the least probability of each shade behind the first
 LEVELS, REACH = "▁▂▃▄▅▆▇█", 2.0  # standard deviations from the middle to where bars end
@@ -40,8 +43,10 @@ def show(story: Story, console: Console) -> None:
     """Print every track, as wide as the console. Where that has no colour, marks stand below the tokens."""
     if story.note:
         console.print(Text(story.note, style="dim"), soft_wrap=True, highlight=False)
-    if isinstance(story.chapters[0].tracks[0].rows[0], Noised):
-        for line in _told(FIGURES, console.width):
+    first = [chapter.tracks[0].rows[0] for chapter in story.chapters]
+    if named := {name for row in first if isinstance(row, Noised) for name in row.figures()}:
+        told = "; ".join(f"{name}: {what}" for name, what in FIGURES.items() if name in named)
+        for line in _told(told, console.width):
             console.print(line, soft_wrap=True, highlight=False)
     twins = list[Values]()  # that are shown: processes of one signal share them
     for chapter in story.chapters:

@@ -7,7 +7,7 @@ from itertools import islice
 from matplotlib.axes import Axes
 
 from .layout import cell
-from .paper import ASPECT, EDGE, FACES, FAINT, INK, LEFT, WIDTH, Page, drawable
+from .paper import ASPECT, EDGE, FACES, FAINT, INK, LEFT, WIDTH, Page, drawable, wrapped
 from .parts import Chapter, Noised, State, Story, Track, Values, spread
 
 ROWS = 5  # times
@@ -27,7 +27,7 @@ class Twin:
     values: Values
 
     pitch = 1.06  # from one time to the next
-    head = 0.75
+    line = 0.2  # of the note
 
     @classmethod
     def of(cls, story: Story) -> Iterator["Twin"]:
@@ -36,6 +36,18 @@ class Twin:
         for track in islice((track for track in tracks if track.values), 1):
             assert track.values is not None
             yield cls(story, _sharing(story, track.values), track, track.values)
+
+    @property
+    def _note(self) -> list[str]:
+        note = (
+            f"{self.name}.  x: each symbol a level of its own, mean 0 and variance 1 over the text; ε is "
+            "standard normal; one path for all times. Bars are zₜ, ┈ is x."
+        )
+        return wrapped(note, 8)
+
+    @property
+    def head(self) -> float:
+        return 0.55 + self.line * len(self._note)
 
     @property
     def height(self) -> float:
@@ -47,11 +59,8 @@ class Twin:
 
     def draw(self, page: Page, top: float) -> None:
         page.write(EDGE, top + 0.15, TITLE, 11, weight="bold")
-        note = (
-            f"{self.name}.  x: each symbol a level of its own, mean 0 and variance 1 over the text; ε is "
-            "standard normal; one path for all times. Bars are zₜ, ┈ is x."
-        )
-        page.write(EDGE, top + 0.45, note, 8, FAINT)
+        for i, line in enumerate(self._note):
+            page.write(EDGE, top + 0.45 + i * self.line, line, 8, FAINT)
         shown = self.values.clean[:TOKENS]
         width = WIDTH - EDGE - LEFT - 0.75
         for k, index in enumerate(self._picked):
@@ -93,4 +102,4 @@ def _sharing(story: Story, values: Values) -> str:
     def its(chapter: Chapter) -> bool:
         return chapter.tracks[0].values == values
 
-    return ", ".join(chapter.name for chapter in story.chapters if its(chapter))
+    return " · ".join(chapter.name for chapter in story.chapters if its(chapter))

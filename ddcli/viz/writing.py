@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import MaxNLocator
 
 from .paper import EDGE, FAINT, INK, LEFT, WIDTH, Page
 from .parts import MEANINGS, Denoised, Event, State, Track
@@ -52,7 +54,9 @@ class Writing:
             )
         axes.set(xlim=(-1, len(self.track.clean)), xlabel="position", ylabel="step")
         first, last = self._steps
-        axes.set_ylim(last + 0.8, first - 0.2)  # noise is above, text below, as in the panel
+        edge = 0.2 + 0.03 * (last - first)
+        axes.set_ylim(last + 0.6 + edge, first - edge)  # noise is above, text below, as in the panel
+        _counted(axes.xaxis, axes.yaxis)
         _legend(axes, len(self._kinds()))
 
     def _surprise(self, axes: Axes) -> None:
@@ -69,6 +73,7 @@ class Writing:
         most = max((bits for _, bits in (*cost, *surely)), default=1.0)
         first, last = self._steps
         axes.set(xlim=(first, last + 0.5), ylim=(0, 1.08 * most + 0.01), xlabel="step")
+        _counted(axes.xaxis)
         _legend(axes, 2)
 
     def _cost(self, axes: Axes) -> None:
@@ -81,6 +86,7 @@ class Writing:
         axes.plot(steps, [row.revised for row in rows], color="#8a56a8", linewidth=1.2, label="revised")
         axes.set(xlim=(first, last), xlabel="step")
         axes.set_ylim(bottom=0)
+        _counted(axes.xaxis, axes.yaxis)
         _legend(axes, 3)
 
     @property
@@ -95,6 +101,12 @@ class Writing:
 
 
 _TITLE: Any = {"loc": "left", "size": 8, "weight": "bold", "color": INK}
+
+
+def _counted(*axes: Axis) -> None:
+    """Ticks at whole numbers alone."""
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _dots(axes: Axes, places: list[tuple[int, float]], colour: str, label: str) -> None:

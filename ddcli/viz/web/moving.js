@@ -13,7 +13,7 @@ function figures(row) {
   }
   return {
     "time t": row.t.toFixed(2), "signal α": number(m.alpha, "–"), "noise": percent(row.noise),
-    "expected": percent(m.noise), "loss weight w": number(m.weight, m.alpha === null ? "–" : "∞"),
+    "expected": percent(m.noise), ...(m.masks === null ? {} : { "expected masks": percent(m.masks) }), "loss weight w": number(m.weight, m.alpha === null ? "–" : "∞"),
     "I(x₀; xₜ), bits": m.information.toFixed(2), "H(xₜ), bits": m.entropy.toFixed(2), "distance": m.distance.toFixed(2),
   };
 }
@@ -105,7 +105,7 @@ function stride(by) {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.shiftKey && event.key in STRIDES) stride(STRIDES[event.key]);
-  else if (event.target.type === "radio") return;
+  else if (event.target.type === "radio" && event.key !== " ") return; // arrows choose among them
   else if (event.key === "Escape") point(null);
   else if (event.key in MOVES) {
     play(false);
@@ -121,6 +121,9 @@ function pointAt(event) {
 }
 
 $("play").addEventListener("click", () => play(!playing));
+$("tracks").addEventListener("click", (event) => { // by a pointer: the keys are the slider's again
+  if (event.detail) requestAnimationFrame(() => $("slider").focus({ preventScroll: true }));
+});
 $("slider").addEventListener("input", () => { play(false); show(Number($("slider").value)); });
 $("text").addEventListener("pointerover", pointAt);
 $("text").addEventListener("click", pointAt);
