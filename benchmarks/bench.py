@@ -117,7 +117,7 @@ class Ours:
         self.denoiser = NetworkDenoiser(
             network, self.process, find_head("leave-one-out", self.process), dtype
         )
-        if compiled and can_compile(device):
+        if compiled and can_compile():
             self.denoiser.compile(lambda line: print(f"<!-- {line} -->"), varies=varies)
         settled = {"train.steps": 10_000, "train.lr": PEAK, "train.optimizer": optimizer}
         self.config: Config = build_config({}, settled, "the benchmark")
@@ -268,7 +268,7 @@ def memory_of(which: str, shape: Shape, device: torch.device, dtype: torch.dtype
     beside what the interpreter holds with its imports, the compiler's among them."""
     work: Callable[[], object]
     if device.type == "cpu":
-        if which == "ours" and can_compile(device):
+        if which == "ours" and can_compile():
             torch.compile(torch.sin)(torch.ones(1))
         before = resident("VmRSS")
     if which == "ours":

@@ -1,9 +1,9 @@
 """Pre-train a small ModernBERT as a plain masked language model, by transformers alone.
 
 What comes out is a folder as the hub has them, which `ddcli infill`, `sample`, `eval` and `train --from`
-open: that a masked language model is a denoiser is seen on a real one. Nothing of ddcli is used here. Three
-tenths of the tokens are asked about; of these, eight in ten are masked and one is replaced (BERT, Devlin et
-al. 2019, section 3.1).
+open: that a masked language model is a denoiser is seen on a real one. Nothing of ddcli is used here, but
+accelerate is (`pip install accelerate`), by transformers. Three tenths of the tokens are asked about; of
+these, eight in ten are masked and one is replaced (BERT, Devlin et al. 2019, section 3.1).
 
 python benchmarks/masked_lm.py text8.txt runs/bert --steps 6000
 ddcli infill runs/bert letter.txt
@@ -52,9 +52,9 @@ def main() -> None:
     text = asked.data.read_text(encoding="utf-8")
     tokenizer = tokenizer_of(text, asked.symbols, asked.length, asked.folder)
     inner = asked.length - 2  # [CLS] and [SEP] stand around each block
-    tokens_wanted = asked.steps * asked.batch_size * inner
+    enough = 8 * asked.steps * asked.batch_size * inner  # characters: word pieces are shorter in the mean
     tokenizer.model_max_length = 10**9  # of a text that is cut afterwards
-    lines = [text[i : i + 1000] for i in range(0, min(len(text), 8 * tokens_wanted), 1000)]
+    lines = [text[i : i + 1000] for i in range(0, min(len(text), enough), 1000)]  # so 1 word in 100 is cut
     ids = np.concatenate([tokenizer(line, add_special_tokens=False)["input_ids"] for line in lines])
     blocks = ids[: len(ids) // inner * inner].reshape(-1, inner)
     rows = [[tokenizer.cls_token_id, *block.tolist(), tokenizer.sep_token_id] for block in blocks]

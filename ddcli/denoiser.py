@@ -215,7 +215,8 @@ class SumInParts(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         """of(part (n, D), where it starts, `weights`, rounded) -> a scalar."""
-        total, slope = torch.zeros(()), torch.empty_like(rows)
+        total: Tensor | float = 0.0
+        slope = torch.empty_like(rows)
         rounded = [w.detach().to(dtype if w.ndim == 2 else w.dtype).requires_grad_() for w in weights]
         slopes: list[Tensor] = []
         for start in range(0, len(rows), size):
@@ -228,8 +229,9 @@ class SumInParts(torch.autograd.Function):
                     add_up(sum_of, more)
             else:
                 slopes = [more.to(weight.dtype) for more, weight in zip(some, weights, strict=True)]
-            total = total.to(found.device) + found.detach()
+            total = total + found.detach()
         ctx.save_for_backward(slope, *slopes)
+        assert isinstance(total, Tensor)  # there are rows
         return total
 
     @staticmethod
@@ -277,7 +279,7 @@ class NetworkDenoiser:
     """A network with a trunk and a head.
 
     It may be on a device that knows no float64. What it is asked, and what becomes of its answers, is then on
-    the processor (`device.engine_of`); this is where they cross.
+    the processor (`device.engine_of`), and is sent from here, one way and the other.
     """
 
     def __init__(self, network: Backbone, process: Process, head: Head, dtype: torch.dtype) -> None:
@@ -320,9 +322,10 @@ class NetworkDenoiser:
             return self.trunk(sent(xt, device), sent(t.float(), device), shown, **some).flatten(0, 1)
 
     def go_on(
-        self, network: "BlockNetwork", xt: Tensor, t: Tensor, start: int, past: Sequence[KeysValues] | None
+        self, xt: Tensor, t: Tensor, start: int, past: Sequence[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Hidden states (B, n, D), keys and values, where the network is: as of `BlockNetwork.go_on`."""
+        """Of a network of blocks, hidden states (B, n, D), keys and values, where it is; see there."""
+        network = cast(BlockNetwork, self.network)
         with self.precision():
             return network.go_on(sent(xt, self.device), sent(t.float(), self.device), start, past)
 
@@ -467,7 +470,7 @@ class Cached:
             return self.denoiser(xt, t, rows, valid, **told)
         now = slice(start, end)
         past = self._past(xt[:, :start])
-        hidden, _ = self.denoiser.go_on(self.network, xt[:, now], t[:, now], start, past)
+        hidden, _ = self.denoiser.go_on(xt[:, now], t[:, now], start, past)
         logits = self.denoiser.answer(hidden[sent(rows[:, now], hidden.device)])
         return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
 
@@ -482,7 +485,7 @@ class Cached:
             known = self._held.pop(self._key(ids[:, :before]), None)
             first = before if known else 0
             clock = torch.zeros(ids[:, first:].shape, device=ids.device)
-            _, present = self.denoiser.go_on(self.network, ids[:, first:], clock, first, known)
+            _, present = self.denoiser.go_on(ids[:, first:], clock, first, known)
             far = (window - 1) * block
             self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present]
             while len(self._held) > self.room:
@@ -521,11 +524,11 @@ class PrefixCached:
         start = int(rows[0].nonzero()[0]) // self.block * self.block
         length, past = self._held.get(sequence, (-1, None))
         if past is None or length != start:
-            hidden, present = self.denoiser.go_on(self.network, xt, t, 0, None)
+            hidden, present = self.denoiser.go_on(xt, t, 0, None)
             self._held[sequence] = start, [(k[:, :, :start], v[:, :, :start]) for k, v in present]
             hidden = hidden[:, start:]
         else:
-            hidden, _ = self.denoiser.go_on(self.network, xt[:, start:], t[:, start:], start, past)
+            hidden, _ = self.denoiser.go_on(xt[:, start:], t[:, start:], start, past)
         logits = self.denoiser.answer(hidden[sent(rows[:, start:], hidden.device)])
         return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
 

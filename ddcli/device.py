@@ -13,7 +13,6 @@ from torch import Tensor
 from .errors import DdcliError, unknown
 
 KINDS = ("cpu", "cuda", "mps")
-CPU = torch.device("cpu")
 COMPILED = ("cpu", "cuda")  # torch's compiler is young for others
 WITHOUT_FLOAT64 = frozenset({"mps"})
 
@@ -58,19 +57,28 @@ def pick_precision(name: str, device: torch.device, *, for_training: bool) -> to
     return PRECISIONS[name]
 
 
-def cannot_compute(name: str, dtype: torch.dtype) -> DdcliError:
-    """What is said where a network makes no numbers in a precision."""
-    return DdcliError(f"{name} cannot compute in {PRECISION_NAMES[dtype]}; give --precision float32")
+def in_reach(
+    dtype: torch.dtype, asked: str, computes_in: Callable[[torch.dtype], bool], name: str
+) -> torch.dtype:
+    """The precision that was picked, or float32 where a network makes no numbers in it.
+
+    Raises DdcliError, by the name of the network, where it was asked for and not picked (`auto`).
+    """
+    if dtype == torch.float32 or computes_in(dtype):
+        return dtype
+    if asked == "auto":
+        return torch.float32
+    raise DdcliError(f"{name} cannot compute in {PRECISION_NAMES[dtype]}; give --precision float32")
 
 
 def engine_of(device: torch.device) -> torch.device:
     """Where clocks, noise, draws and losses are computed for a network that is on a device: beside it, or on
     the processor, where its device knows no float64."""
-    return CPU if device.type in WITHOUT_FLOAT64 else device
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def works_apart(device: torch.device) -> bool:
-    """Whether a device computes while the processor goes on."""
+    """Whether a device is given work that nobody waits for, while the processor goes on."""
     return device.type == "cuda"
 
 
@@ -98,10 +106,8 @@ def asked_for(x: Tensor) -> Callable[[], list[float]]:
     return numbers
 
 
-def can_compile(device: torch.device = CPU) -> bool:
+def can_compile() -> bool:
     """Whether there is a C++ compiler, which generated code needs on a CPU, and its launcher on a GPU."""
-    if device.type not in COMPILED:
-        return False
     command = os.environ.get("CXX", "").split() or ["g++"]
     return shutil.which(command[-1]) is not None
 

@@ -98,7 +98,7 @@ def _machine() -> Iterator[Finding]:
         )
     else:
         yield Finding("precision", "bf16 in training; float32 for samples on a CPU")
-    if can_compile(device):
+    if can_compile():
         yield Finding("compiler", "found: training compiles the network at its first step")
     else:
         yield Finding(
@@ -155,7 +155,7 @@ def _speed(log: RunLog) -> Iterator[Finding]:
             "leave train.precision out of the next training",
         ),
         "trained without compiling the network": (
-            train.compile is False and can_compile(device) and log.config.model.start is None,
+            train.compile is False and can_compile() and log.config.model.start is None,
             "leave train.compile out of the next training",
         ),
         f"each batch is read in {train.accumulate} parts": (

@@ -20,7 +20,7 @@ from .schedule import stratified
 from .world import ALONE, World
 
 TOKENS = 2**12  # of a batch of short blocks, which is read faster than 16 of them
-FEW = (13.97, 4.53, 3.31, 2.87)  # of one to four degrees
+TWO_ERRORS_OF_FEW = (13.97, 4.53, 3.31, 2.87)  # of one to four degrees of freedom
 AT_ONCE = 2**25  # log-probabilities of a batch, in float64, if more than one block
 
 
@@ -270,7 +270,9 @@ def two_errors(clusters: int) -> float:
     For five and more by Fisher's expansion (Abramowitz and Stegun, 26.7.5).
     """
     n = max(1, clusters - 1)
-    return FEW[n - 1] if n <= len(FEW) else 2 * (1 + 5 / (4 * n) + 147 / (96 * n**2))
+    return (
+        TWO_ERRORS_OF_FEW[n - 1] if n <= len(TWO_ERRORS_OF_FEW) else 2 * (1 + 5 / (4 * n) + 147 / (96 * n**2))
+    )
 
 
 def predicted_in(blocks: Blocks, chosen: np.ndarray) -> np.ndarray:

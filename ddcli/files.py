@@ -186,6 +186,10 @@ def meant(path: str, holding: str = "") -> str:
     """
     folder = Path(path).parent
     try:
+        if not folder.is_dir():
+            others = [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]
+            there = folder.parent / nearest(folder.name, others, 0.6) / Path(path).name
+            return f"; did you mean {str(there)!r}?" if (there / holding).exists() else ""
         beside = [entry.name for entry in os.scandir(folder) if (Path(entry.path) / holding).exists()]
     except (OSError, ValueError):
         return ""

@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from .denoiser import Batched, Denoiser
 from .errors import DdcliError
+from .generate import Frame
 from .infilling import (
     MAX_GAP,
     Document,
@@ -513,8 +514,14 @@ def _write(
 
 def _named(on_frame: OnFrame, rows: Sequence[_Row]) -> OnFrame:
     """A watcher who is told which gaps are written, and all evaluations of their ways so far."""
-    names, before = [row.name for row in rows], torch.tensor([row.way.nfe for row in rows])
-    return lambda frame: on_frame(replace(frame, names=names, nfe=frame.nfe + before.to(frame.nfe)))
+    ways = list({id(row.way): row.way for row in rows}.values())
+    way = torch.tensor([next(i for i, each in enumerate(ways) if each is row.way) for row in rows])
+    names, before = [row.name for row in rows], torch.tensor([each.nfe for each in ways])
+
+    def told(frame: Frame) -> None:
+        on_frame(replace(frame, names=names, nfe=before.index_add(0, way, frame.nfe.cpu())[way]))
+
+    return told
 
 
 def _weighing(text: Encoded, gap: int, question: Question) -> str:

@@ -225,30 +225,30 @@ def budgets(points: Sequence[Point], within: float | None = None) -> dict[str, P
     """By the name of a budget, the fewest evaluations whose figure is near enough to the best one, of the
     points that take `within` so many seconds a sample (None: of all).
 
-    Near enough is what is surely not worse by more than a share: nor would it be two standard errors of the
-    difference higher. So of few blocks, which tell little apart, the best itself is chosen. Points without a
-    figure of their own are passed over (one has to have one): a scorer's perplexity can be had by repetition.
+    Near enough is what is not worse by more than a share, with two standard errors of the difference counted
+    in. So of few blocks, which tell little apart, the best itself is chosen. Points without a figure of their
+    own are passed over (one has to have one): a scorer's perplexity can be had by repetition.
     """
     able = [
         point
         for point in points
         if point.quality is not None and (within is None or point.cost.seconds <= within)
     ]
-    lowest = min(_nats(point) for point in able)
-
-    def near(point: Point, more: tuple[float, float] | None, share: float) -> bool:
-        if point.quality is None or more is None:
-            return False
-        worse, stderr = more
-        return worse <= 0 or worse + two_errors(len(point.quality.clusters.tokens)) * stderr <= share * lowest
-
+    lowest, known = min(map(_nats, able)), list(zip(able, above_the_best(able), strict=True))
     return {
         name: min(
-            (at for at, more in zip(able, above_the_best(able), strict=True) if near(at, more, share)),
+            (at for at, more in known if more is not None and _at_most(more, at) <= share * lowest),
             key=lambda at: (at.cost.nfe, _nats(at)),
         )
         for name, share in TOLERANCE.items()
     }
+
+
+def _at_most(more: tuple[float, float], point: Point) -> float:
+    """By how much a point is worse than the best, with two standard errors of that, if it is worse at all."""
+    worse, stderr = more
+    assert point.quality is not None
+    return worse + two_errors(len(point.quality.clusters.tokens)) * stderr if worse > 0 else 0.0
 
 
 def above_the_best(points: Sequence[Point]) -> list[tuple[float, float] | None]:

@@ -1,13 +1,14 @@
 """Text to judge a model by: what its run was validated on, or any other."""
 
+import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import build_config, read_toml
+from .config import Data, build_config, read_toml
 from .data import Blocks, pack, pack_records
-from .dataset import Log, read_training_data, refuse_pipes
+from .dataset import Log, TrainingData, read_training_data, refuse_pipes
 from .errors import DdcliError, counted
 from .model import Model
 from .sources import Document, read_corpus, refuse_files
@@ -41,19 +42,7 @@ def validation_text(model: Model, log: Log) -> HeldOut:
     path = model.folder / "config.toml"
     settings = build_config(read_toml(path), {}, str(path)).data
     refuse_pipes(settings, path)
-    lies = {"source": _seen_again(settings.source, model.folder)}
-    if settings.valid is not None:
-        lies["valid"] = _seen_again(settings.valid, model.folder)
-    try:
-        data = read_training_data(settings.model_copy(update=lies), model.tokenizer, log)
-    except DdcliError as error:
-        raise DdcliError(
-            f"what {model.folder} was validated on cannot be read: {error}; or give a text with --data"
-        ) from None
-    if data.fingerprint != model.about["data"]["sha256"]:
-        raise DdcliError(
-            f"{settings.source} is not what {model.folder} was trained on any more; give a text with --data"
-        )
+    data = _read_again(model, model.folder, settings, log)
     if settings.valid is not None:
         name = settings.valid
     elif settings.streaming:
@@ -64,13 +53,45 @@ def validation_text(model: Model, log: Log) -> HeldOut:
     return _held_out(model, data.valid, name, own)
 
 
-def _seen_again(source: str, run: Path) -> str:
-    """A source as training was told it; or, where nothing of that name is seen from here, as it is seen from
-    a folder above the run, where training may have begun. That it is the same is for its sum to say."""
-    if os.path.exists(source):
-        return source
-    above = (parent / source for parent in run.resolve().parents)
-    return next((str(path) for path in above if path.exists()), source)
+def _read_again(model: Model, run: Path, settings: Data, log: Log) -> TrainingData:
+    """The data of a run as training was told it; or, where that is not found or is another, by its place
+    below a folder above the run, where training may have been begun.
+
+    Raises DdcliError where none is the same.
+    """
+    refused: DdcliError | None = None
+    for told in _places(settings, run):
+        try:
+            data = read_training_data(told, model.tokenizer, log)
+        except DdcliError as error:
+            refused = refused or DdcliError(
+                f"what {run} was validated on cannot be read: {error}; or give a text with --data"
+            )
+            continue
+        if data.fingerprint == model.about["data"]["sha256"]:
+            return data
+        refused = refused or DdcliError(
+            f"{settings.source} is not what {run} was trained on any more; give a text with --data"
+        )
+    assert refused is not None
+    raise refused from None
+
+
+def _places(settings: Data, run: Path) -> Iterator[Data]:
+    """Where the sources of a run may be, in the order in which they are looked for."""
+    yield settings
+    for folder in dict.fromkeys((*run.absolute().parents, *run.resolve().parents)):
+        named = {"source": settings.source, "valid": settings.valid}
+        there = {
+            key: str(folder / source) for key, source in named.items() if source and _is_in(folder, source)
+        }
+        if there:
+            yield settings.model_copy(update=there)
+
+
+def _is_in(folder: Path, source: str) -> bool:
+    """Whether a folder has a file, a folder or what a glob matches by a name."""
+    return not os.path.isabs(source) and bool(glob.glob(source, root_dir=folder, recursive=True))
 
 
 def text_from(
@@ -96,7 +117,7 @@ def text_from(
         split=split,
         lines=bool(model.record_lengths),
         as_bytes=model.tokenizer.unit == "byte",
-        skip_bad=None,
+        trains=False,
     )
     blocks = blocks_of(model, corpus.documents, corpus.name, corpus.labels if label_column else ())
     return _held_out(model, blocks, corpus.name, corpus.sha256)

@@ -14,8 +14,9 @@ from .files import CONFIG, check_regular, meant, read_small
 
 PATIENCE = 10.0  # seconds to wait for the hub
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-DESCRIPTION = (".json", ".txt", ".model", ".jinja")  # of what a model says of itself, its tokenizer included
-WEIGHTS = (".safetensors",)
+ENDINGS = (".json", ".txt", ".model", ".jinja")  # of what a model says of itself, its tokenizer included
+DESCRIPTION = tuple(f"*{ending}" for ending in ENDINGS)
+WEIGHTS = ("*.safetensors",)
 POINTER = b"version https://git-lfs"
 ADAPTERS = "adapter_config.json"
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
@@ -26,8 +27,8 @@ def is_name(text: str) -> bool:
     return bool(NAME.fullmatch(text))
 
 
-def fetch(name: str, endings: Sequence[str] = DESCRIPTION) -> Path:
-    """The folder that holds a model's files with such endings, downloaded where they are not there yet.
+def fetch(name: str, patterns: Sequence[str] = DESCRIPTION) -> Path:
+    """The folder that holds a model's files which match, downloaded where they are not there yet.
 
     Without a network those of earlier times are taken. Raises DdcliError where there are none, where the hub
     has no such model, and where it is not for everybody.
@@ -41,7 +42,7 @@ def fetch(name: str, endings: Sequence[str] = DESCRIPTION) -> Path:
             return Path(
                 snapshot_download(
                     name,
-                    allow_patterns=[f"*{ending}" for ending in endings],
+                    allow_patterns=list(patterns),
                     ignore_patterns=["*/*"],
                     local_files_only=trouble is not None,
                     etag_timeout=PATIENCE,
@@ -54,18 +55,16 @@ def fetch(name: str, endings: Sequence[str] = DESCRIPTION) -> Path:
             f"{name} is gated: ask for access on its page, and log in with `hf auth login`"
         ) from None
     here = f"{name} is no run folder: there is no such folder here, and"
-    owner = Path(name).parent
-    runs = owner.name in ("", "runs") or owner.is_dir()  # else it is surely meant to be on the hub
-    train = f"or train one with `ddcli train -o {quote(name)}`" if runs else ""
+    owner, hint = Path(name).parent, f"train one with `ddcli train -o {quote(name)}`"
+    could_be_own = owner.name in ("", "runs") or owner.is_dir()  # or else it is a name of the hub
     if isinstance(cause, RepositoryNotFoundError):
-        other = f"; {train.removeprefix('or ')}" if train else ""
         raise DdcliError(
-            f"{here} no such model on the hub (or it is private: `hf auth login`){other}{meant(name, CONFIG)}"
+            f"{here} no such model on the hub (or it is private: `hf auth login`)"
+            f"{f'; {hint}' if could_be_own else ''}{meant(name, CONFIG)}"
         ) from None
-    other = f", {train}" if train else ""
     raise DdcliError(
         f"{here} the hub cannot be asked for it ({first_line(cause)}); give a folder with its config.json, "
-        f"tokenizer.json and model.safetensors{other}{meant(name, CONFIG)}"
+        f"tokenizer.json and model.safetensors{f', or {hint}' if could_be_own else ''}{meant(name, CONFIG)}"
     ) from None
 
 
@@ -73,8 +72,7 @@ def refuse_adapters(folder: Path, name: str) -> None:
     """DdcliError for adapters: in their place transformers would read the model that they name, wherever that
     lies."""
     if (folder / ADAPTERS).exists():
-        run = folder.parent
-        if (run / CONFIG).is_file() and safe_weights(run, str(run)):
+        if _is_adapted(run := folder.parent):
             raise DdcliError(
                 f"{name} holds the adapters of {run} alone; {run} itself has them merged: give that"
             )
@@ -82,6 +80,14 @@ def refuse_adapters(folder: Path, name: str) -> None:
             f"{name} holds adapters for another model ({ADAPTERS}), not a model; merge them first "
             "(peft: merge_and_unload, then save_pretrained)"
         )
+
+
+def _is_adapted(run: Path) -> bool:
+    """Whether a folder is that of a run with adapters, which are merged there."""
+    try:
+        return bool(json.loads(read_small(run / CONFIG))["diffusion"]["beside"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def safe_weights(folder: Path, name: str) -> list[Path]:

@@ -54,7 +54,9 @@ def described(device: torch.device) -> str:
         return f"{about.name}, {about.total_memory / GB:.0f} GB"
     total, _ = memory()
     size = f", {total / GB:.0f} GB" if total else ""
-    return f"{processor()}, {counted(torch.get_num_threads(), 'thread')} on {counted(cores(), 'core')}{size}"
+    beside = "" if device.type == "cpu" else f"{device.type} beside "
+    threads = f"{counted(torch.get_num_threads(), 'thread')} on {counted(cores(), 'core')}"
+    return f"{beside}{processor()}, {threads}{size}"
 
 
 def versions(*packages: str) -> str:

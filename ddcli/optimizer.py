@@ -27,11 +27,6 @@ ROOM = 1.02  # for what bf16 rounds: beyond 1, where the polynomials below are s
 TOWARDS_1 = ((7.711, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.594, 0.4107))
 
 
-def left_out(found_inf: Tensor) -> bool:
-    """Whether a step is, as far as one can know without waiting for a device."""
-    return not works_apart(found_inf.device) and bool(found_inf)
-
-
 class Muon(Optimizer):
     """Steps of momentum whose singular values are all made 1 (Muon: Jordan et al. 2024), for matrices alone.
 
@@ -39,8 +34,8 @@ class Muon(Optimizer):
     (arXiv:2502.16982, equation 4), so one learning rate and one weight decay do for both. A group may say of
     how many matrices each of its weights is `stacked`; they are turned one by one, in `dtype`.
 
-    As a fused AdamW it does nothing where `found_inf`, a tensor (), is 1; a device that works apart is not
-    waited for.
+    Where a device works apart, and nobody waits to know, it does nothing in a step in which `found_inf`, a
+    tensor (), is 1. Elsewhere such a step is left out by who calls it (`Together`).
     """
 
     found_inf: Tensor
@@ -53,8 +48,6 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        if left_out(self.found_inf):
-            return
         shape = attrgetter("shape")
         for group in self.param_groups:
             weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
@@ -121,7 +114,8 @@ def _norm(x: Tensor) -> Tensor:
 class Together(Optimizer):
     """Optimisers of different weights as one, whose state and groups are theirs.
 
-    Steps are left out here, too, if they can be: of torch's fused ones, not all heed `found_inf` (on mps).
+    Where nothing works apart it is here that a step is left out whose `found_inf` is 1: of torch's fused ones
+    not all would (on mps).
     """
 
     found_inf: Tensor
@@ -133,7 +127,7 @@ class Together(Optimizer):
             part.state = self.state
 
     def step(self) -> None:  # type: ignore[override]
-        if left_out(self.found_inf):
+        if not works_apart(self.found_inf.device) and self.found_inf:
             return
         for part in self.parts:
             part.found_inf = self.found_inf  # type: ignore[attr-defined]

@@ -21,7 +21,14 @@ from .config import BEFORE_THERE_WAS_A_CHOICE, Config, build_config, flatten, ma
 from .data import Blocks
 from .dataset import TrainingData, read_training_data, refuse_pipes
 from .denoiser import AT_ONCE, ROW_COUNT, Head, check_taught, default_head, find_head
-from .device import PRECISION_NAMES, cannot_compute, engine_of, pick_device, pick_precision
+from .device import (
+    COMPILED,
+    PRECISION_NAMES,
+    engine_of,
+    in_reach,
+    pick_device,
+    pick_precision,
+)
 from .errors import DdcliError
 from .files import without_place
 from .objective import Objective, check_objective, default_objective, make_objective
@@ -181,6 +188,8 @@ def make_plan(
     dtype = pick_precision(config.train.precision, device, for_training=True)
     start = find_start(config, device, begun)
     config = start.settled(config)
+    # which a run that was begun elsewhere may have had
+    config = settle(config, train__compile=bool(config.train.compile) and device.type in COMPILED)
     data = read_training_data(config.data, start.tokenizer or tokenizer, reporter.say)
     if not data.tokenizer.is_exact:
         reporter.say(
@@ -207,11 +216,10 @@ def make_plan(
     }
     network = start.network(config, data, process, about)
     torch.nn.Module.to(network, device)
-    if not network.computes_in(dtype):
-        if config.train.precision != "auto":
-            raise cannot_compute(str(config.model.start), dtype)
-        reporter.say(f"{config.model.start} cannot compute in {PRECISION_NAMES[dtype]}; in float32, then")
-        dtype = torch.float32
+    picked = dtype
+    dtype = in_reach(dtype, config.train.precision, network.computes_in, str(config.model.start))
+    if dtype != picked:
+        reporter.say(f"{config.model.start} cannot compute in {PRECISION_NAMES[picked]}; in float32, then")
     if config.train.recompute:
         network.recompute()
     return Plan(config, data, process, objective, head, network, device, dtype)
@@ -249,6 +257,8 @@ def check_agreed(plan: Plan, saved: Config | None, world: World) -> None:
         )
     if world.size == 1:
         return
+    if plan.engine != plan.device:
+        raise DdcliError(f"several processes compute on cpu or cuda, not on {plan.device}; start one alone")
     if train.shard and train.times == CHOSEN_TIMES:
         raise DdcliError(
             "clipped times are not chosen while processes share weights (train.shard); give their ends, such "

@@ -344,7 +344,8 @@ def _testable(model: Model) -> bool:
 
 def _identity(model: Model) -> dict[str, Any]:
     """Which model this is, to the last bit."""
-    found: dict[str, Any] = {"device": str(model.device), "block": model.block}
+    device = model.plain.device if model.plain else model.device
+    found: dict[str, Any] = {"device": str(device), "block": model.block}
     if model.about:
         found |= {"process": model.about["process"], "schedule": model.about["schedule"]}
         found["parameters"] = model.parameters

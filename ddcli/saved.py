@@ -21,7 +21,7 @@ from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .checkpoint import STEP, refuse_links
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
-from .device import cannot_compute, engine_of, pick_device, pick_precision
+from .device import engine_of, in_reach, pick_device, pick_precision
 from .errors import DdcliError
 from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
 from .foreign.source import Source
@@ -82,16 +82,16 @@ def load_writer(
     return _load(run, device, precision, allow_pickle, _open_writer)
 
 
-def _open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> TextModel:
+def _open_foreign(source: Source, device: torch.device, dtype: torch.dtype, asked: str) -> TextModel:
     from .foreign.openers import open_foreign  # models of transformers take seconds to import, here and below
 
-    return open_foreign(source, device, dtype)
+    return open_foreign(source, device, dtype, asked)
 
 
-def _open_writer(source: Source, device: torch.device, dtype: torch.dtype) -> Writer:
+def _open_writer(source: Source, device: torch.device, dtype: torch.dtype, asked: str) -> Writer:
     from .foreign.openers import open_writer
 
-    return open_writer(source, device, dtype)
+    return open_writer(source, device, dtype, asked)
 
 
 def _load(
@@ -99,7 +99,7 @@ def _load(
     device: str,
     precision: str,
     allow_pickle: bool,
-    open_other: Callable[[Source, torch.device, torch.dtype], T],
+    open_other: Callable[[Source, torch.device, torch.dtype, str], T],
 ) -> T | TextModel:
     source, weights = located(run)
     where = pick_device(device)
@@ -107,12 +107,11 @@ def _load(
     described = read_json(source.folder / "config.json")
     is_own = described.get("model_type") == DiffusionTransformerConfig.model_type
     if not is_own and "diffusion" not in described:
-        return open_other(replace(source, allow_pickle=allow_pickle), where, dtype)
+        return open_other(replace(source, allow_pickle=allow_pickle), where, dtype, precision)
     if source.is_remote:
         source.weights()
     found = (_own if is_own else _adapted)(source, weights, described, where)
-    if not found.network.computes_in(dtype):
-        raise cannot_compute(source.name, dtype)
+    dtype = in_reach(dtype, precision, found.network.computes_in, source.name)
     folder, about, tokenizer = source.folder, found.about, found.tokenizer
     excluded = tokenizer.excluded_ids(has_end_of_text=about["end_of_text"])
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, excluded)

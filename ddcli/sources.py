@@ -92,7 +92,8 @@ class Reading:
     label_column: str | None = None
     lines: bool = False  # each non-empty line of a text is a document
     as_bytes: bool = False  # text that is not UTF-8 is taken as bytes instead of refused
-    skip_bad: bool | None = False  # a bad row is left out instead of refused; None: nor can that be asked for
+    skip_bad: bool = False  # a bad row is left out instead of refused
+    trains: bool = True  # for training, whose options may be recommended
 
     def row(self, make: Callable[[Any, Reading, str], Row], found: Any, where: str) -> Row:
         """The row that `make` sees in what was found. Raises BadRow, unless such rows are left out."""
@@ -101,7 +102,7 @@ class Reading:
         except BadRow as error:
             if self.skip_bad:
                 return Row(None, problem=str(error))
-            leave = "" if self.skip_bad is None else ", or leave such rows out with --bad-rows skip"
+            leave = ", or leave such rows out with --bad-rows skip" if self.trains else ""
             raise BadRow(f"{error}; mend it{leave}") from None
 
 
@@ -113,7 +114,8 @@ def read_corpus(
     split: str = "train",
     lines: bool = False,
     as_bytes: bool = False,
-    skip_bad: bool | None = False,
+    skip_bad: bool = False,
+    trains: bool = True,
 ) -> Corpus:
     """Read `python-stdlib`, a file, a folder, a glob or a Hugging Face dataset (`name` or `name:config`).
 
@@ -123,10 +125,13 @@ def read_corpus(
     says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
     unpacked. With `as_bytes`, documents that are
     not UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long
-    to be any: refused, or left out with `skip_bad`, which is None where no option asks for that.
-    DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
+    to be any: refused, or left out with `skip_bad`.
+
+    trains: whether it is for training, whose options may be recommended.
+
+    Raises DdcliError where there is no such source, it cannot be read, it holds no text, or no such column.
     """
-    reading = Reading(text_column, label_column, lines, as_bytes, skip_bad)
+    reading = Reading(text_column, label_column, lines, as_bytes, skip_bad, trains)
     path = Path(source)
     if (local := _local(source)) is not None:
         rows = [row for file in local.files for row in local.read(file, reading)]
@@ -411,7 +416,7 @@ def _text_row(data: bytes, reading: Reading, where: str) -> Row:
     except UnicodeDecodeError as error:
         if reading.as_bytes:
             return Row(data)
-        other = "" if reading.skip_bad is None else ", and --tokenizer byte takes any bytes"
+        other = ", and --tokenizer byte takes any bytes" if reading.trains else ""
         raise BadRow(
             f"{where} is not UTF-8 text (byte {error.start:,}); `iconv -f windows-1252 -t utf-8` converts "
             f"what Windows wrote{other}"

@@ -78,7 +78,7 @@ def find_start(config: Config, device: torch.device, begun: Path | None = None) 
         _refuse_theirs(config, "a network that knows nothing yet")
         return Afresh()
     source, weights = located(begun or config.model.start)
-    source = replace(source, allow_pickle=None)  # a run has to find its start again without being told how
+    source = replace(source, mend="make safetensors of it by transformers (from_pretrained, save_pretrained)")
     is_own = source.described().get("model_type") == DiffusionTransformerConfig.model_type
     if is_own:
         return FromRun(config, source, None if begun else weights)

@@ -31,9 +31,7 @@ class TextModel(Model):
                 "only a network of ddcli's own, without blocks, can be compiled; leave that out (--compile)"
             )
         if self.plain.device.type not in COMPILED:
-            raise DdcliError(
-                f"networks are compiled for {' and '.join(COMPILED)} alone; leave that out (--compile)"
-            )
+            raise DdcliError(f"networks are compiled for {' and '.join(COMPILED)} alone; leave --compile out")
         self.plain.compile(log, varies=True)
 
     def sample(self, n: int | range = 1, **options: Unpack[OfMany]) -> list[Sample]:

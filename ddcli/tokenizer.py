@@ -24,7 +24,7 @@ import numpy as np
 
 from .errors import DdcliError, first_line, panicked
 from .files import LARGEST, read_small
-from .hub import DESCRIPTION, is_name, quiet, unreachable
+from .hub import ENDINGS, is_name, quiet, unreachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -478,7 +478,7 @@ def read_pretrained(source: str | Path, name: str | None = None) -> Any:
             f"folder {name} has no tokenizer files (tokenizer.json); is it a run or model folder?"
         )
     for path in folder.iterdir() if local else ():
-        if path.suffix in DESCRIPTION and path.exists() and path.stat().st_size > LARGEST:
+        if path.suffix in ENDINGS and path.exists() and path.stat().st_size > LARGEST:
             raise DdcliError(f"{path} has more than {LARGEST:,} bytes, which is no tokenizer")
     if not local:
         if folder.exists() or not is_name(source):

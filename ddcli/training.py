@@ -109,7 +109,7 @@ def train(
             at_once = world.size == 1
             with (
                 deterministic(plan.device),
-                memory_kept(plan.device),
+                memory_kept(plan.engine),
                 stop_signals(reporter.say, brake, at_once),
                 ExitStack() as stack,
             ):
@@ -166,7 +166,7 @@ class _Run:
         self.config = plan.config
         self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
-        if self.config.train.compile and can_compile(self.plan.device):
+        if self.config.train.compile and can_compile():
             self.denoiser.compile(self.reporter.say)
         elif self.config.train.compile:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
@@ -301,7 +301,7 @@ class _Run:
     def _begin_in_parts(self) -> None:
         """Where a step takes more memory than the machine has, whose system would end it without a word."""
         has, _ = memory()
-        if not has or self.plan.device.type != "cpu" or self.world.size > 1:
+        if not has or self.plan.engine.type != "cpu" or self.world.size > 1:
             return
         while self.plan.memory > has and self.config.train.accumulate < self.config.train.batch_size:
             self._read_in_smaller_parts(f"a step takes more than {has / GB:.0f} GB, which is all there is")
@@ -331,8 +331,8 @@ class _Run:
         self.reporter.say(f"{why}: {at_once} at a time from here on")
         self.state.optimizer.zero_grad(set_to_none=True)
         self.compiles = True  # for other shapes
-        if self.plan.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.plan.device.type != "cpu":
+            torch.get_device_module(self.plan.device).empty_cache()
         changed = {"train": train.model_copy(update={"accumulate": more})}
         self.config = config.model_copy(update=changed)
         self.plan.config = self.plan.config.model_copy(update=changed)
@@ -611,7 +611,7 @@ class Needs:
 
 def estimate(plan: Plan, reporter: Silent) -> Needs:
     """By a few steps. Leaves no trace but what a compiler keeps. Raises as `train` does."""
-    with deterministic(plan.device), memory_kept(plan.device), tempfile.TemporaryDirectory() as nowhere:
+    with deterministic(plan.device), memory_kept(plan.engine), tempfile.TemporaryDirectory() as nowhere:
 
         def rehearsed() -> Pace:
             return _Run(plan, Path(nowhere), reporter, Brake(), time.monotonic()).rehearse()

@@ -97,6 +97,15 @@ def test_the_slider_moves_the_text(chromium, tmp_path, way):
         assert slider.get_attribute("aria-valuetext").startswith("t = 0.70")
 
 
+def test_keys_move_the_slider_after_a_process_was_chosen_by_pointer(chromium, tmp_path):
+    with visit(chromium, written(tmp_path, make(TEXT)[0])) as page:
+        page.get_by_text("uniform noise", exact=True).click()
+        page.wait_for_function("document.activeElement.id === 'slider'")
+        page.keyboard.press("ArrowRight")
+        assert page.get_by_role("slider").input_value() == "1"
+        assert page.get_by_role("radio").nth(1).is_checked()
+
+
 def test_the_other_process_is_shown_at_the_same_time(chromium, tmp_path):
     with visit(chromium, written(tmp_path, make(TEXT)[0])) as page:
         page.get_by_role("slider").fill("4")

@@ -638,6 +638,10 @@ def test_a_canvas_can_be_watched_as_it_denoises(run, absorbing_run, monkeypatch)
     assert "\x1b[" in err
 
 
+def test_quiet_means_no_lines_of_the_live_view_either(run, absorbing_run):
+    assert run("sample", absorbing_run, *FEW, "--live", "-q")[2] == ""
+
+
 def test_what_a_model_cannot_write_is_refused(refused, absorbing_run, uniform_run, tmp_path):
     assert "writes 1 to 32 characters at once, not 33" in refused("sample", absorbing_run, "--length", "33")
     assert "leave nothing to write" in refused("sample", absorbing_run, "--prompt", "x" * 32)
@@ -1244,6 +1248,23 @@ def test_a_trace_of_many_texts_names_their_lines(run, absorbing_run, tmp_path):
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     names = [line["name"] for line in lines if line["kind"] == "canvas"]
     assert names == ["line 1, gap at 1:5", "line 3, gap at 1:3"]
+
+
+def test_whoever_watches_is_told_all_evaluations(run, absorbing_run, tmp_path):
+    """Those for the length of a gap too, before it is filled."""
+    trace = tmp_path / "trace.jsonl"
+    _, out, _ = run(
+        "infill", absorbing_run, "-", *FEW, "--json", "--trace", trace, stdin=b"the [MASK:2-5] sat"
+    )
+    last = [json.loads(line) for line in trace.read_text().splitlines()][-2]
+    assert last["nfe"] == json.loads(out)["nfe"] > 4
+
+
+def test_a_trace_of_many_texts_says_how_many_are_drawn(run, absorbing_run, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    run("sample", absorbing_run, "-n", "9", *FEW, "--trace", trace)
+    _, out, _ = run("noise-viz", "--trace", trace)
+    assert "the first 8 of 9 canvases" in out.decode()
 
 
 def test_a_trace_is_replayed_alone_and_written_where_it_can_be(refused, tmp_path, absorbing_run):

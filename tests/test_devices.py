@@ -17,6 +17,7 @@ from ddcli import device as devices
 from ddcli.denoiser import AT_ONCE
 from ddcli.errors import DdcliError
 from ddcli.plan import Silent
+from ddcli.report import evaluate
 from ddcli.sampler import SAMPLERS, make_sampler
 from ddcli.saved import load_model
 from ddcli.training import train
@@ -208,6 +209,24 @@ def test_compiled_in_bf16_a_run_learns_and_resumes(process, text_file, tmp_path)
     losses = [[row["loss"] for row in metrics(tmp_path / run) if "loss" in row] for run in ("whole", "parts")]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
     assert losses[0][-1] < losses[0][0]
+
+
+def test_nothing_is_compiled_where_that_is_not_known(text_file, tmp_path):
+    for asked in ("auto", True):
+        heard = train_tiny(
+            tmp_path / str(asked), text_file, train__device=far.NAME, train__compile=asked, train__steps=1
+        )
+        assert "compiler" not in heard.text
+        assert "compile = false" in (tmp_path / str(asked) / "config.toml").read_text()
+    model = load_model(tmp_path / "auto", device=far.NAME)
+    with pytest.raises(DdcliError, match="compiled for cpu and cuda alone; leave --compile out"):
+        model.compile()
+
+
+def test_a_figure_names_the_device_of_the_network(text_file, tmp_path):
+    train_tiny(tmp_path / "run", text_file, train__steps=1)
+    model = load_model(tmp_path / "run", device=far.NAME)
+    assert evaluate(model, limit=1, draws=1).record()["model"]["device"] == f"{far.NAME}:0"
 
 
 def test_a_run_moves_from_device_to_device(device, text_file, tmp_path):

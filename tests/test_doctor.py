@@ -30,7 +30,7 @@ def test_a_machine_is_described():
 
 def test_what_is_slow_is_told_with_what_to_do(monkeypatch):
     monkeypatch.setattr(doctor, "cores", lambda: 64)
-    monkeypatch.setattr(doctor, "can_compile", lambda device=None: False)
+    monkeypatch.setattr(doctor, "can_compile", lambda: False)
     monkeypatch.setattr(doctor, "pick_precision", lambda *_, **__: torch.float32)
     slow = {x.about: x for x in ddcli.examine() if x.kind == "slow"}
     assert slow.keys() == {"processor", "precision", "compiler"}
@@ -40,7 +40,7 @@ def test_what_is_slow_is_told_with_what_to_do(monkeypatch):
 
 def test_a_fast_machine_has_nothing_slow(monkeypatch):
     monkeypatch.setattr(doctor, "cores", torch.get_num_threads)
-    monkeypatch.setattr(doctor, "can_compile", lambda device=None: True)
+    monkeypatch.setattr(doctor, "can_compile", lambda: True)
     monkeypatch.setattr(doctor, "pick_precision", lambda *_, **__: torch.bfloat16)
     assert {x.kind for x in ddcli.examine()} == {"fine"}
 
@@ -67,7 +67,7 @@ def test_what_kept_a_training_from_being_fast_is_told(absorbing_run, tmp_path, m
     run = copy_of(absorbing_run, tmp_path)
     monkeypatch.setattr(doctor, "pick_precision", lambda *_, **__: torch.bfloat16)
     monkeypatch.setattr(doctor, "cores", lambda: 64)
-    monkeypatch.setattr(doctor, "can_compile", lambda device=None: True)
+    monkeypatch.setattr(doctor, "can_compile", lambda: True)
     config = (run / "config.toml").read_text()
     assert "threads = 1\n" in config
     for key, value in {"accumulate": "4", "recompute": "true"}.items():

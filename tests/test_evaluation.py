@@ -245,6 +245,21 @@ def test_data_named_from_where_training_began_is_found_from_elsewhere(tmp_path, 
     assert validation_text(ddcli.load("../runs/own"), print).name == found.name == "the last 5% of text.txt"
 
 
+def test_the_same_data_is_looked_for_behind_another_of_its_name(tmp_path, monkeypatch):
+    for name, seed in (("text.txt", 0), ("runs/text.txt", 1), ("elsewhere/text.txt", 2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(words(60, seed))
+    monkeypatch.chdir(tmp_path)
+    train_tiny(Path("runs/own"), "text*", train__steps=2, validation__every=0)
+    monkeypatch.chdir("elsewhere")
+    model = ddcli.load("../runs/own")
+    found = validation_text(model, print)
+    assert found.sha256 == model.about["data"]["sha256"]
+    (tmp_path / "text.txt").write_text(words(60, 3))
+    with pytest.raises(DdcliError, match=r"is not what \.\./runs/own was trained on any more"):
+        validation_text(model, print)
+
+
 def test_data_that_has_changed_or_gone_is_not_measured(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(words(60))

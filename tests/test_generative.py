@@ -181,7 +181,7 @@ def test_a_name_that_the_hub_does_not_give_is_asked_for_once_and_quietly(monkeyp
     level = hub.level
     with pytest.raises(DdcliError) as refused:
         load_scorer("nosuchfolder/x")
-    assert str(refused.value).endswith("as a Hugging Face name it could not be loaded: nobody answers")
+    assert "as a Hugging Face name it could not be loaded: nobody answers; give" in str(refused.value)
     assert str(refused.value).startswith("there is no folder nosuchfolder/x here; ")
     assert asked == [("nosuchfolder/x", False)]
     assert hub.level == level

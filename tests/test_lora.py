@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import peft
@@ -206,8 +207,13 @@ def test_adapters_are_no_model(run, tmp_path):
     """transformers would go on to whatever model they name."""
     own = copy_of(run, tmp_path)
     (own / "adapter_config.json").write_text("{}")
+    shutil.copytree(run / "adapter", tmp_path / "bare" / "adapter")
+    (tmp_path / "bare" / "config.json").write_text(
+        '{"model_type": "bert"}'
+    )  # a base, in which nothing is merged
     for folder, said in {
         own: "holds adapters for another model",
+        tmp_path / "bare" / "adapter": "holds adapters for another model",
         run / "adapter": f"adapters of {run} alone; {run} itself has them merged",
     }.items():
         told = command("sample", folder)

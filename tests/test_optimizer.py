@@ -128,16 +128,17 @@ def test_what_is_no_number_changes_neither_weights_nor_momenta(apart, monkeypatc
     """Where a device works apart, and is not waited for, no less."""
     monkeypatch.setattr(optimizer, "works_apart", lambda device: apart)
     weight = torch.nn.Parameter(with_values(1.0, 0.3))
-    muon = of_weights(weight)
+    together = optimizer.Together(of_weights(weight))
     weight.grad = with_values(1.0, 0.5, seed=1)
-    muon.step()
-    kept = weight.detach().clone(), muon.state[weight]["momentum"].clone()
+    together.found_inf = torch.zeros(())
+    together.step()
+    kept = weight.detach().clone(), together.state[weight]["momentum"].clone()
     assert not torch.equal(kept[0], with_values(1.0, 0.3))
     weight.grad = torch.full_like(weight, torch.nan)
-    muon.found_inf = torch.ones(())
-    muon.step()
+    together.found_inf = torch.ones(())
+    together.step()
     assert torch.equal(weight, kept[0])
-    assert torch.equal(muon.state[weight]["momentum"], kept[1])
+    assert torch.equal(together.state[weight]["momentum"], kept[1])
 
 
 def made_for(config):

@@ -506,8 +506,13 @@ def test_a_sweep_tells_its_self_test_and_what_its_budgets_promise(records_run, t
     out = capfd.readouterr().out
     assert "self-test: random order" in out
     assert (
-        "surely no worse than the best by more than: quality 1%, balanced 3%, fast 10%\n  of 2 records" in out
+        "by more than quality 1%, balanced 3%, fast 10%, two standard errors counted in,\n  on 2 records"
+        in out
     )
+    points = [line.split() for line in out.splitlines() if line.split()[:1] == ["ancestral"]]
+    best = min(points, key=lambda row: float(row[4]))
+    (quality,) = (line.split() for line in out.splitlines() if line.split()[:1] == ["quality"])
+    assert quality[2] in {best[1], *(row[1] for row in points if row[7] != "best" and float(row[7]) < 0.03)}
 
 
 def test_the_self_test_is_announced_and_takes_no_more_blocks_than_asked_for(absorbing_run, capfd):

@@ -586,7 +586,7 @@ def test_a_decoder_that_stays_causal_is_refused(folders, text_file, kind, name, 
     assert capfd.readouterr().err == ""
 
 
-def test_a_model_that_knows_no_bf16_is_trained_in_float32(folders, text_file):
+def test_a_model_that_knows_no_bf16_computes_in_float32(folders, text_file, monkeypatch):
     """DeBERTa's own mask is a number that bf16 does not have."""
     start, heard = folders("deberta"), Heard()
     with pytest.MonkeyPatch.context() as patch:
@@ -600,6 +600,20 @@ def test_a_model_that_knows_no_bf16_is_trained_in_float32(folders, text_file):
     ):
         with pytest.raises(DdcliError, match="cannot compute in bf16; give --precision float32"):
             refused()
+    monkeypatch.setattr("ddcli.saved.pick_precision", lambda *_, **__: torch.bfloat16)  # as on a GPU
+    assert ddcli.load(start).plain.dtype == torch.float32
+
+
+def test_where_memory_lacks_nothing_is_said_of_a_precision(folders, monkeypatch):
+    network = ddcli.load(folders("bert")).plain.network
+    assert network.computes_in(torch.bfloat16)
+
+    def lacking(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(network, "trunk", lacking)
+    with pytest.raises(torch.OutOfMemoryError):
+        network.computes_in(torch.bfloat16)
 
 
 def test_training_starts_from_no_pickle_and_says_what_to_do(folders, text_file, tmp_path):

@@ -200,7 +200,7 @@ def test_where_memory_is_lacking_the_compiler_is_not_blamed(text_file, tmp_path,
         return forward
 
     monkeypatch.setattr(torch, "compile", crowded)
-    monkeypatch.setattr("ddcli.training.can_compile", lambda device=None: True)
+    monkeypatch.setattr("ddcli.training.can_compile", lambda: True)
     heard = train_tiny(tmp_path / "run", text_file, train__steps=1, train__compile=True)
     assert heard.lines == ["out of memory: 4 sequences at a time from here on"]
 

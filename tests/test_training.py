@@ -891,6 +891,7 @@ def test_minutes_fix_the_number_of_steps_and_measuring_leaves_no_trace(
     assert "minutes" not in saved
     assert heard.steps == list(range(1, saved["steps"] + 1))
     assert f"\n{counted(saved['steps'], 'step')} planned for --minutes 0.005 " in heard.text
+    assert ("so few steps teach next to nothing" in heard.text) == (saved["steps"] < training.FEW_STEPS)
     train_tiny(tmp_path / "counted", text_file, train__steps=saved["steps"], **changes)
     assert_same_run(tmp_path / "timed", tmp_path / "counted")
 

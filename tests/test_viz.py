@@ -6,6 +6,7 @@ import itertools
 import json
 import operator
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -29,6 +30,7 @@ from ddcli.process.matrix import normalised
 from ddcli.randomness import Streams
 from ddcli.schedule import SCHEDULES
 from ddcli.tokenizer import make_tokenizer
+from ddcli.viz.figure import _draw as _drawn_figure
 from ddcli.viz.layout import cell, wrap
 from ddcli.viz.packing import packed
 from ddcli.viz.parts import Denoised, State, Track, spread, visible
@@ -451,6 +453,29 @@ def test_an_svg_holds_the_text_as_text():
     text = _svg_text(svg)
     assert all(word in text for word in ("pay", "$x^2$", "<b>", "absorbing noise", "uniform noise"))
     assert svg == viz.FORMATS[".svg"].render(story)
+
+
+def test_no_words_run_off_the_picture():
+    """Of many processes with long names: no legend, no note, and no heading of one matrix over the next."""
+    story, *_ = make("To be", ["absorbing", "uniform", "hybrid"], times=[0.0, 0.5])
+    chapters = [replace(chapter, name=f"{chapter.name}, of a long name") for chapter in story.chapters * 3]
+    figure = _drawn_figure(replace(story, chapters=chapters))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.texts if text.get_text()]
+    assert len(boxes) > 20
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    meeting = [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+    assert not meeting
+
+
+def test_masks_are_counted_apart_where_they_are_not_all_the_noise():
+    story, *_ = make("abcd", ["absorbing", "uniform", "hybrid"], times=[0.0, 0.5, 1.0])
+    absorbing, uniform, hybrid = (chapter.tracks[0].rows for chapter in story.chapters)
+    assert {row.measures.masks for row in (*absorbing, *uniform)} == {None}
+    assert (hybrid[0].measures.masks, hybrid[-1].measures.masks) == pytest.approx((0, 1))
+    assert 0 < hybrid[1].measures.masks < hybrid[1].measures.noise
+    assert "masks: that of masks" in printed(story)
+    assert "masks" not in printed(make("abcd", ["absorbing"], times=[0.5])[0])
 
 
 def test_a_figure_leaves_matplotlib_as_it_was():

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
+from ..device import out_of_memory
 from ..errors import DdcliError
 from ..files import PARTIAL, whole_file
 from ..hub import quiet
@@ -192,10 +193,14 @@ class PretrainedMaskedLM(Network):
     @torch.no_grad()
     def computes_in(self, dtype: torch.dtype) -> bool:
         ids = torch.tensor([self.probe], device=self.network.device)
+        valid = torch.ones_like(ids, dtype=torch.bool)
+        valid[:, -2:] = False  # what hides padding may be a number that is too large
         try:
-            with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-                return bool(self.head(self.trunk(ids)[0]).isfinite().all())
-        except RuntimeError:  # of numbers that others do not have
+            with quiet(), torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
+                return not self.head(self.trunk(ids, valid=valid)[0, :-2]).isnan().any()
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             return False
 
     @contextmanager

@@ -80,11 +80,13 @@ def watched(
     """
     if trace is not None:
         answers = _traced(answers, trace, model, command, sampling)  # type: ignore[arg-type] # asked before
-    screen = console()
-    if not live or (quiet and not screen.is_terminal):
+    if not live:
         return answers(None)
     from ..live import LiveCanvas
 
+    screen = console()
+    if quiet and not screen.is_terminal:
+        return answers(None)
     with LiveCanvas(screen, model) as canvas:
         return list(answers(canvas))
 

@@ -50,7 +50,7 @@ class Batch:
         number, line = self.lines[place]
         record: dict[str, Any] = {"line": number}
         try:
-            record |= _fields(line)
+            record |= _fields(line) | {"line": number}
             return record, self.prepare(self._document(record), self.seed + place, f"line {number}")
         except (DdcliError, ValueError) as error:
             reason = str(error).partition("\n")[0]

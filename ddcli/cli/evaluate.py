@@ -11,7 +11,7 @@ import typer
 
 from ..errors import DdcliError, counted
 from .answers import answer, tell
-from .completion import names_in
+from .completion import one_of
 from .options import (
     AllowPickle,
     Block,
@@ -62,7 +62,9 @@ def evaluate(
         str | None,
         typer.Option(
             help="The likelihood of a sampler that fills in order: confidence, entropy, threshold:0.9.",
-            autocompletion=names_in("sampler", "SAMPLERS"),
+            autocompletion=one_of(
+                "confidence", "entropy", "entropy-bounded", "left-to-right", "margin", "random", "threshold"
+            ),
         ),
     ] = None,
     tokens_per_call: Annotated[
@@ -407,8 +409,8 @@ def _budgets(whole: "Evaluation") -> Iterator[str]:
     yield from _table(["budget", "settings", "NFE", "s a sample"], rows)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in TOLERANCE.items())
     few = counted(whole.settings["replayed_blocks"], whole.unit)
-    yield f"  surely no worse than the best by more than: {shares}"
-    yield f"  of {few}; more of them (--limit) are surer, and save more evaluations"
+    yield f"  no worse than the best figure by more than {shares}, two standard errors counted in,"
+    yield f"  on {few}; more (--limit) may save more evaluations"
 
 
 def _number(value: float) -> str:

@@ -117,7 +117,9 @@ def infill(
     jsonl: Annotated[
         bool,
         typer.Option(
-            "--jsonl", help="FILE has a JSON object a line: text, or prefix and suffix; gap, as --gap."
+            "--jsonl",
+            help="FILE has a JSON object a line: text, or prefix and suffix; gap, as --gap. So has the "
+            "answer, with the number of its line.",
         ),
     ] = False,
     as_json: Json = False,

@@ -30,7 +30,7 @@ Compile = Annotated[
         "believes may then differ from run to run.",
     ),
 ]
-DEVICES, PRECISIONS = names_in("device", "KINDS", "auto"), names_in("device", "PRECISIONS", "auto")
+DEVICES, PRECISIONS = one_of("auto", "cpu", "cuda", "mps"), one_of("auto", "float32", "bf16")
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", autocompletion=DEVICES)]
 Precision = Annotated[
     str,
@@ -78,7 +78,7 @@ Budget = Annotated[
     str | None,
     typer.Option(
         help="quality, balanced or fast, as `ddcli eval --sweep --save` measured them.",
-        autocompletion=names_in("model", "BUDGETS"),
+        autocompletion=one_of("quality", "balanced", "fast"),
     ),
 ]
 Label = Annotated[str | None, typer.Option(help="What to write, by a label of the training records.")]

@@ -198,11 +198,11 @@ def train(
     from ..training import train as train_run
     from ..world import World
 
-    if output is None and not dry_run:
-        raise DdcliError("where to? give the run folder with -o")
     flags = {key: context.params[flag] for flag, key in TRAIN_FLAGS.items()}
     flags["train.batch_size"] = _batch_size(batch_size)
     base, overrides, where = read_settings(recipe, set_ or (), flags)
+    if output is None and not dry_run:
+        raise DdcliError("where to? give the run folder with -o")
     goes_on = resume and output is not None and (output / SETTINGS).is_file()
     if goes_on:
         base.pop("train.minutes", None)  # has become a number of steps

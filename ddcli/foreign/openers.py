@@ -13,7 +13,7 @@ import torch
 from ..backbones.ddit import BlockDDiT
 from ..backbones.network import Network
 from ..denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
-from ..device import cannot_compute, engine_of
+from ..device import engine_of, in_reach
 from ..errors import DdcliError
 from ..model import Origin
 from ..process import Vocabulary, make_process
@@ -57,23 +57,25 @@ DECODERS = decoders.KINDS  # by model_type
 LAYOUTS: dict[frozenset[str], str] = {frozenset({"graph", "noise", "model", "tokens"}): "sedd"}
 
 
-def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> TextModel:
+def open_foreign(source: Source, device: torch.device, dtype: torch.dtype, asked: str) -> TextModel:
     """A text model from a folder or hub name of a model that ddcli did not train.
+
+    dtype: of its matrix products, as picked by what was `asked` for.
 
     Raises DdcliError for a model of a kind that is no denoiser, and one that cannot be read without running
     code of its own.
     """
     described = _flat(source.described())
     parts = OPENERS.get(_kind(described), masked_lm)(source, described, device)
-    if isinstance(parts.network, Network) and not parts.network.computes_in(dtype):
-        raise cannot_compute(source.name, dtype)
+    if isinstance(parts.network, Network):
+        dtype = in_reach(dtype, asked, parts.network.computes_in, source.name)
     tokenizer = parts.tokenizer
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, parts.excluded)
     process = make_process(parts.process, parts.schedule, vocabulary)
     plain = NetworkDenoiser(parts.network, process, find_head(parts.predicts, process), dtype)
-    asked: Denoiser = Cached(plain, parts.network) if isinstance(parts.network, BlockDDiT) else plain
+    own: Denoiser = Cached(plain, parts.network) if isinstance(parts.network, BlockDDiT) else plain
     return TextModel(
-        denoiser=OneByOne(asked) if dtype == torch.float32 or not parts.heeds_padding else Batched(asked),
+        denoiser=OneByOne(own) if dtype == torch.float32 or not parts.heeds_padding else Batched(own),
         process=process,
         tokenizer=tokenizer,
         length=parts.length,
@@ -92,12 +94,12 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype) -> Te
     )
 
 
-def open_writer(source: Source, device: torch.device, dtype: torch.dtype) -> Writer:
+def open_writer(source: Source, device: torch.device, dtype: torch.dtype, asked: str) -> Writer:
     """The same, or a model that does nothing but write."""
     described = _flat(source.described())
     if writer := WRITERS.get(_kind(described)):
         return writer(source, described, device, dtype)
-    return open_foreign(source, device, dtype)
+    return open_foreign(source, device, dtype, asked)
 
 
 def open_start(source: Source, device: torch.device, *, ends: bool = True, filled: bool = True) -> Pretrained:

@@ -23,9 +23,8 @@ class Source:
     name: str
     folder: Path
     is_remote: bool = False
-    allow_pickle: bool | None = (
-        False  # read pytorch_model.bin, if there are no safetensors; None: for training
-    )
+    allow_pickle: bool = False  # read pytorch_model.bin, where there are no safetensors
+    mend: str = "give --allow-pickle"  # what to do where there is nothing else
 
     def __post_init__(self) -> None:
         refuse_adapters(self.folder, self.name)
@@ -71,17 +70,10 @@ class Source:
         if (self.folder / PICKLE).exists():
             raise DdcliError(
                 f"{self.name} has its weights only as {PICKLE}, a pickle, which can run code and is not read "
-                f"unasked; if you trust it, {self._mend}"
+                f"unasked; if you trust it, {self.mend}"
             )
-        hint = f"; where it has {PICKLE} and you trust it, {self._mend}" if self.is_remote else ""
+        hint = f"; where it has {PICKLE} and you trust it, {self.mend}" if self.is_remote else ""
         raise DdcliError(f"{self.name} holds no weights: model.safetensors is missing{hint}")
-
-    @property
-    def _mend(self) -> str:
-        """What to do about a pickle."""
-        if self.allow_pickle is None:
-            return "make safetensors of it by transformers (from_pretrained, then save_pretrained)"
-        return "give --allow-pickle"
 
     def _pickle(self) -> Path:
         path = self.folder / PICKLE

@@ -57,6 +57,7 @@ class Begin(Line):
     canvas: Position
     name: Text = ""  # what it is, for people: the place of a gap, and which way to fill it
     steps: Annotated[int, Field(ge=0)]  # that are planned; a text may be at its end earlier
+    nfe: Annotated[int, Field(ge=0)] = 0  # evaluations before: to weigh the length of a gap
     tokens: Annotated[list[Id], Field(min_length=1, max_length=MOST_TOKENS)]  # (L,)
     clock: list[Run]  # t of each position, as runs: how many, and their t; 0 is given
     tentative: list[tuple[Position, Position]]  # spans of what is visible and may change: start, and one past

@@ -41,6 +41,7 @@ class Recorder:
                     canvas=self._first + b,
                     name=frame.names[b] if frame.names else "",
                     steps=frame.steps,
+                    nfe=int(frame.nfe[b]),
                     tokens=x[b, :size].tolist(),
                     clock=_runs(clock[b, :size]),
                     tentative=_spans(tentative[b, :size]),

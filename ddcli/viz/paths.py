@@ -138,7 +138,7 @@ def _denoised(
         tokens=x[shown].tolist(),
         states="".join(states[shown]),
         step=moment.step if moment else 0,
-        nfe=moment.nfe if moment else 0,
+        nfe=line.nfe,
         masks=int(masked.sum()),
         revised=revised,
     )

@@ -75,7 +75,7 @@ def retell(trace: Traced) -> Story:
     chapters = [Chapter(noise, tracks, [], None)]
     pieces = {id: visible(trace.pieces[id]) for id in _used(chapters)}
     if count > TRACKS:
-        note = f"{note}; the first {TRACKS} of {count} texts"
+        note = f"{note}; the first {TRACKS} of {count} canvases"
     return Story("Noise becoming text", note, visible(header.unit), pieces, chapters)
 
 
