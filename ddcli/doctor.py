@@ -28,6 +28,7 @@ from .tokenizer import Tokenizer
 
 Kind = Literal["fine", "slow", "wrong"]
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "safetensors")
+COMPILER = 155e6  # bytes that torch's takes in a process, as measured
 
 
 @dataclass(frozen=True)
@@ -247,8 +248,9 @@ def _recipe(name: str, data: str | None) -> Iterator[Finding]:
     yield Finding("data", plan.data.description)
     yield from _tokenizer(plan.data.tokenizer)
     free = torch.cuda.mem_get_info(plan.device)[0] if plan.device.type == "cuda" else memory()[1]
-    # on a CPU this process, with what it has imported and read, is beside it
-    takes = plan.memory + (0 if plan.device.type == "cuda" else peak_memory(plan.device) or 0)
+    # on a CPU this process, with what it has imported and read, is beside it, and torch's compiler will be
+    beside = (peak_memory(plan.device) or 0) + COMPILER * (bool(train.compile) and can_compile())
+    takes = plan.memory + (0 if plan.device.type == "cuda" else beside)
     needs = f"about {takes / GB:.1f} GB of memory to train"
     if free and plan.memory > free:  # this process has what it holds already
         mend = "lower --length, take a smaller --size, or raise train.accumulate"
