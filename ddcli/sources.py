@@ -123,9 +123,8 @@ def read_corpus(
     or .zip that holds more than tables. Of tables (`TABLES`), .json files and datasets (their `split`), those
     in a folder that `save_to_disk` wrote too, each row's `text_column` is one, with what its `label_column`
     says, if asked for: a text or a whole number, null or empty for none. .gz, .bz2, .xz and .zst files are
-    unpacked. With `as_bytes`, documents that are
-    not UTF-8 are bytes; without, they are bad rows, as are rows that are no JSON, null, no text, or too long
-    to be any: refused, or left out with `skip_bad`.
+    unpacked. With `as_bytes`, documents that are not UTF-8 are bytes; without, they are bad rows, as are rows
+    that are no JSON, null, no text, or too long to be any: refused, or left out with `skip_bad`.
 
     trains: whether it is for training, whose options may be recommended.
 

@@ -194,8 +194,8 @@ class FromOthers:
         from .foreign.openers import DECODERS, open_start  # models of transformers take seconds to import
         from .foreign.pretrained import architecture
 
-        self.name, self.kind = source.name, architecture(source.described())
         described = source.described()
+        self.name, self.kind = source.name, architecture(described)
         opened = described.get("is_causal") is False and not goes_on  # by a training before this one
         self.is_causal = described.get("model_type") in DECODERS and not opened
         self._refuse(config)  # better than after gigabytes were read

@@ -22,7 +22,8 @@ from tiny import LENGTH, SETTINGS, assignments, copy_of, edit_json, files, metri
 from typer.main import get_command
 
 import ddcli
-from ddcli import cli
+from ddcli import cli, device
+from ddcli.cli import options
 from ddcli.cli.answers import record_of
 from ddcli.errors import DdcliError, RunFailed
 from ddcli.filling import Fill, Infilling, OfGaps, infill
@@ -200,6 +201,11 @@ def test_a_shell_completes_what_there_is(words, found):
         [sys.executable, "-m", "ddcli"], env=os.environ | asked, capture_output=True, text=True, timeout=60
     )
     assert told.stdout.split() == found
+
+
+def test_what_is_completed_without_asking_torch_is_what_there_is():
+    assert options.DEVICES("") == ["auto", *device.KINDS]
+    assert options.PRECISIONS("") == ["auto", *device.PRECISIONS]
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path):

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from .pretrained import CLOSE, PretrainedMaskedLM
 
-AHEAD = (
-    1e-5  # more than rounding moves what is said, by its largest number; the least seen of a decoder is 0.009
-)
+# more than rounding moves what is said, by its largest number; the least seen of a decoder is 0.009
+AHEAD = 1e-5
 
 
 class PretrainedDecoder(PretrainedMaskedLM):
