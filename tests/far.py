@@ -1,9 +1,10 @@
 """A device that knows no float64, made up: its tensors are a CPU's, and refuse what Apple's GPUs would.
 
 It stands beside the CPU as a GPU does: what meets a tensor of it has to be there too, but for single
-numbers, and indices.
+numbers, and indices. Once torch knows it, a process can pin no memory for a GPU any more.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,9 +47,6 @@ class Module:
     @staticmethod
     def get_amp_supported_dtype() -> list[torch.dtype]:
         return [torch.bfloat16]
-
-
-_setup_privateuseone_for_python_backend(NAME, Module)
 
 
 class Far(torch.Tensor):
@@ -116,14 +114,18 @@ def computed(operator: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 made = torch.tensor
-_device_constructors()  # which knows it by itself, if asked before another takes its place
+library = torch.library.Library("_", "IMPL")
+
+
+@cache
+def make_known() -> None:
+    """To torch, for the rest of the process."""
+    _setup_privateuseone_for_python_backend(NAME, Module)
+    _device_constructors()  # which knows torch.tensor by itself, if asked before another takes its place
+    library.fallback(computed, "PrivateUse1")
 
 
 def tensor(data: Any, *, device: Any = None, **how: Any) -> torch.Tensor:
     """torch.tensor, which knows no devices that are made of Python."""
     found: torch.Tensor = made(data, **how)
     return found if device is None else found.to(device)
-
-
-library = torch.library.Library("_", "IMPL")
-library.fallback(computed, "PrivateUse1")

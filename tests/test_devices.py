@@ -51,19 +51,21 @@ KEPT = {"block": 8, "cache": "prefix"}
 CLOSE = 2e-3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def far_is_known():
+@pytest.fixture(scope="module")
+def made_up():
+    """The device that is made up, where it is asked for alone: a GPU is not to meet it."""
+    far.make_known()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "KINDS", (*devices.KINDS, far.NAME))
         patch.setattr(devices, "WITHOUT_FLOAT64", frozenset({far.NAME}))
         patch.setitem(AT_ONCE, far.NAME, AT_ONCE["mps"])
         patch.setattr(torch, "tensor", far.tensor)
-        yield
+        yield far.NAME
 
 
 @pytest.fixture(scope="module", params=DEVICES)
 def device(request):
-    return request.param
+    return request.getfixturevalue("made_up") if request.param == far.NAME else request.param
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -211,22 +213,22 @@ def test_compiled_in_bf16_a_run_learns_and_resumes(process, text_file, tmp_path)
     assert losses[0][-1] < losses[0][0]
 
 
-def test_nothing_is_compiled_where_that_is_not_known(text_file, tmp_path):
+def test_nothing_is_compiled_where_that_is_not_known(made_up, text_file, tmp_path):
     for asked in ("auto", True):
         heard = train_tiny(
-            tmp_path / str(asked), text_file, train__device=far.NAME, train__compile=asked, train__steps=1
+            tmp_path / str(asked), text_file, train__device=made_up, train__compile=asked, train__steps=1
         )
         assert "compiler" not in heard.text
         assert "compile = false" in (tmp_path / str(asked) / "config.toml").read_text()
-    model = load_model(tmp_path / "auto", device=far.NAME)
+    model = load_model(tmp_path / "auto", device=made_up)
     with pytest.raises(DdcliError, match="compiled for cpu and cuda alone; leave --compile out"):
         model.compile()
 
 
-def test_a_figure_names_the_device_of_the_network(text_file, tmp_path):
+def test_a_figure_names_the_device_of_the_network(made_up, text_file, tmp_path):
     train_tiny(tmp_path / "run", text_file, train__steps=1)
-    model = load_model(tmp_path / "run", device=far.NAME)
-    assert evaluate(model, limit=1, draws=1).record()["model"]["device"] == f"{far.NAME}:0"
+    model = load_model(tmp_path / "run", device=made_up)
+    assert evaluate(model, limit=1, draws=1).record()["model"]["device"] == f"{made_up}:0"
 
 
 def test_a_run_moves_from_device_to_device(device, text_file, tmp_path):
