@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from .backbones.network import Network
 from .config import Config
 from .dataset import TrainingData
@@ -69,6 +71,18 @@ def _fenced(text: str) -> list[str]:
     return [fence, *printable(text, keep="\n").split("\n"), fence]
 
 
+def _recipe(config: Config) -> list[str]:
+    """The settings that are not what they are by default, as a recipe that names no place of this machine."""
+
+    def told(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: told(value) for key, value in part.items()}
+        return without_place(part) if isinstance(part, str) else part
+
+    chosen = told(config.model_dump(exclude_none=True, exclude_defaults=True))
+    return _fenced(tomli_w.dumps(chosen).rstrip())
+
+
 def model_card(
     config: Config,
     data: TrainingData,
@@ -130,6 +144,10 @@ def model_card(
         "- Curves, samples on the way, and where the bound comes from: `report.html`",
         "",
         *(["One of its texts, or the start of it:", "", *_fenced(sample[:SHOWN]), ""] if sample else []),
+        "What was chosen, as a recipe of `ddcli train`:",
+        "",
+        *_recipe(config),
+        "",
         "```",
         "ddcli sample .          # write text",
         *(["ddcli infill . FILE     # fill the [MASK:12] gaps of a file"] if fills(config) else []),

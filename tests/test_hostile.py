@@ -633,6 +633,7 @@ def test_a_model_card_is_text_whatever_the_data_is_called(text_file, tmp_path):
     assert "- Data: `a'b␊# <script>␛[2J` (sha256" in card
     assert "`</p>'␊`" in card
     assert "\n````\n```\n# a heading␛[2J\n````\n" in card
+    assert r'source = "a`b\n# <script>\u001b[2J"' in card
 
 
 HOSTILE_NAMES = [
