@@ -19,7 +19,9 @@ NARROW = 40  # columns of text; with fewer left, figures stand above the text in
 TWINS = 5  # times of the Gaussian twin
 MAPS = 3  # times of the matrices
 FIGURES = {
-    "exp.": "the share of tokens that is expected to be noise",
+    "α": "what is left of the signal",
+    "noise": "the share of tokens that is noise here",
+    "exp.": "in the mean",
     "masks": "that of masks",
     "w": "the weight in the loss",
     "I": "bits of a token that are left, I(x₀; xₜ)",
