@@ -286,10 +286,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=int, help="of the lengths to choose from, for all gaps")
     parser.add_argument("--words", action="store_true", help="gaps where words begin and end, too")
+    parser.add_argument("--precision", default="auto", help="float32 or bf16, as of `ddcli infill`")
     asked = parser.parse_args()
     if not (asked.data or asked.code):
         parser.error("give --data, --code or both")
-    model = ddcli.load(asked.run)
+    model = ddcli.load(asked.run, precision=asked.precision)
     head = ("gap, tokens", "bits/char, both sides", "before only", "after only")
     shares = (
         "exact, length given",
