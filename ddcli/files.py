@@ -171,8 +171,12 @@ def sha256(path: Path) -> str:
 
 
 def without_place(source: str) -> str:
-    """A source or model as strangers may read it: of a path on this machine its end."""
-    return Path(source).name if Path(source).is_absolute() else source
+    """A source, a model or noise (`NAME:FILE`) as strangers may read it: of a path elsewhere, its end."""
+    path = Path(source)
+    if path.is_absolute() or path.parts[:1] in {("~",), ("..",)}:
+        return path.name
+    kind, colon, rest = source.partition(":")
+    return source if not colon or rest.startswith("//") else f"{kind}:{without_place(rest)}"
 
 
 def _stem(path: str) -> str:

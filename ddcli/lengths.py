@@ -23,7 +23,6 @@ from .shaping import Among, Shaped
 
 GIVEN_UP = 0.02  # of the probability: what may be lost by giving up lengths before all evidence is in
 REACH = 16  # tokens of evidence on one side of a gap: with those known, text further on says next to nothing
-ANCHOR = 4  # of these, the furthest: asked about first where running text goes on behind them
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,6 @@ class Question:
     start: int  # where the gap begins
     order: np.ndarray  # (B, K) positions of the evidence, as it is asked about
     valid: np.ndarray | None = None  # (B, L) bool: False at padding
-    beyond: np.ndarray | None = (
-        None  # (B, L) bool: text that is seen once ANCHOR tokens of evidence are known
-    )
     fits: Sequence[Mapping[int, Tensor]] = ()  # (B,) by position, which ids alone it may hold, (V,) bool
 
     @property
@@ -74,7 +70,7 @@ def ask(
 
     Every length is as likely beforehand; in a model of records, as likely as a record of the length it
     makes. Evidence is the text behind the gap, of a record before it too. Text further than REACH from
-    it is no evidence, and of a record unseen; what follows the next gap of unknown length is left out.
+    it is left out, of a record unseen; so is what follows the next gap of unknown length.
     counts: how many records, of the label that is told, had each length; of a model of records.
     """
     candidates = encoded.candidates(gap)
@@ -94,14 +90,11 @@ def posterior(model: Model, denoiser: Denoiser, asked: Question, seed: int) -> P
     The last of the evidence is that the ends of the gap hold what fits there.
     """
     x0, where = torch.tensor(asked.ids, device=model.device), torch.tensor(asked.order, device=model.device)
-    shown, beyond = (
-        None if each is None else torch.tensor(each, device=model.device)
-        for each in (asked.valid, asked.beyond)
-    )
+    shown = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)
     unseen = x0 == model.tokenizer.mask_id
     rng = Streams([seed] * len(asked.lengths))  # the same noise for every length
     prior = torch.tensor(asked.log_prior, device=model.device)
-    log_p, calls = log_likelihood(model.process, denoiser, x0, where, unseen, rng, shown, prior, beyond)
+    log_p, calls = log_likelihood(model.process, denoiser, x0, where, unseen, rng, shown, prior)
     left = (log_p > LOG_ZERO).nonzero()[:, 0].tolist()
     if any(asked.fits) and len(left) > 1:
         seen = pure_noise(model.process, x0, unseen.double(), Streams([seed] * len(x0)))
@@ -190,24 +183,19 @@ def log_likelihood(
     rng: Streams,
     valid: Tensor | None = None,
     prior: Tensor | None = None,
-    beyond: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """ln p of the tokens of x0 (B, L) at the positions `order` (B, K), in this order, nats, (B,) float64.
 
     Given all others but the `unseen` (B, L) bool, which stay at clock 1. By the chain rule, one evaluation a
     token, and how many those were in all: the value itself for an exact belief, of any process, and no bound.
     With a `prior` (B,), which is added, rows that are unlikely are given up on the way, at LOG_ZERO.
-    `beyond` (B, L) bool is unseen while the first ANCHOR tokens are asked about, and then given.
     """
-    beyond = torch.zeros_like(unseen) if beyond is None else beyond
-    unknown = unseen.scatter(1, order, True) | beyond
+    unknown = unseen.scatter(1, order, True)
     noise = pure_noise(process, x0, unknown.double(), rng)
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     total = total if prior is None else total + prior
     running, calls = total > LOG_ZERO, 0
     for number, now in enumerate(order.T):
-        if number == ANCHOR:
-            unknown = unknown & ~beyond
         if prior is not None and number:
             total = total.masked_fill(_unlikely(total, GIVEN_UP / order.shape[1]), LOG_ZERO)
             running = total > LOG_ZERO
@@ -236,24 +224,18 @@ def _unlikely(log_p: Tensor, share: float) -> Tensor:
 def _text(model: Model, encoded: Encoded, gap: int, chosen: Sequence[int], candidates: range) -> Question:
     """About a gap in running text.
 
-    Text beyond the evidence makes a network surer of it. Given from the start, it would take what it says of
-    the length itself out of the quotient; which the end of the evidence says as well, and is asked for first.
-
-    Canvases are of one size: behind all text stands as much that is unseen as the gap is shorter.
+    Canvases are of one size: behind the evidence stands as much unseen text as the gap is shorter.
     """
-    most, before, behind = candidates[-1], encoded.before(gap, chosen), encoded.after(gap)
+    most, behind = candidates[-1], encoded.after(gap)
     count = min(len(behind), REACH, max(FEW, (model.length - most) // 2), model.length - most)
-    evidence = np.flatnonzero(_is_text(model, behind[:count]))
-    anchored = len(evidence) > ANCHOR
-    room, rest = max(0, model.length - most - count), len(behind) - count if anchored else 0
-    before = before[max(0, len(before) - max(room - rest, room - room // 2)) :]
-    behind = behind[: count + min(rest, room - len(before))]
+    room = max(0, model.length - most - count)
+    before, behind = encoded.before(gap, chosen), behind[:count]
+    before = before[max(0, len(before) - room) :]
     masks = np.full(most, encoded.mask_id)
     ids = np.stack([np.concatenate([before, masks[:n], behind, masks[n:]]) for n in candidates])
-    place = np.arange(ids.shape[1]) - len(before) - (n := np.array(candidates)[:, None])
-    beyond = (place >= count) & (place < len(behind)) & (ids != encoded.mask_id)
-    order = len(before) + n + (np.roll(evidence, ANCHOR) if beyond.any() else evidence)
-    return Question(candidates, np.zeros(len(candidates)), ids, len(before), order, beyond=beyond)
+    evidence = len(before) + np.flatnonzero(_is_text(model, behind))
+    order = np.array(candidates)[:, None] + evidence
+    return Question(candidates, np.zeros(len(candidates)), ids, len(before), order)
 
 
 def _record(

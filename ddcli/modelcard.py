@@ -71,15 +71,20 @@ def _fenced(text: str) -> list[str]:
     return [fence, *printable(text, keep="\n").split("\n"), fence]
 
 
+OF_THE_MACHINE = {"device", "precision", "threads", "compile", "accumulate", "shard"}  # settings of train
+
+
 def _recipe(config: Config) -> list[str]:
-    """The settings that are not what they are by default, as a recipe that names no place of this machine."""
+    """The settings that are not what they are by default, as a recipe that speaks of no machine."""
 
     def told(part: Any) -> Any:
         if isinstance(part, Mapping):
             return {key: told(value) for key, value in part.items()}
         return without_place(part) if isinstance(part, str) else part
 
-    chosen = told(config.model_dump(exclude_none=True, exclude_defaults=True))
+    chosen = told(
+        config.model_dump(exclude_none=True, exclude_defaults=True, exclude={"train": OF_THE_MACHINE})
+    )
     return _fenced(tomli_w.dumps(chosen).rstrip())
 
 
@@ -109,7 +114,7 @@ def model_card(
         "",
         "# A text diffusion model",
         "",
-        f"- Noise: {_code(config.process.name)}, {_code(config.process.schedule)} schedule; "
+        f"- Noise: {_code(without_place(config.process.name))}, {_code(config.process.schedule)} schedule; "
         f"objective {_code(config.objective.name)}",
         f"- Network: {count(network) - adapted:,} parameters, {data.length} {unit}s at a time, "
         f"vocabulary {data.tokenizer.vocab_size:,}",
@@ -144,7 +149,7 @@ def model_card(
         "- Curves, samples on the way, and where the bound comes from: `report.html`",
         "",
         *(["One of its texts, or the start of it:", "", *_fenced(sample[:SHOWN]), ""] if sample else []),
-        "What was chosen, as a recipe of `ddcli train`:",
+        "The settings it was trained with, but for those by default, as a recipe of `ddcli train`:",
         "",
         *_recipe(config),
         "",

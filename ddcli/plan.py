@@ -203,7 +203,7 @@ def make_plan(
     check_taught(config.model.predicts, objective, process)
     about = {
         "noise": NOISE,
-        "process": name,
+        "process": without_place(name),
         "schedule": schedule,
         "objective": config.objective.name,
         "timesteps": objective.timesteps,

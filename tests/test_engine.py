@@ -195,6 +195,9 @@ def test_noise_from_a_file_goes_on_after_the_file_is_gone(letters, tmp_path):
     changes = {"process__name": f"generator:{noise}", "train__steps": 12, "train__lr": 5e-3}
     train_tiny(run, letters, resume=True, validation__every=60, **changes)
     assert len(load_model(run).sample(1, seed=1)[0].text) == 32
+    for shown in ("README.md", "config.json"):
+        assert "generator:noise.npy" in (run / shown).read_text()
+        assert str(tmp_path) not in (run / shown).read_text()
 
 
 def test_the_autoregressive_bound_is_the_likelihood_itself_and_is_learnt(letters, tmp_path):

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from ddcli.files import MANIFEST, sha256, whole_file, whole_folder, write_text
+from ddcli.files import MANIFEST, sha256, whole_file, whole_folder, without_place, write_text
 
 
 class MishapError(Exception):
@@ -80,6 +80,23 @@ def test_an_interrupt_leaves_nothing_behind_either(tmp_path):
     with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.txt"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("books/novel.txt", "books/novel.txt"),
+        ("/home/me/novel.txt", "novel.txt"),
+        ("../../me/novel.txt", "novel.txt"),
+        ("~/novel.txt", "novel.txt"),
+        ("generator:/home/me/noise.npy", "generator:noise.npy"),
+        ("bpe:2048", "bpe:2048"),
+        ("https://example.org/novel.txt", "https://example.org/novel.txt"),
+        ("roneneldan/TinyStories", "roneneldan/TinyStories"),
+    ],
+)
+def test_strangers_see_no_path_of_this_machine(source, shown):
+    assert without_place(source) == shown
 
 
 @pytest.mark.parametrize("bits", [0o600, 0o644, 0o755, 0o666])

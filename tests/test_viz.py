@@ -474,7 +474,7 @@ def test_masks_are_counted_apart_where_they_are_not_all_the_noise():
     assert {row.measures.masks for row in (*absorbing, *uniform)} == {None}
     assert (hybrid[0].measures.masks, hybrid[-1].measures.masks) == pytest.approx((0, 1))
     assert 0 < hybrid[1].measures.masks < hybrid[1].measures.noise
-    assert "masks: that of masks" in printed(story)
+    assert "masks: the expected share of masks" in " ".join(printed(story).split())
     assert "masks" not in printed(make("abcd", ["absorbing"], times=[0.5])[0])
 
 

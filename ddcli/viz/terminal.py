@@ -21,8 +21,8 @@ MAPS = 3  # times of the matrices
 FIGURES = {
     "α": "what is left of the signal",
     "noise": "the share of tokens that is noise here",
-    "exp.": "in the mean",
-    "masks": "that of masks",
+    "exp.": "that which is expected",
+    "masks": "the expected share of masks",
     "w": "the weight in the loss",
     "I": "bits of a token that are left, I(x₀; xₜ)",
     "H": "bits of what is seen, H(xₜ)",
