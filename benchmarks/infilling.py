@@ -34,7 +34,7 @@ import torch
 import ddcli
 from ddcli.evaluation import ratio
 from ddcli.infilling import Document, Gap, between, encode
-from ddcli.lengths import ask, best_fillings, posterior
+from ddcli.lengths import ask, best_filling, posterior
 from ddcli.likelihood import nelbo
 from ddcli.process import Absorbing
 from ddcli.randomness import Streams, derive_seed
@@ -116,7 +116,7 @@ def expected(model: TextModel, document: Document, seed: int) -> tuple[float, fl
         unseen = (x0 == tokenizer.mask_id) & ~gap
         shown = None if asked.valid is None else torch.tensor(asked.valid[row : row + 1], device=model.device)
         of_row = (x0, gap, unseen, Streams([seed]), answer.log_p[row : row + 1], shown)
-        each.append(math.exp(best_fillings(model.process, believed, *of_row)[1].item()))
+        each.append(math.exp(best_filling(model.process, believed, *of_row)[1]))
     return sum(each), max(each)
 
 

@@ -313,8 +313,7 @@ def _cost(
             more = len(question.lengths) if not text.edges and (beside.before or beside.after) else 0
             least, most = least + calls[0], most + calls[1] + more
             if settings.temperature == 0:
-                low, high = question.calls_of_fillings
-                least, most = least + low, most + high
+                least, most = least + question.lengths[0], most + sum(question.lengths)
     ends = [[lengths[i] for lengths in choices] for i in (0, -1)]
     costs = [_calls(model, text.layout(lengths), settings) for lengths in ends]
     least, most = least + min(low for low, _ in costs), most + max(high for _, high in costs)

@@ -38,10 +38,6 @@ class Posterior:
         chosen = int(categorical(self.log_p / temperature, u))
         return self.lengths[chosen], float(self.log_p[chosen])
 
-    def cut_to(self, number: int, nfe: int) -> "Posterior":
-        """One of its lengths alone, as likely as it was, after `nfe` evaluations more."""
-        return Posterior([self.lengths[number]], self.log_p[number][None], self.nfe + nfe)
-
 
 @dataclass(frozen=True)
 class Question:
@@ -61,11 +57,6 @@ class Question:
         lengths, evidence = int((self.log_prior > LOG_ZERO).sum()), self.order.shape[1]
         most = evidence + any(self.fits)
         return (lengths * min(most, 1), lengths * most) if lengths > 1 else (0, 0)
-
-    @property
-    def calls_of_fillings(self) -> tuple[int, int]:
-        """The same of `likeliest`: one length is filled, or all are, and read anew."""
-        return self.lengths[0], 2 * sum(self.lengths) + self.order.size
 
 
 def ask(
@@ -133,39 +124,22 @@ def likeliest(model: Model, denoiser: Denoiser, asked: Question, answer: Posteri
     """The answer cut to the length of the likeliest filling, with the evaluations it took to find that.
 
     Which need not be the likeliest length, if of that there are many fillings, each of little probability.
-    Fillings are written greedily. Those that may be the likeliest are read anew from left to right, and then
-    the evidence, now with the gap filled: ln p(n) + ln p(filling | n) + ln p(evidence | filling) decides. An
-    exact belief gives it the order in which they were found; a trained one is surer of a text without a gap.
+    Fillings are written greedily, and ln p(n) + ln p(filling | n) decides.
     """
     x0 = torch.tensor(asked.ids, device=model.device)
     valid = None if asked.valid is None else torch.tensor(asked.valid, device=model.device)
-    evidence = torch.tensor(asked.order, device=model.device)
     place = torch.arange(x0.shape[1], device=model.device) - asked.start
     gap = (place >= 0) & (place < torch.tensor(asked.lengths, device=model.device)[:, None])
     unseen = (x0 == model.tokenizer.mask_id) & ~gap
     rng = Streams([seed] * len(x0))
-    x0, found, calls = best_fillings(
-        model.process, denoiser, x0, gap, unseen, rng, answer.log_p.to(x0.device), valid, asked.fits
+    found, _, calls = best_filling(
+        model.process, denoiser, x0, gap, unseen, rng, answer.log_p, valid, asked.fits
     )
-    rivals = (found > LOG_ZERO).nonzero()[:, 0].tolist()
-    if len(rivals) == 1:
-        return answer.cut_to(rivals[0], calls)
-    scores = dict[int, float]()
-    for row in rivals:
-        now = slice(row, row + 1)
-        behind, within = evidence[now], gap[row].nonzero().T
-        unread, score = unseen[now].scatter(1, behind, True), asked.log_prior[row]
-        for order, hidden in ((within, unread), (behind, unseen[now])):
-            shown = None if valid is None else valid[now]
-            of_row = (x0[now], order, hidden, Streams([seed]), shown)
-            log_p, more = log_likelihood(model.process, denoiser, *of_row)
-            score, calls = score + log_p.item(), calls + more
-        scores[row] = score
-    return answer.cut_to(max(scores, key=scores.__getitem__), calls)
+    return Posterior([answer.lengths[found]], answer.log_p[found][None], answer.nfe + calls)
 
 
 @torch.no_grad()
-def best_fillings(
+def best_filling(
     process: Process,
     denoiser: Denoiser,
     x0: Tensor,
@@ -175,10 +149,9 @@ def best_fillings(
     log_p: Tensor,
     valid: Tensor | None = None,
     fits: Sequence[Mapping[int, Tensor]] = (),
-) -> tuple[Tensor, Tensor, int]:
-    """Rows x0 (B, L) with their `gap` (B, L) bool filled; their ln p, log_p (B,) added, (B,) nats; and the
-    evaluations it took. A row that is less than GIVEN_UP times as likely as the best has LOG_ZERO, and may be
-    left half filled. fits: see `Question`; a filling is one of those that do.
+) -> tuple[int, float, int]:
+    """The row whose `gap` (B, L) bool has the likeliest filling, log_p (B,) of the row added; that sum, nats;
+    and the evaluations it took. fits: see `Question`; a filling is one of those that do.
 
     A filling is written token by token, the surest position first, by its likeliest token, given all others
     but the `unseen`: its ln p is the `log_likelihood` of what comes out. Each token lowers the sum, so it is
@@ -186,9 +159,7 @@ def best_fillings(
     """
     x0, closed, total, calls = x0.clone(), gap.clone(), log_p.clone(), 0
     noise = pure_noise(process, x0, (gap | unseen).double(), rng)
-    least, lost = torch.full_like(total[0], LOG_ZERO), torch.tensor(GIVEN_UP).log()
-    while bool((going := closed.any(1) & (total > least)).any()):
-        row = int(total.masked_fill(~going, -torch.inf).argmax())
+    while bool(closed[row := int(total.argmax())].any()):
         now = slice(row, row + 1)
         unknown, shown = closed[now] | unseen[now], None if valid is None else valid[now]
         seen = torch.where(unknown, noise[now], x0[now])
@@ -197,11 +168,9 @@ def best_fillings(
         first = int(sure.argmax())
         place = closed[row].nonzero()[first]
         x0[row, place], closed[row, place] = token[first], False
-        total[row] += sure[first]
+        total[row] += sure[first].cpu()
         calls += 1
-        if not closed[row].any():
-            least = torch.maximum(least, total[row] + lost)
-    return x0, total.masked_fill(closed.any(1) | (total <= least), LOG_ZERO), calls
+    return row, total[row].item(), calls
 
 
 @torch.no_grad()

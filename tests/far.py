@@ -1,10 +1,10 @@
 """A device that knows no float64, made up: its tensors are a CPU's, and refuse what Apple's GPUs would.
 
 It stands beside the CPU as a GPU does: what meets a tensor of it has to be there too, but for single
-numbers, and indices. Once torch knows it, a process can pin no memory for a GPU any more.
+numbers, and indices. A process in which torch knows it can pin no memory for a GPU, and torch has to be told
+before anything is differentiated: so it is where there is no GPU alone.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -115,11 +115,8 @@ def computed(operator: Any, *args: Any, **kwargs: Any) -> Any:
 
 made = torch.tensor
 library = torch.library.Library("_", "IMPL")
-
-
-@cache
-def make_known() -> None:
-    """To torch, for the rest of the process."""
+KNOWN = not torch.cuda.is_available()
+if KNOWN:
     _setup_privateuseone_for_python_backend(NAME, Module)
     _device_constructors()  # which knows torch.tensor by itself, if asked before another takes its place
     library.fallback(computed, "PrivateUse1")
