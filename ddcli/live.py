@@ -84,6 +84,7 @@ class LiveCanvas:
         self._before: Tensor | None = None  # tokens (B, L) of the frame before
         self._settles = True  # what is visible stays, as far as was seen
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._size = console.size
         tokenizer = model.tokenizer
         some = range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // ASKED))
         pieces = tokenizer.pieces([id for id in some if id not in tokenizer.special_ids])
@@ -109,6 +110,9 @@ class LiveCanvas:
             return
         if self._console.is_terminal:
             self._shown = now
+            if self._size != self._console.size:  # lines are wrapped anew: who knows how many there are
+                self._size = self._console.size
+                self._console.clear()
             self._live.update(self.render(frame), refresh=True)
         elif frame.step == frame.steps or now - self._shown > QUIET:
             self._shown = now

@@ -383,6 +383,18 @@ def test_only_a_screen_is_drawn_upon(monkeypatch, terminal, environment, moves):
     assert console(Stream(terminal=terminal)).is_terminal == moves
 
 
+def test_a_window_that_changes_its_size_is_cleared_once():
+    model, frames = canvases(2, 8)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
+    with LiveCanvas(screen, model, frames_per_second=1e9) as canvas:
+        for frame, width in zip(frames, (60, 60, 30, 30, 30), strict=True):
+            screen.width = width
+            canvas(frame)
+    before, after = screen.file.getvalue().split("\x1b[2J")
+    assert "step 1/4" in before
+    assert "step 2/4" in after
+
+
 def test_a_log_of_canvases_has_a_line_for_each_that_is_done():
     model, frames = canvases(2, 8)
     log = io.StringIO()
