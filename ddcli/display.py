@@ -7,10 +7,10 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
 from .errors import printable
+from .live import Steady
 from .plan import Silent
 from .plots import bars, curve
 from .runlog import is_number
@@ -139,7 +139,7 @@ class TrainingDisplay(_Lines):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._live: Live | None = None  # before the first step there is nothing to show
+        self._live: Steady | None = None  # before the first step there is nothing to show
         self._losses: list[float] = []
         self._bounds: list[float] = []
         self._shares: list[float] = []
@@ -149,7 +149,7 @@ class TrainingDisplay(_Lines):
     def begin(self, step: int, steps: int) -> None:
         super().begin(step, steps)
         self._step = step
-        self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=FRAMES)
+        self._live = Steady(console=self._console, get_renderable=self.render, refresh_per_second=FRAMES)
         self._live.start()
 
     def progress(self, step: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, chop_cells
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.text import Text
 
@@ -69,6 +69,18 @@ class Grid:
         return self.columns * self.rows
 
 
+class Steady(Live):
+    """Drawn anew where its window changes: lines are wrapped then, and nobody knows how many there are."""
+
+    _drawn_at: ConsoleDimensions | None = None
+
+    def refresh(self) -> None:
+        before, self._drawn_at = self._drawn_at, self.console.size
+        if before not in (None, self._drawn_at):
+            self.console.clear()
+        super().refresh()
+
+
 class LiveCanvas:
     """Settled text plain, what may still change dim, masks light, and what has just changed bold.
 
@@ -83,8 +95,7 @@ class LiveCanvas:
         self._starts: list[int | None] = []  # the first token of each that is shown; None before any is
         self._before: Tensor | None = None  # tokens (B, L) of the frame before
         self._settles = True  # what is visible stays, as far as was seen
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._size = console.size
+        self._live = Steady(console=console, auto_refresh=False, transient=True)
         tokenizer = model.tokenizer
         some = range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // ASKED))
         pieces = tokenizer.pieces([id for id in some if id not in tokenizer.special_ids])
@@ -110,9 +121,6 @@ class LiveCanvas:
             return
         if self._console.is_terminal:
             self._shown = now
-            if self._size != self._console.size:  # lines are wrapped anew: who knows how many there are
-                self._size = self._console.size
-                self._console.clear()
             self._live.update(self.render(frame), refresh=True)
         elif frame.step == frame.steps or now - self._shown > QUIET:
             self._shown = now
