@@ -10,10 +10,10 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from .errors import printable
-from .live import Steady
 from .plan import Silent
 from .plots import bars, curve
 from .runlog import is_number
+from .steady import Steady
 
 TALLEST = 10  # lines of a chart
 NARROWEST, GAP = 18, 2  # columns of a chart, and between two

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, chop_cells
-from rich.console import Console, ConsoleDimensions
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
 from .errors import counted, printable
+from .steady import Steady
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,18 +67,6 @@ class Grid:
     @property
     def shown(self) -> int:
         return self.columns * self.rows
-
-
-class Steady(Live):
-    """Drawn anew where its window changes: lines are wrapped then, and nobody knows how many there are."""
-
-    _drawn_at: ConsoleDimensions | None = None
-
-    def refresh(self) -> None:
-        before, self._drawn_at = self._drawn_at, self.console.size
-        if before not in (None, self._drawn_at):
-            self.console.clear()
-        super().refresh()
 
 
 class LiveCanvas:

@@ -131,6 +131,7 @@ FLOORS = {
     "display": 11,
     "live": 11,
     "plots": 0,
+    "steady": 0,
     "doctor": 11,
     "api": 11,
     "": 12,  # the package itself
