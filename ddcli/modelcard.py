@@ -71,7 +71,8 @@ def _fenced(text: str) -> list[str]:
     return [fence, *printable(text, keep="\n").split("\n"), fence]
 
 
-OF_THE_MACHINE = {"device", "precision", "threads", "compile", "accumulate", "shard"}  # settings of train
+# settings of train
+OF_THE_MACHINE = {"device", "precision", "threads", "compile", "accumulate", "shard", "recompute"}
 
 
 def _recipe(config: Config) -> list[str]:
