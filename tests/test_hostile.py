@@ -634,6 +634,9 @@ def test_a_model_card_is_text_whatever_the_data_is_called(text_file, tmp_path):
     assert "`</p>'␊`" in card
     assert "\n````\n```\n# a heading␛[2J\n````\n" in card
     assert r'source = "a`b\n# <script>\u001b[2J"' in card
+    assert plan.config.train.threads == 1
+    assert "\nsteps = 20\n" in card
+    assert "threads =" not in card  # which is of this machine
 
 
 HOSTILE_NAMES = [
