@@ -89,6 +89,12 @@ def padded(tensors: Any, spare: int) -> Any:
     return tree_map_only(Tensor, lambda x: torch.cat([x, x[-1:].expand(spare, *x.shape[1:])]), tensors)
 
 
+def of_any_length(x: Tensor) -> Tensor:
+    """x (N,), told to be of a length that changes; of 2 where that is 1, which a compiler takes for a case of
+    its own, its number twice."""
+    return _marked(x.expand(2) if len(x) == 1 else x)
+
+
 def of_any_number(tensors: Any) -> Any:
     """Tensors in a tuple or dict, marked as of a first size that changes."""
     return tree_map_only(Tensor, _marked, tensors)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .backbones.transformer import KeysValues, Transformer
-from .compiled import Compiled, CompiledForMany
+from .compiled import Compiled, CompiledForMany, of_any_length
 from .device import engine_of, sent
 from .errors import DdcliError, unknown
 from .objective import Objective
@@ -61,7 +61,8 @@ class Backbone(Protocol):
 
     @property
     def trunk(self) -> Callable[..., Tensor]:
-        """Hidden states (B, L, D) of tokens (B, L), clocks (B, L) float32, `valid`, and what else is told."""
+        """Hidden states (B, L, D) of tokens (B, L), clocks (B, L) float32, `valid`, and what else is told; of
+        our own network at `chosen` positions alone, if there are any."""
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D); or of more entries, of which those behind V mean nothing."""
@@ -100,9 +101,11 @@ class LeaveOneOut:
         pass
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        text = process.vocabulary.text_on(logits.device)
-        never = F.pad(~text, (0, logits.shape[-1] - len(text)), value=True)
-        return logits.masked_fill(never, LOG_ZERO).log_softmax(-1)[..., : len(text)]
+        barred = process.vocabulary.barred_on(logits.device)
+        spare = logits.shape[-1] - len(barred)
+        barred = F.pad(barred, (0, spare), value=LOG_ZERO).to(logits)
+        # added: a compiler for CPUs is three times slower to choose by a table of bools (docs/log.md)
+        return (logits + barred).log_softmax(-1)[..., : len(barred) - spare]
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
@@ -288,6 +291,7 @@ class NetworkDenoiser:
         self.head = head
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
+        self._chooses = isinstance(network, Transformer)  # computes what is asked for, where that is told
         self._price: Callable[..., Tensor] = price
         self._head = HeadOf(cast(nn.Module, network))
 
@@ -302,6 +306,8 @@ class NetworkDenoiser:
         spares = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
         made = CompiledForMany if varies else Compiled
         self.trunk = made(network.trunk, log, kept=KEPT if spares else 1.0)
+        if varies and self.device.type == "cuda":
+            self._chooses = False  # a graph would be recorded for each number of positions
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 
@@ -313,13 +319,19 @@ class NetworkDenoiser:
     def precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def hidden(self, xt: Tensor, t: Tensor, valid: Tensor | None = None, **told: Tensor) -> Tensor:
-        """Hidden states (B * L, D), where the network is."""
+    def hidden(
+        self, xt: Tensor, t: Tensor, chosen: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        """Hidden states (N, D) of the `chosen` (N,) of B * L positions, where the network is."""
         device = self.device
+        chosen = sent(chosen, device)
+        if self._chooses:
+            told = {"chosen": of_any_length(chosen), **told}
         some = {name: sent(value, device) for name, value in told.items()}
         shown = None if valid is None else sent(valid, device)
         with self.precision():
-            return self.trunk(sent(xt, device), sent(t.float(), device), shown, **some).flatten(0, 1)
+            found = self.trunk(sent(xt, device), sent(t.float(), device), shown, **some)
+        return found[: len(chosen)] if self._chooses else found.flatten(0, 1).index_select(0, chosen)
 
     def go_on(
         self, xt: Tensor, t: Tensor, start: int, past: Sequence[KeysValues] | None
@@ -334,7 +346,7 @@ class NetworkDenoiser:
     ) -> Tensor:
         """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
         chosen = rows.flatten().nonzero()[:, 0]
-        return self.answer(self.hidden(xt, t, valid, **told)[sent(chosen, self.device)])
+        return self.answer(self.hidden(xt, t, chosen, valid, **told))
 
     def answer(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) float32 of hidden states (N, D), by a head that computes as finely: in bf16 a logit
@@ -357,18 +369,17 @@ class NetworkDenoiser:
         apart. Where the vocabulary is large, logits and all that is made of them are those of a few rows at a
         time, and gone before the next: memory does not grow with N V.
         """
-        hidden = self.hidden(xt, t, valid, **told)
         chosen = rows.flatten().nonzero()[:, 0]
         spare = -len(chosen) % ROW_COUNT
         counts = F.pad(torch.ones_like(chosen, dtype=torch.bool), (0, spare))
-        chosen = sent(torch.cat([chosen, chosen[:1].expand(spare)]), xt.device)
-        counts = sent(counts, xt.device)
+        chosen = torch.cat([chosen, chosen[:1].expand(spare)])
+        hidden = self.hidden(xt, t, chosen, valid, **told)
+        chosen, counts = sent(chosen, xt.device), sent(counts, xt.device)
         of = [x.flatten()[chosen] for x in of]
-        hidden = hidden.index_select(0, sent(chosen, hidden.device))
         at_once = AT_ONCE[hidden.device.type] // self.process.vocabulary.size
         size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
 
-        self.process.vocabulary.text_on(xt.device)  # which no compiler has to look for, then
+        self.process.vocabulary.barred_on(xt.device)  # which no compiler has to look for, then
         few = xt.device.type == "cpu" and self.process.vocabulary.size < MANY
         pricing = price if few else self._price
 

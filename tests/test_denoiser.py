@@ -19,7 +19,7 @@ from ddcli.denoiser import (
 from ddcli.device import can_compile
 from ddcli.objective import make_objective
 from ddcli.process import Uniform, Vocabulary, flat_text, log_ratios, make_process
-from ddcli.randomness import LOG_ZERO, Streams
+from ddcli.randomness import Streams
 from ddcli.schedule import Linear
 from ddcli.shaping import Shaped, Temperature, TopP, Without
 
@@ -62,9 +62,30 @@ def test_beliefs_at_rows_are_those_of_the_whole_and_never_of_impossible_ids():
     xt, t, rows = inputs()
     log_p = denoiser(net, special=(3, 7))(xt, t, rows)
     logits = net.logits(xt)[rows]
-    logits[:, [3, 7]] = LOG_ZERO
-    torch.testing.assert_close(log_p, logits.log_softmax(-1), rtol=1e-5, atol=1e-5)
+    text = [i for i in range(V) if i not in (3, 7)]
+    torch.testing.assert_close(log_p[:, text], logits[:, text].log_softmax(-1), rtol=1e-5, atol=1e-5)
     assert (log_p[:, [3, 7]].exp() == 0).all()
+    assert log_p.isfinite().all()
+
+
+@pytest.mark.parametrize("clock", ["none", "given", "time"])
+@pytest.mark.parametrize("block", [0, 2])
+def test_what_is_computed_at_chosen_positions_alone_is_what_it_is_among_all(clock, block):
+    """Hidden states and gradients of what they cost, beside padding, and in blocks beside a clean copy."""
+    net = network(clock=clock, block=block, window=L)
+    xt, t, rows = inputs()
+    told = {"clean": xt.flip(1)} if block else {"valid": torch.arange(L) < torch.tensor([[L], [L - 2], [3]])}
+    chosen = rows.flatten().nonzero()[:, 0]
+    weight = torch.randn(len(chosen), 32)
+
+    def found(hidden):
+        cost = (hidden * weight).sum()
+        return hidden, *torch.autograd.grad(cost, list(net.parameters()), materialize_grads=True)
+
+    few = found(net.trunk(xt, t.float(), chosen=chosen, **told))
+    whole = found(net.trunk(xt, t.float(), **told).flatten(0, 1)[chosen])
+    assert len(few[0]) == len(chosen)
+    torch.testing.assert_close(few, whole, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

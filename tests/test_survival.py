@@ -192,10 +192,10 @@ def test_where_memory_is_lacking_the_compiler_is_not_blamed(text_file, tmp_path,
     """Compiled code that finds no memory is tried again in parts, as it is."""
 
     def crowded(trunk):
-        def forward(xt, *rest):
+        def forward(xt, *rest, **told):
             if len(xt) > 4:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return trunk(xt, *rest)
+            return trunk(xt, *rest, **told)
 
         return forward
 

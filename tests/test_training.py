@@ -1180,7 +1180,7 @@ def test_the_compiler_is_the_one_the_environment_names_or_else_the_usual_one(mon
 
 def test_where_compiling_fails_training_is_eager_and_says_so(text_file, tmp_path, monkeypatch):
     def broken(network):
-        def forward(*_):
+        def forward(*_, **__):
             raise RuntimeError("cc1plus: not found\nand a page more")
 
         return forward

@@ -134,21 +134,30 @@ class Layer(nn.Module):
         told: Tensor | None,
         past: KeysValues | None,
         present: list[KeysValues] | None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
-        """Its two branches. Keys and values are added to what is `present`, where that is kept."""
-        steer, steer_mlp = self._steering(told)
+        """Its two branches, the second at the `chosen` of all positions. Keys and values are added to what is
+        `present`, where that is kept."""
+        steer, steer_mlp = self._steering(told, chosen)
         mixed, keys_values = self.attention(steer(rms_norm(x)), rotation, bias, past)
         if present is not None:
             present.append(keys_values)
-        x = x + mixed
+        x = _at_chosen(x + mixed, chosen)
         return x + self.down(F.relu(self.up(steer_mlp(rms_norm(x)))).square())
 
-    def _steering(self, told: Tensor | None) -> tuple[Steer, Steer]:
+    def _steering(self, told: Tensor | None, chosen: Tensor | None) -> tuple[Steer, Steer]:
         """How the clock scales and shifts what goes into the two branches."""
         if self.modulation is None or told is None:
             return _as_it_is, _as_it_is
-        gain, shift, mlp_gain, mlp_shift = self.modulation(told).chunk(4, -1)
+        gains_and_shifts = self.modulation(told)
+        gain, shift, _, _ = gains_and_shifts.chunk(4, -1)
+        _, _, mlp_gain, mlp_shift = _at_chosen(gains_and_shifts, chosen).chunk(4, -1)
         return lambda x: x * (1 + gain) + shift, lambda x: x * (1 + mlp_gain) + mlp_shift
+
+
+def _at_chosen(x: Tensor, chosen: Tensor | None) -> Tensor:
+    """x (B, L, D) at N of all positions, counted through, (N, D); all of it where none are chosen."""
+    return x if chosen is None else x.flatten(0, 1).index_select(0, chosen)
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -255,8 +264,12 @@ class Transformer(Network):
         valid: Tensor | None = None,
         clean: Tensor | None = None,
         guess: Tensor | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of tokens (B, L) at clocks (B, L).
+
+        chosen (N,) int64, of the B L positions, counted through: hidden states of these alone, (N, D). What
+        stands behind the last attention is then computed nowhere else.
 
         `valid` (B, L) bool: False at padding, which nobody attends to. `clean` (B, L), for a network of
         blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy. `guess`
@@ -280,11 +293,13 @@ class Transformer(Network):
             else:
                 seen = noisy_and_clean(n, self.config.block, self.config.window, input_ids.device)
             position = torch.cat([position, position])
+            chosen = None if chosen is None else chosen + chosen // n * n  # where noisy and clean ones stand
         if valid is not None:
             seen = valid[:, None, None, :] if seen is None else seen & valid[:, None, None, :]
         sights = seen if tiles is None else tiles
         nothing = [None] * len(self.blocks)
-        return self._layers(input_ids, clock, position, sights, nothing, guess=guess)[:, :n]
+        hidden = self._layers(input_ids, clock, position, sights, nothing, guess=guess, chosen=chosen)
+        return hidden[:, :n] if chosen is None else hidden
 
     def expected(self, log_p0: Tensor) -> Tensor:
         """The mean embedding of a belief log p0 (N, V), (N, D): what a self-conditioned network is told."""
@@ -316,6 +331,7 @@ class Transformer(Network):
         past: Sequence[KeysValues | None],
         present: list[KeysValues] | None = None,
         guess: Tensor | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
         x = self.embedding(input_ids)
         if guess is not None and self.recall is not None:
@@ -328,9 +344,11 @@ class Transformer(Network):
         x = rms_norm(x)
         rotation = table_of_turns(position, self.config.width // self.config.heads)
         bias = bias_of(seen) if isinstance(seen, Tensor) else seen
-        for block, before in zip(self.blocks, past, strict=True):
+        *others, last = self.blocks
+        *earlier, latest = past
+        for block, before in zip(others, earlier, strict=True):
             x = block(x, rotation, bias, told, before, present)
-        return rms_norm(x)
+        return rms_norm(last(x, rotation, bias, told, latest, present, chosen))
 
     def logits(self, input_ids: Tensor, clock: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """Logits (B, L, V) everywhere; arguments as those of the trunk."""

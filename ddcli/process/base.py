@@ -29,7 +29,9 @@ class Vocabulary:
     special_ids: tuple[int, ...] = ()
     pieces: Sequence[str] = field(default=(), compare=False)  # how each id is written; () where not known
     counts: np.ndarray | None = field(default=None, compare=False)  # (V,), of each id in the training text
-    _text_on: dict[torch.device, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _sent: dict[tuple[str, torch.device], Tensor] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @cached_property
     def text_ids(self) -> Tensor:
@@ -43,11 +45,23 @@ class Vocabulary:
         """(V,) bool."""
         return torch.zeros(self.size, dtype=torch.bool).index_fill(0, self.text_ids, True)
 
+    @cached_property
+    def barred(self) -> Tensor:
+        """What is added to logits, (V,) float32: 0 at text, LOG_ZERO at what is none."""
+        return torch.zeros(self.size).masked_fill(~self.is_text, LOG_ZERO)
+
     def text_on(self, device: torch.device) -> Tensor:
         """`is_text` on a device, which is sent there only once: no step has to wait for it."""
-        if device not in self._text_on:
-            self._text_on[device] = self.is_text.to(device)
-        return self._text_on[device]
+        return self._on(device, "is_text")
+
+    def barred_on(self, device: torch.device) -> Tensor:
+        """`barred` on a device, likewise."""
+        return self._on(device, "barred")
+
+    def _on(self, device: torch.device, name: str) -> Tensor:
+        if (name, device) not in self._sent:
+            self._sent[name, device] = getattr(self, name).to(device)
+        return self._sent[name, device]
 
 
 Tables = Mapping[str, Tensor]
