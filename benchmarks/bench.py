@@ -224,6 +224,10 @@ def commit() -> str:
     return told.stdout.strip() or "no commit"
 
 
+def heading(device: torch.device) -> str:
+    return f"{machine(device)}; torch {torch.__version__}; {commit()}; {time.strftime('%Y-%m-%d')}"
+
+
 def refuse_a_busy_machine() -> None:
     if (load := os.getloadavg()[0]) > BUSY:
         sys.exit(f"other work keeps {load:.1f} cores busy: figures would be of that; wait, or give --anyway")
@@ -350,6 +354,17 @@ def in_order(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int)
     and values and draws one token after the other. Speed alone: both are untrained."""
     yield "\n### Sampling, compiled, beside an autoregressive network of this shape that caches keys\n"
     yield "| sequences x length | transformers, tokens/s | ours, steps: tokens/s |\n|---|---|---|"
+    draw, ours = drawn_in_order(shape, device, dtype), Ours(shape, device, dtype, varies=True)
+    for n in (1, 16):
+        few = [shape.length // 16, shape.length // 4, shape.length]
+        works = [partial(ours.sample, n, shape.length, steps, []) for steps in few]
+        book, *taken = by_turns([partial(draw, n), *works], turns, device)
+        rates = [f"{steps}: {n * shape.length / t:,.0f}" for steps, t in zip(few, taken, strict=True)]
+        yield f"| {n} x {shape.length} | {n * shape.length / book:,.0f} | {'; '.join(rates)} |"
+
+
+def drawn_in_order(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callable[[int], None]:
+    """What draws n sequences by `generate` of transformers: an untrained GPT-2 that keeps keys and values."""
     config = GPT2Config(
         vocab_size=shape.symbols,
         n_positions=shape.length,
@@ -359,23 +374,17 @@ def in_order(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int)
         bos_token_id=0,
         eos_token_id=None,
     )
-    theirs = GPT2LMHeadModel(config).eval().to(device)
-    ours = Ours(shape, device, dtype, varies=True)
+    network = GPT2LMHeadModel(config).eval().to(device)
 
     def draw(n: int) -> None:
         begun = torch.zeros(n, 1, dtype=torch.long, device=device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            drawn = theirs.generate(
+            drawn = network.generate(
                 begun, attention_mask=torch.ones_like(begun), max_new_tokens=shape.length - 1, do_sample=True
             )
         assert drawn.shape == (n, shape.length)
 
-    for n in (1, 16):
-        few = [shape.length // 16, shape.length // 4, shape.length]
-        works = [partial(ours.sample, n, shape.length, steps, []) for steps in few]
-        book, *taken = by_turns([partial(draw, n), *works], turns, device)
-        rates = [f"{steps}: {n * shape.length / t:,.0f}" for steps, t in zip(few, taken, strict=True)]
-        yield f"| {n} x {shape.length} | {n * shape.length / book:,.0f} | {'; '.join(rates)} |"
+    return draw
 
 
 def only_gpu(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int) -> Iterator[str]:
@@ -430,8 +439,7 @@ def main() -> None:
         return
     if device.type == "cpu" and not asked.anyway:
         refuse_a_busy_machine()
-    today = time.strftime("%Y-%m-%d")
-    print(f"{machine(device)}; torch {torch.__version__}; {commit()}; {today}\n", flush=True)
+    print(f"{heading(device)}\n", flush=True)
     tables = {
         "training": lambda: training(shapes, device, dtype, asked.turns),
         "memory": lambda: memory(largest, device),

@@ -9,7 +9,6 @@ python benchmarks/growth.py
 """
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -113,9 +112,7 @@ def main() -> None:
     dtype = pick_precision(asked.precision, device, for_training=True)
     if device.type == "cpu" and not asked.anyway:
         bench.refuse_a_busy_machine()
-    print(
-        f"{bench.machine(device)}; torch {torch.__version__}; {bench.commit()}; {time.strftime('%Y-%m-%d')}"
-    )
+    print(bench.heading(device))
     machine = Machine.measured(device, dtype)
     print(
         f"\nmatrices: {machine.flops / 1e12:.3f} TFLOP/s in {PRECISION_NAMES[dtype]}; memory: "

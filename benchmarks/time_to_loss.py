@@ -134,9 +134,7 @@ def main() -> None:
     if not arguments.anyway:
         bench.refuse_a_busy_machine()
     device = pick_device("auto")
-    print(
-        f"{bench.machine(device)}; torch {torch.__version__}; {bench.commit()}; {time.strftime('%Y-%m-%d')}"
-    )
+    print(bench.heading(device))
     curves: dict[str, Curve] = {}
     with tempfile.TemporaryDirectory() as folder:
         curves["ours"] = ours(arguments.text, arguments, Path(folder) / "run")

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # tiny runs live there
 
 import torch
-from bench import commit, machine
+from bench import heading
 from killing import assert_whole, kill_while_training
 from safetensors.torch import load_file
 from tiny import Heard, assert_same_run, copy_of, files, tiny_config, words
@@ -165,10 +164,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rng = random.Random(asked.seed)
-    told = (
-        f"{machine(torch.device('cpu'))}; torch {torch.__version__}; {commit()}; {time.strftime('%Y-%m-%d')}"
-    )
-    print(f"{told}\n", flush=True)
+    print(f"{heading(torch.device('cpu'))}\n", flush=True)
     print("| fault | tried | survived | lost |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
