@@ -291,7 +291,6 @@ class NetworkDenoiser:
         self.head = head
         self.dtype = dtype
         self.trunk: Callable[..., Tensor] = network.trunk
-        self._chooses = isinstance(network, Transformer)  # computes what is asked for, where that is told
         self._price: Callable[..., Tensor] = price
         self._head = HeadOf(cast(nn.Module, network))
 
@@ -306,8 +305,6 @@ class NetworkDenoiser:
         spares = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
         made = CompiledForMany if varies else Compiled
         self.trunk = made(network.trunk, log, kept=KEPT if spares else 1.0)
-        if varies and self.device.type == "cuda":
-            self._chooses = False  # a graph would be recorded for each number of positions
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 
@@ -315,6 +312,12 @@ class NetworkDenoiser:
     def device(self) -> torch.device:
         """Of the network."""
         return next(self._head.parameters()).device
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the trunk is told which positions are asked about. Not on a GPU, where it is recorded as
+        CUDA graphs, one for each shape of what it is told."""
+        return isinstance(self.network, Transformer) and self.device.type == "cpu"
 
     def precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
