@@ -1,6 +1,6 @@
 """Functions of tensors that are compiled at their first use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -17,12 +17,19 @@ class Compiled:
     """Compiled at its first use; where that cannot be done, it says so and stays eager."""
 
     def __init__(
-        self, plain: Callable[..., Tensor], log: Callable[[str], None], *, kept: float = 1.0
+        self,
+        plain: Callable[..., Tensor],
+        log: Callable[[str], None],
+        *,
+        kept: float = 1.0,
+        any_length: Sequence[str] = (),
     ) -> None:
         """kept: of what it makes, how much is kept for the way back; the rest is made again, what costs
-        least first."""
+        least first. any_length: the names of what it is told whose length changes, (N,) each; of what comes
+        out for N = 1, only the first is asked for."""
         self._plain = plain
         self._kept = kept
+        self._any_length = any_length
         self._log = log
         self._call = self.compiled(plain)
 
@@ -30,9 +37,10 @@ class Compiled:
         return torch.compile(plain)
 
     def __call__(self, *inputs: Any, **told: Any) -> Tensor:
+        changing = {name: of_any_length(told[name]) for name in self._any_length if name in told}
         try:
             with self._budget():
-                return self._call(*inputs, **told)
+                return self._call(*inputs, **{**told, **changing})
         except Exception as error:  # whatever a missing or broken C++ compiler makes of itself
             if self._call is self._plain or out_of_memory(error):
                 raise

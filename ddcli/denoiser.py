@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .backbones.transformer import KeysValues, Transformer
-from .compiled import Compiled, CompiledForMany, of_any_length
+from .compiled import Compiled, CompiledForMany
 from .device import engine_of, sent
 from .errors import DdcliError, unknown
 from .objective import Objective
@@ -304,7 +304,7 @@ class NetworkDenoiser:
         network = self.network
         spares = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
         made = CompiledForMany if varies else Compiled
-        self.trunk = made(network.trunk, log, kept=KEPT if spares else 1.0)
+        self.trunk = made(network.trunk, log, kept=KEPT if spares else 1.0, any_length=("chosen",))
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
 
@@ -329,7 +329,7 @@ class NetworkDenoiser:
         device = self.device
         chosen = sent(chosen, device)
         if self._chooses:
-            told = {"chosen": of_any_length(chosen), **told}
+            told = {"chosen": chosen, **told}
         some = {name: sent(value, device) for name, value in told.items()}
         shown = None if valid is None else sent(valid, device)
         with self.precision():
