@@ -157,6 +157,15 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def check_place(path: Path, doing: str = "cannot be written") -> None:
+    """Raises DdcliError, before any work is done, for a file that could not be put where it is asked for."""
+    if not path.parent.is_dir():
+        raise DdcliError(f"{path} {doing}: there is no folder {path.parent}; make it first")
+    replaced = path.is_file() or not path.exists()  # not written to, as a device or a pipe is
+    if replaced and not os.access(path.parent, os.W_OK):
+        raise DdcliError(f"{path} {doing}: nothing can be written in {path.parent}")
+
+
 def check_regular(path: Path) -> None:
     """OSError for a pipe, which would be waited for, a device, which may have no end, and a folder."""
     if not stat.S_ISREG(path.stat().st_mode):

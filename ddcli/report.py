@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from .errors import DdcliError, counted
 from .evaluation import Bound, Estimates, measure
-from .files import finite, sha256
+from .files import check_place, finite, sha256
 from .frontier import (
     Point,
     as_defaults,
@@ -221,6 +221,8 @@ def evaluate(
             )
         if save and (not points or model.folder is None):
             raise DdcliError("--save keeps the best of a sweep in a run folder; give --sweep")
+        if save and model.folder is not None:
+            check_place(model.folder / "generation_config.json")
         if save and not any(has_quality(model, point) for point in points):
             raise DdcliError(
                 "no sampler of this sweep has a likelihood of its own, so there is nothing to choose budgets "
@@ -244,6 +246,8 @@ def evaluate(
                 model, data, **{name: value for name, value in columns.items() if value is not None}
             )
         )
+    if data is not None and text.sha256 == model.about.get("data", {}).get("sha256", "").partition("+")[0]:
+        say(f"{text.name} is what the model was trained on; without --data its held-out part is measured")
     blocks = text.blocks
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     drawing: dict[str, Any] = {"length": length, "seed": seed}

@@ -10,7 +10,7 @@ import torch
 from .errors import DdcliError
 from .generate import Frame
 from .model import Asked, Canvas, Model, OnFrame, SamplerSettings, fresh_seed, last_of
-from .process import Process
+from .process import Autoregressive, Process
 from .randomness import Streams, derive_seed
 from .sampler import Shape, as_believed
 from .shaping import Among
@@ -184,7 +184,13 @@ def _label_of(label: Label, index: int) -> str | None:
 
 
 def _placed(model: Model, fixed: Mapping[int, str], start: int) -> dict[int, np.ndarray]:
-    """The ids of texts by their places. Raises DdcliError where they meet the prompt or each other."""
+    """The ids of texts by their places. Raises DdcliError where they meet the prompt or each other, or the
+    model could not heed them."""
+    if fixed and isinstance(model.process, Autoregressive):
+        raise DdcliError(
+            "an autoregressive model does not see what is fixed further on, and would meet it by chance; "
+            "leave --fix out, or use a model of other noise"
+        )
     unit, end, placed = model.tokenizer.unit, start, {}
     for place, text in sorted(fixed.items()):
         if place < end:

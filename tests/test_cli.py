@@ -1424,3 +1424,62 @@ def test_what_is_compiled_is_what_the_network_is_asked_by(absorbing_run, tmp_pat
 def test_what_is_read_by_parts_is_not_compiled_and_says_so(absorbing_run, capsys):
     assert cli.main(["sample", str(absorbing_run), "--block", "4", "--cache", "prefix", "--compile"]) == 2
     assert re.fullmatch("ddcli: --cache reads a text by parts.*--compile out\n", capsys.readouterr().err)
+
+
+def test_what_is_written_never_takes_the_place_of_what_is_read(refused, absorbing_run, text_file, tmp_path):
+    """Texts with gaps, what stands before or behind one, and the files of a model; by whatever name."""
+    text, before = tmp_path / "text.txt", tmp_path / "before.txt"
+    text.write_bytes(b"the [MASK:2] sat")
+    before.write_bytes(b"the ")
+    (tmp_path / "link.txt").symlink_to(text)
+    kept = {path: path.read_bytes() for path in (text, before, absorbing_run / "config.json")}
+    infill = ["infill", absorbing_run, *FEW]
+    for arguments in (
+        [*infill, text, "-o", text],
+        [*infill, text, "-o", tmp_path / "link.txt"],
+        [*infill, text, "--jsonl", "-o", text],
+        [*infill, text, "--trace", text],
+        [*infill, "--prefix", before, "-o", before],
+    ):
+        assert "is read, and would be replaced; give another file" in refused(*arguments)
+    theirs = absorbing_run / "config.json"
+    for arguments in (
+        [*infill, text, "-o"],
+        ["sample", absorbing_run, "-o"],
+        ["sample", absorbing_run, "--trace"],
+    ):
+        assert "belongs to" in refused(*arguments, theirs)
+    assert kept == {path: path.read_bytes() for path in kept}
+
+
+def test_where_nothing_can_be_written_is_said_before_any_work(
+    refused, absorbing_run, text_file, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("ddcli.files.os.access", lambda path, mode: False)
+    monkeypatch.setattr("ddcli.evaluation.measure", None)
+    monkeypatch.setattr("ddcli.sampling.samples", None)
+    said = f"nothing can be written in {tmp_path}"
+    assert said in refused("sample", absorbing_run, "-o", tmp_path / "a.txt")
+    assert said in refused("sample", absorbing_run, "--trace", tmp_path / "a.jsonl")
+    sweep = ["eval", absorbing_run, "--data", text_file, "--sweep", "steps=1"]
+    assert said in refused(*sweep, "-o", tmp_path / "a.png")
+    assert f"nothing can be written in {absorbing_run}" in refused(*sweep, "--save")
+
+
+def test_text_that_is_not_utf8_but_twice_as_wide_is_named(refused, absorbing_run, tmp_path):
+    (tmp_path / "wide.txt").write_text("the [MASK:2] sat", encoding="utf-16")
+    assert "wide.txt is UTF-16 text; save it as UTF-8" in refused(
+        "infill", absorbing_run, tmp_path / "wide.txt"
+    )
+
+
+def test_a_length_that_is_not_closed_or_falls_is_told_apart(refused, absorbing_run):
+    for document, problem in ((b"a [MASK:2", "is not closed"), (b"a [MASK:9-3]", "a range that rises")):
+        assert problem in refused("infill", absorbing_run, "-", "-q", stdin=document, lines=3)
+
+
+def test_a_text_that_was_trained_on_is_named_where_it_judges(run, absorbing_run, text_file, tmp_path):
+    said = run("eval", absorbing_run, "--data", text_file, "--limit", "2", "--draws", "1")[2]
+    assert "is what the model was trained on; without --data its held-out part is measured" in said
+    (tmp_path / "other.txt").write_text(text_file.read_text()[:2000])
+    assert "trained on" not in run("eval", absorbing_run, "--data", tmp_path / "other.txt", "--limit", "2")[2]

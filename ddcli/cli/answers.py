@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import DdcliError, escaped, printable
-from ..files import meant
+from ..files import check_place, meant
 
 if TYPE_CHECKING:
     from ..filling import Infilling
@@ -28,12 +29,15 @@ def read(file: str, otherwise: str = "") -> bytes:
     if file == "-":
         return sys.stdin.buffer.read()
     try:
-        return Path(file).read_bytes()
+        content = Path(file).read_bytes()
     except FileNotFoundError as error:
         hint = meant(file) or otherwise
         raise DdcliError(f"{file} cannot be read: {error.strerror}{hint}") from None
     except OSError as error:
         raise DdcliError(f"{file} cannot be read: {error.strerror}") from None
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise DdcliError(f"{file} is UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    return content
 
 
 def check_utf8(option: str, text: str) -> None:
@@ -54,11 +58,26 @@ def check_output(output: str | None) -> None:
     if output is None:
         return
     path, folder = Path(output), output.endswith(("/", os.sep))
-    if not folder and not path.parent.is_dir():
-        raise DdcliError(f"{output} cannot be written: there is no folder {path.parent}")
+    if not folder and not path.is_dir():
+        check_place(path)
     file = next(filter(os.path.isfile, (path, *path.parents)), None)
     if folder and file:
         raise DdcliError(f"{output} cannot be made: {file} is a file")
+
+
+def check_apart(written: str | Path | None, model: str, *read: str | None) -> None:
+    """DdcliError, before any work is done, where what is written would take the place of what is read: of one
+    of some files, or of one in the folder of the model."""
+    if written is None or not os.path.isfile(written):
+        return
+    for file in read:
+        if file is not None and os.path.exists(file) and os.path.samefile(file, written):
+            raise DdcliError(
+                f"{written} is read, and would be replaced; give another file, or --in-place, which can keep "
+                "a copy (--backup)"
+            )
+    if Path(model).is_dir() and Path(written).resolve().is_relative_to(Path(model).resolve()):
+        raise DdcliError(f"{written} belongs to {model}, and would be replaced; give another file")
 
 
 Answers = Callable[["OnFrame | None"], Iterator[Answer]]  # given who watches
@@ -109,9 +128,11 @@ def _traced(answers: Answers, path: Path, model: "TextModel", command: str, samp
 
 def check_folder(path: Path | None) -> None:
     """DdcliError, before any work is done, where there is no folder to write a file to."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        problem = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise DdcliError(f"{path} cannot be written: {problem}")
+    if path is None:
+        return
+    if path.is_dir():
+        raise DdcliError(f"{path} cannot be written: it is a folder")
+    check_place(path)
 
 
 def deliver(

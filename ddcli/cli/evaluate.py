@@ -187,6 +187,9 @@ def evaluate(
     answer(lines if told is None else json.dumps(told, ensure_ascii=False, indent=2))
     if save and not quiet:
         best = found.budgets[report.BEST].name
+        most = max(point.settings.steps for point in found.frontier)
+        if found.budgets[report.BEST].settings.steps == most:
+            tell(f"{counted(most, 'step')} are the most that were swept; more may be better still")
         tell(f"{Path(model) / 'generation_config.json'} now says {best}, and holds the budgets;")
         tell(f"try: ddcli sample {quote(model)}, or ddcli sample {quote(model)} --budget fast; infill too")
 
@@ -302,6 +305,8 @@ def _ordered(whole: "Evaluation", likelihood: "Replayed") -> Iterator[str]:
 
 
 def _self_test(test: "SelfTest", unit: str) -> Iterator[str]:
+    from ..replay import SELF_TEST_DRAWS
+
     verdict = {
         True: "they agree",
         False: "they do NOT agree (by chance they seem not to one time in 20)",
@@ -309,8 +314,8 @@ def _self_test(test: "SelfTest", unit: str) -> Iterator[str]:
     }
     difference = _with_error(test.difference, test.stderr, "+.4f")
     yield (
-        f"self-test: random order one token a call less the bound is {difference} nats/token, "
-        f"paired on {counted(test.blocks, unit)}: {verdict[test.passed]}"
+        f"self-test: random order one token a call less a bound of {SELF_TEST_DRAWS} noisings is "
+        f"{difference} nats/token, paired on {counted(test.blocks, unit)}: {verdict[test.passed]}"
     )
 
 

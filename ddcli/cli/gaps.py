@@ -50,7 +50,7 @@ class Gaps:
             return None
         lengths = read_lengths(gap, self.max_gap)
         if lengths is None:
-            raise DdcliError(f"--gap {gap}: a gap has a length such as 12, a range such as 3-20, or *")
+            raise DdcliError(f"--gap {gap}: a gap has a length such as 12, a rising range such as 3-20, or *")
         return lengths
 
     def document(self, text: bytes) -> "Document":

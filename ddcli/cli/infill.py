@@ -12,6 +12,7 @@ from .answers import (
     Answer,
     approximate,
     backed_up,
+    check_apart,
     check_backup,
     check_folder,
     check_output,
@@ -164,6 +165,8 @@ def infill(
     kept = check_backup(file, backup)
     check_output(output)
     check_folder(trace)
+    for written in (output, trace):
+        check_apart(written, model, file, prefix, suffix)
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     if compiled:
         compile_first(context, loaded, tell)

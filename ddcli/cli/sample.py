@@ -11,6 +11,7 @@ from ..errors import DdcliError
 from .answers import (
     Answer,
     approximate,
+    check_apart,
     check_folder,
     check_output,
     check_utf8,
@@ -109,6 +110,8 @@ def sample(
             raise DdcliError("--live, --trace and --explain are of one process; leave them out")
         check_output(output)
         check_folder(trace)
+        for written in (output, trace):
+            check_apart(written, model)
         loaded = load_writer(model, device=device, precision=precision, allow_pickle=allow_pickle)
         if compiled:
             compile_first(context, loaded, tell)

@@ -70,9 +70,10 @@ def parse(
             found = read_lengths(said, max_gap) if closed else None
         if found is None:
             shown = shorten(written.decode(errors="surrogateescape"), 36)
+            wrong = "needs" if closed else "is not closed; it takes"
             raise GapError(
-                f"{shown} needs a whole number of tokens, 1 to {LONGEST}, as in {example}, a range as 3-20, "
-                "or *; a backslash before it keeps it as text",
+                f"{shown} {wrong} a whole number of tokens, 1 to {LONGEST}, as in {example}, a range that "
+                "rises, as 3-20, or *; a backslash before it keeps it as text",
                 source,
                 match.start(),
             )

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..errors import DdcliError, unknown
-from ..files import whole_file
+from ..files import check_place, whole_file
 from ..frontier import Point, above_the_best
 from .paper import COLOURS, STYLE
 
@@ -85,8 +85,7 @@ def check_picture(path: Path) -> None:
     """Raises DdcliError for a picture that could not be written."""
     if path.suffix.lower() not in FORMATS:
         raise unknown("picture format", path.suffix or path.name, FORMATS)
-    if not path.parent.is_dir():
-        raise DdcliError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    check_place(path)
 
 
 def draw_frontier(points: Sequence[Point], path: Path) -> None:
