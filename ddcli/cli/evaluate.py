@@ -32,6 +32,8 @@ from .options import (
     settings_of,
 )
 
+FEW = 8  # clusters: the error of so many is known to a quarter of it
+
 if TYPE_CHECKING:
     from ..evaluation import Share
     from ..generative import TextFigures
@@ -262,6 +264,8 @@ def _bound(found: "Evaluation") -> Iterator[str]:
     noise = "" if estimates.exact else f"{counted(estimates.draws, 'noising')} of each; "
     clusters = counted(bound.clusters, "cluster")
     error = f"standard error over {clusters}" if bound.clusters > 1 else "no standard error of 1 cluster"
+    if 1 < bound.clusters < FEW:
+        error += ", so few that it says little itself"
     yield f"  {noise}{error} (documents, or blocks of a single one)"
 
 

@@ -54,6 +54,7 @@ from .options import (
     Trace,
     compile_first,
     settings_of,
+    tell_unheeded,
 )
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def infill(
         compile_first(context, loaded, tell)
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
+    if not quiet:
+        tell_unheeded(context, loaded, settings)
     scored = n > 1 or as_json or jsonl  # of JSON, of one way too
     if document and not quiet:
         if str(file).endswith(".jsonl"):

@@ -46,6 +46,7 @@ from .options import (
     Trace,
     compile_first,
     settings_of,
+    tell_unheeded,
 )
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def sample(
         if trace and not isinstance(loaded, TextModel):
             raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
+        if not quiet:
+            tell_unheeded(context, loaded, how)
     seed = world.gather(fresh_seed() if seed is None else seed)[0]
     if explain:
         told = loaded.explanation(
