@@ -1483,3 +1483,13 @@ def test_a_text_that_was_trained_on_is_named_where_it_judges(run, absorbing_run,
     assert "is what the model was trained on; without --data its held-out part is measured" in said
     (tmp_path / "other.txt").write_text(text_file.read_text()[:2000])
     assert "trained on" not in run("eval", absorbing_run, "--data", tmp_path / "other.txt", "--limit", "2")[2]
+
+
+@pytest.mark.parametrize("command", [["sample"], ["infill"]])
+def test_a_number_of_steps_that_has_no_say_is_said_to_have_none(run, absorbing_run, command):
+    given = {"stdin": b"the [MASK:2] sat"} if command == ["infill"] else {}
+    asked = [*command, absorbing_run, *(["-"] if given else []), *FEW, "--sampler"]
+    said = "first-hitting goes at a pace of its own here, which --steps does not change"
+    assert said in run(*asked, "first-hitting", **given)[2]
+    assert "pace of its own" not in run(*asked, "first-hitting", "-q", **given)[2]
+    assert "pace of its own" not in run(*asked, "ancestral", **given)[2]

@@ -53,8 +53,8 @@ from .options import (
     TopP,
     Trace,
     compile_first,
+    say_unheeded,
     settings_of,
-    tell_unheeded,
 )
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def infill(
     settings = check(loaded, label, **settings_of(context))
     log = None if quiet or jsonl else tell
     if not quiet:
-        tell_unheeded(context, loaded, settings)
+        say_unheeded(context, loaded, settings, tell)
     scored = n > 1 or as_json or jsonl  # of JSON, of one way too
     if document and not quiet:
         if str(file).endswith(".jsonl"):

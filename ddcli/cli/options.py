@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DdcliError
-from .answers import tell
 from .completion import names_in, one_of
 
 if TYPE_CHECKING:
@@ -109,12 +108,14 @@ def compile_first(context: typer.Context, model: Any, log: Callable[[str], None]
     context.with_resource(deterministic(model.device))
 
 
-def tell_unheeded(context: typer.Context, model: Any, settings: "SamplerSettings") -> None:
-    """Say that --steps was given, and has no say in how the model samples by these settings."""
+def say_unheeded(
+    context: typer.Context, model: Any, settings: "SamplerSettings", say: Callable[[str], None]
+) -> None:
+    """Say that --steps was given, where it has no say in how the model samples by these settings."""
     from ..textmodel import TextModel
 
     if context.params.get("steps") is not None and isinstance(model, TextModel) and not model.paced(settings):
-        tell(f"{settings.sampler} goes at a pace of its own here, which --steps does not change")
+        say(f"{settings.sampler} goes at a pace of its own here, which --steps does not change")
 
 
 def settings_of(context: typer.Context) -> dict[str, Any]:

@@ -45,8 +45,8 @@ from .options import (
     TopP,
     Trace,
     compile_first,
+    say_unheeded,
     settings_of,
-    tell_unheeded,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def sample(
             raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
         if not quiet:
-            tell_unheeded(context, loaded, how)
+            say_unheeded(context, loaded, how, tell)
     seed = world.gather(fresh_seed() if seed is None else seed)[0]
     if explain:
         told = loaded.explanation(
