@@ -98,9 +98,9 @@ def padded(tensors: Any, spare: int) -> Any:
 
 
 def of_any_length(x: Tensor) -> Tensor:
-    """x (N,), told to be of a length that changes; of 2 where that is 1, which a compiler takes for a case of
-    its own, its number twice."""
-    return _marked(x.expand(2) if len(x) == 1 else x)
+    """x (N,), told to be of a length that changes; its number twice where that is 1, which a compiler takes
+    for a case of its own. (Written out: strides of 0 are another such case, and so are views.)"""
+    return _marked(x.repeat(2 if len(x) == 1 else 1))
 
 
 def of_any_number(tensors: Any) -> Any:

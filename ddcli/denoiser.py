@@ -30,7 +30,6 @@ from .process import (
     log_ratios,
     refuse_order,
 )
-from .randomness import LOG_ZERO
 
 # training pads rows to a multiple: a CPU keeps a kernel, and megabytes, for each size it meets
 ROW_COUNT = 128
@@ -62,7 +61,7 @@ class Backbone(Protocol):
     @property
     def trunk(self) -> Callable[..., Tensor]:
         """Hidden states (B, L, D) of tokens (B, L), clocks (B, L) float32, `valid`, and what else is told; of
-        our own network at `chosen` positions alone, if there are any."""
+        our own network, where it is told them, at the `chosen` positions alone, (N, D)."""
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) of hidden states (N, D); or of more entries, of which those behind V mean nothing."""
@@ -101,11 +100,9 @@ class LeaveOneOut:
         pass
 
     def belief(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        barred = process.vocabulary.barred_on(logits.device)
-        spare = logits.shape[-1] - len(barred)
-        barred = F.pad(barred, (0, spare), value=LOG_ZERO).to(logits)
+        barred = process.vocabulary.barred_on(logits.device).to(logits)
         # added: a compiler for CPUs is three times slower to choose by a table of bools (docs/log.md)
-        return (logits + barred).log_softmax(-1)[..., : len(barred) - spare]
+        return (logits[..., : len(barred)] + barred).log_softmax(-1)
 
     def posterior(self, process: Process, logits: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         return clean_posterior(process, self.belief(process, logits, xt, t), xt, t)
@@ -315,8 +312,8 @@ class NetworkDenoiser:
 
     @property
     def _chooses(self) -> bool:
-        """Whether the trunk is told which positions are asked about. Not on a GPU, where it is recorded as
-        CUDA graphs, one for each shape of what it is told."""
+        """Whether the trunk is told which positions are asked about: on a CPU. A GPU, for which it may be
+        recorded as CUDA graphs, would need one for each number of them."""
         return isinstance(self.network, Transformer) and self.device.type == "cpu"
 
     def precision(self) -> torch.autocast:
@@ -375,9 +372,9 @@ class NetworkDenoiser:
         chosen = rows.flatten().nonzero()[:, 0]
         spare = -len(chosen) % ROW_COUNT
         counts = F.pad(torch.ones_like(chosen, dtype=torch.bool), (0, spare))
-        chosen = torch.cat([chosen, chosen[:1].expand(spare)])
+        chosen = sent(torch.cat([chosen, chosen[:1].expand(spare)]), xt.device)
+        counts = sent(counts, xt.device)
         hidden = self.hidden(xt, t, chosen, valid, **told)
-        chosen, counts = sent(chosen, xt.device), sent(counts, xt.device)
         of = [x.flatten()[chosen] for x in of]
         at_once = AT_ONCE[hidden.device.type] // self.process.vocabulary.size
         size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)

@@ -3,6 +3,7 @@
 Reading what may have come from anybody: nothing that never ends, and nothing that fills the memory.
 """
 
+import codecs
 import errno
 import hashlib
 import json
@@ -157,13 +158,31 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def check_place(path: Path, doing: str = "cannot be written") -> None:
+def wide_encoding(content: bytes) -> str | None:
+    """Of a text that begins with the mark of one of several bytes a character, its name."""
+    marks = {
+        "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # the first begins as one of utf-16 does
+        "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    }
+    return next((name for name, of in marks.items() if content.startswith(of)), None)
+
+
+def check_place(path: str | Path) -> None:
     """Raises DdcliError, before any work is done, for a file that could not be put where it is asked for."""
-    if not path.parent.is_dir():
-        raise DdcliError(f"{path} {doing}: there is no folder {path.parent}; make it first")
-    replaced = path.is_file() or not path.exists()  # not written to, as a device or a pipe is
-    if replaced and not os.access(path.parent, os.W_OK):
-        raise DdcliError(f"{path} {doing}: nothing can be written in {path.parent}")
+    real = os.path.realpath(path)  # where a link leads is what would be replaced
+    folder = os.path.dirname(real)
+    if os.path.isdir(real):
+        raise DdcliError(f"{path} cannot be written: it is a folder")
+    if not os.path.isdir(folder):
+        raise DdcliError(f"{path} cannot be written: there is no folder {Path(path).parent}; make it first")
+    if os.path.isfile(real) or not os.path.exists(real):  # a device or a pipe is written to
+        check_folder(folder, path)
+
+
+def check_folder(folder: str | Path, path: str | Path) -> None:
+    """Raises DdcliError where nothing can be written in a folder that is there, in which `path` is to be."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DdcliError(f"{path} cannot be written: nothing can be written in {folder}")
 
 
 def check_regular(path: Path) -> None:

@@ -247,7 +247,7 @@ def evaluate(
             )
         )
     if data is not None and text.sha256 == model.about.get("data", {}).get("sha256", "").partition("+")[0]:
-        say(f"{text.name} is what the model was trained on; without --data its held-out part is measured")
+        say(f"{text.name} is what the model was trained on; without --data it is judged by what was held out")
     blocks = text.blocks
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     drawing: dict[str, Any] = {"length": length, "seed": seed}

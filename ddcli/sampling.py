@@ -186,16 +186,17 @@ def _label_of(label: Label, index: int) -> str | None:
 def _placed(model: Model, fixed: Mapping[int, str], start: int) -> dict[int, np.ndarray]:
     """The ids of texts by their places. Raises DdcliError where they meet the prompt or each other, or the
     model could not heed them."""
-    if fixed and isinstance(model.process, Autoregressive):
-        raise DdcliError(
-            "an autoregressive model does not see what is fixed further on, and would meet it by chance; "
-            "leave --fix out, or use a model of other noise"
-        )
     unit, end, placed = model.tokenizer.unit, start, {}
+    sees = 1 if isinstance(model.process, Autoregressive) else model.block  # at once; 0: everything
     for place, text in sorted(fixed.items()):
         if place < end:
             raise DdcliError(
                 f"the text fixed at {unit} {place} meets what stands before {end}; place it later"
+            )
+        if sees and place > end and end // sees != place // sees:
+            raise DdcliError(
+                f"the text fixed at {unit} {place} would be met by chance: the model does not see it from "
+                f"{end}; begin with it (--prompt), or use a model that sees all of a text"
             )
         placed[place] = model.tokenizer.encode(text)
         if set(placed[place].tolist()) & set(model.tokenizer.special_ids):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import DdcliError, counted, first_line
-from .files import meant, sha256
+from .files import meant, sha256, wide_encoding
 from .hub import is_name, offline, quiet, unreachable
 
 Document = str | bytes
@@ -392,6 +392,8 @@ def _is_binary(data: bytes) -> bool:
 
 
 def _check_is_text(head: bytes, where: str, reading: Reading) -> None:
+    if not reading.as_bytes and (wide := wide_encoding(head)):
+        raise DdcliError(f"{where} is {wide} text; make UTF-8 of it: `iconv -f {wide} -t utf-8`")
     if not reading.as_bytes and _is_binary(head):
         raise DdcliError(f"{where} is binary, no text; --tokenizer byte takes it, or unpack what it holds")
 

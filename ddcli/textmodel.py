@@ -56,7 +56,8 @@ class TextModel(Model):
     def score(self, text: str | bytes, *, draws: int = 4, seed: int = 0) -> Bound:
         """The bound on -ln p(text), cut in blocks of the model's length that know nothing of each other.
 
-        draws: noisings of each block. A model of records takes the text as one. Of bytes that are no UTF-8 a
+        draws: noisings of each block; of a short text few of them tell little, and its `stderr` is NaN where
+        it is a single block. A model of records takes the text as one. Of bytes that are no UTF-8 a
         vocabulary that is not of bytes knows nothing.
         Raises DdcliError where the vocabulary knows nothing of the text.
 

@@ -135,6 +135,16 @@ def test_a_model_of_blocks_learns_and_writes_texts_longer_than_it_was_trained_on
     assert model.sample(1, seed=2, prompt="abab")[0].text.startswith("abab")
 
 
+def test_text_is_fixed_where_a_model_of_blocks_sees_it_and_nowhere_else(block_run):
+    model = load_model(block_run)
+    for fixed in ({0: "bb"}, {5: "bb"}, {0: "abababab", 10: "bb"}):
+        (sample,) = model.sample(1, fixed=fixed, length=24, seed=1, steps=8)
+        assert all(sample.text[place:].startswith(text) for place, text in fixed.items())
+    for fixed in ({8: "bb"}, {20: "bb"}, {0: "ab", 8: "bb"}):
+        with pytest.raises(DdcliError, match=r"would be met by chance: the model does not see it from [02]"):
+            model.sample(1, fixed=fixed, length=24)
+
+
 def test_a_single_block_is_a_plain_model_and_writes_no_longer(text_file, tmp_path):
     train_tiny(tmp_path / "run", text_file, model__block=32, train__steps=10)
     model = load_model(tmp_path / "run")

@@ -1426,51 +1426,74 @@ def test_what_is_read_by_parts_is_not_compiled_and_says_so(absorbing_run, capsys
     assert re.fullmatch("ddcli: --cache reads a text by parts.*--compile out\n", capsys.readouterr().err)
 
 
-def test_what_is_written_never_takes_the_place_of_what_is_read(refused, absorbing_run, text_file, tmp_path):
+def test_what_is_written_never_takes_the_place_of_what_is_read(refused, absorbing_run, tmp_path):
     """Texts with gaps, what stands before or behind one, and the files of a model; by whatever name."""
-    text, before = tmp_path / "text.txt", tmp_path / "before.txt"
+    text, before = tmp_path / "0000.txt", tmp_path / "before.txt"
     text.write_bytes(b"the [MASK:2] sat")
     before.write_bytes(b"the ")
     (tmp_path / "link.txt").symlink_to(text)
-    kept = {path: path.read_bytes() for path in (text, before, absorbing_run / "config.json")}
-    infill = ["infill", absorbing_run, *FEW]
+    theirs = [absorbing_run / name for name in ("config.json", "model.safetensors", "new.safetensors")]
+    checkpoint = next((absorbing_run / "checkpoints").iterdir())
+    theirs += [absorbing_run / "checkpoints/x", checkpoint / "manifest.json"]
+    kept = {path: path.read_bytes() for path in (text, before, *theirs[:2])}
+    infill, sample = ["infill", absorbing_run, *FEW], ["sample", absorbing_run, *FEW]
     for arguments in (
         [*infill, text, "-o", text],
         [*infill, text, "-o", tmp_path / "link.txt"],
+        [*infill, text, "-o", f"{tmp_path}/"],
         [*infill, text, "--jsonl", "-o", text],
         [*infill, text, "--trace", text],
         [*infill, "--prefix", before, "-o", before],
+        ["noise-viz", tmp_path / "page.html", "-o", tmp_path / "page.html"],
     ):
-        assert "is read, and would be replaced; give another file" in refused(*arguments)
-    theirs = absorbing_run / "config.json"
+        (tmp_path / "page.html").write_text("to be")
+        message = refused(*arguments)
+        assert "is read, and" in message
+        assert "would replace it; give another place" in message
     for arguments in (
         [*infill, text, "-o"],
-        ["sample", absorbing_run, "-o"],
-        ["sample", absorbing_run, "--trace"],
+        [*sample, "-o"],
+        [*sample, "--trace"],
+        ["report", absorbing_run, "-o"],
     ):
-        assert "belongs to" in refused(*arguments, theirs)
+        for file in theirs:
+            assert "is a file of the model" in refused(*arguments, file)
+    asked = ["sample", checkpoint, *FEW, "-o"]
+    assert "is a file of the model" in refused(*asked, absorbing_run / "tokenizer.json")
     assert kept == {path: path.read_bytes() for path in kept}
+
+
+def test_a_run_folder_takes_what_is_written_into_it_again(run, absorbing_run, tmp_path, monkeypatch):
+    """So does a file that nobody reads, a device, and stdout by its name."""
+    for place in (absorbing_run / "sample.txt", tmp_path / "sample.txt", "/dev/null", "/dev/stdout"):
+        for _ in range(2):
+            assert run("sample", absorbing_run, *FEW, "-q", "-o", place)[0] == 0
+    (absorbing_run / "sample.txt").unlink()
 
 
 def test_where_nothing_can_be_written_is_said_before_any_work(
     refused, absorbing_run, text_file, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("ddcli.files.os.access", lambda path, mode: False)
-    monkeypatch.setattr("ddcli.evaluation.measure", None)
+    monkeypatch.setattr("ddcli.report.measure", None)
     monkeypatch.setattr("ddcli.sampling.samples", None)
+    (tmp_path / "text.txt").write_bytes(b"the [MASK:2] sat")
     said = f"nothing can be written in {tmp_path}"
-    assert said in refused("sample", absorbing_run, "-o", tmp_path / "a.txt")
+    for output in ("a.txt", "", "new/folder/"):
+        assert said in refused("sample", absorbing_run, "-o", f"{tmp_path}/{output}")
     assert said in refused("sample", absorbing_run, "--trace", tmp_path / "a.jsonl")
+    assert said in refused("infill", absorbing_run, tmp_path / "text.txt", "--in-place")
     sweep = ["eval", absorbing_run, "--data", text_file, "--sweep", "steps=1"]
     assert said in refused(*sweep, "-o", tmp_path / "a.png")
     assert f"nothing can be written in {absorbing_run}" in refused(*sweep, "--save")
 
 
 def test_text_that_is_not_utf8_but_twice_as_wide_is_named(refused, absorbing_run, tmp_path):
-    (tmp_path / "wide.txt").write_text("the [MASK:2] sat", encoding="utf-16")
-    assert "wide.txt is UTF-16 text; save it as UTF-8" in refused(
-        "infill", absorbing_run, tmp_path / "wide.txt"
-    )
+    for coding in ("utf-16", "utf-32"):
+        (tmp_path / "wide.txt").write_text("the [MASK:2] sat", encoding=coding)
+        asked = ["infill", absorbing_run, tmp_path / "wide.txt"]
+        assert f"wide.txt is {coding} text; make UTF-8 of it: `iconv -f {coding} -t utf-8`" in refused(*asked)
+        assert f"`iconv -f {coding} -t utf-8`" in refused("eval", absorbing_run, "--data", asked[-1])
 
 
 def test_a_length_that_is_not_closed_or_falls_is_told_apart(refused, absorbing_run):
@@ -1480,7 +1503,7 @@ def test_a_length_that_is_not_closed_or_falls_is_told_apart(refused, absorbing_r
 
 def test_a_text_that_was_trained_on_is_named_where_it_judges(run, absorbing_run, text_file, tmp_path):
     said = run("eval", absorbing_run, "--data", text_file, "--limit", "2", "--draws", "1")[2]
-    assert "is what the model was trained on; without --data its held-out part is measured" in said
+    assert "is what the model was trained on; without --data it is judged by what was held out" in said
     (tmp_path / "other.txt").write_text(text_file.read_text()[:2000])
     assert "trained on" not in run("eval", absorbing_run, "--data", tmp_path / "other.txt", "--limit", "2")[2]
 

@@ -1,5 +1,7 @@
 """Laws of the network and of what is built around it."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -66,6 +68,15 @@ def test_beliefs_at_rows_are_those_of_the_whole_and_never_of_impossible_ids():
     torch.testing.assert_close(log_p[:, text], logits[:, text].log_softmax(-1), rtol=1e-5, atol=1e-5)
     assert (log_p[:, [3, 7]].exp() == 0).all()
     assert log_p.isfinite().all()
+
+
+def test_entries_behind_the_vocabulary_are_never_looked_at():
+    process = Uniform(Vocabulary(V, None, (3,)), Linear())
+    logits, of = torch.randn(4, V + 5), (torch.zeros(4, dtype=torch.long), torch.full((4,), 0.5).double())
+    believed = HEADS["leave-one-out"].belief(process, logits, *of)
+    logits[:, V:] = torch.tensor([math.inf, -math.inf, math.nan, 1e9, 0.0])
+    assert torch.equal(HEADS["leave-one-out"].belief(process, logits, *of), believed)
+    assert believed.shape == (4, V)
 
 
 @pytest.mark.parametrize("clock", ["none", "given", "time"])
@@ -374,6 +385,10 @@ def test_a_network_is_compiled_once_for_one_sequence_and_once_for_any_other_numb
     for b in (1, 4, 3, 2, 7):
         told = inputs(b=b)
         torch.testing.assert_close(compiled(*told), plain(*told), rtol=1e-4, atol=1e-4)
+    xt, t, _ = inputs(b=2)
+    for few in (1, 2, 40):  # positions asked about
+        rows = torch.arange(2 * L).view(2, L) < few
+        torch.testing.assert_close(compiled(xt, t, rows), plain(xt, t, rows), rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     assert not heard
 

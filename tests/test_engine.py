@@ -209,6 +209,10 @@ def test_the_autoregressive_bound_is_the_likelihood_itself_and_is_learnt(letters
 
 def test_an_autoregressive_model_takes_one_evaluation_a_token_and_never_looks_ahead(letters, tmp_path):
     model = trained(tmp_path / "run", letters, process__name="autoregressive", train__steps=20)
+    (sample,) = model.sample(1, prompt="ab", fixed={2: "c"}, length=8, seed=1)
+    assert sample.text.startswith("abc")
+    with pytest.raises(DdcliError, match=r"would be met by chance: .* \(--prompt\)"):
+        model.sample(1, fixed={2: "c"}, length=8)
     assert model.sample(1, seed=1, length=12, prompt="ab")[0].nfe == 10
     with pytest.raises(DdcliError, match="cannot infill"):
         model.infill("a[MASK]b")

@@ -268,13 +268,11 @@ class Transformer(Network):
     ) -> Tensor:
         """Hidden states (B, L, D) of tokens (B, L) at clocks (B, L).
 
-        chosen (N,) int64, of the B L positions, counted through: hidden states of these alone, (N, D). What
-        stands behind the last attention is then computed nowhere else.
-
         `valid` (B, L) bool: False at padding, which nobody attends to. `clean` (B, L), for a network of
         blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy. `guess`
         (B, L, D), for a self-conditioned one, which has no blocks: `expected` of its last belief, 0 where
-        there is none.
+        there is none. `chosen` (N,) int64, of the B L positions, counted through: hidden states of these
+        alone, (N, D); the second branch of the last layer is then computed nowhere else.
         """
         n = input_ids.shape[1]
         position = torch.arange(n, device=input_ids.device)

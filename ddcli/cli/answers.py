@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import shutil
+import stat
 import sys
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import DdcliError, escaped, printable
-from ..files import check_place, meant
+from ..files import check_folder, check_place, meant, wide_encoding
 
 if TYPE_CHECKING:
     from ..filling import Infilling
@@ -26,17 +27,15 @@ SEPARATOR = "-" * 40
 
 def read(file: str, otherwise: str = "") -> bytes:
     """otherwise: what else to do where there is no such file, nor one of a name like it."""
-    if file == "-":
-        return sys.stdin.buffer.read()
     try:
-        content = Path(file).read_bytes()
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except FileNotFoundError as error:
         hint = meant(file) or otherwise
         raise DdcliError(f"{file} cannot be read: {error.strerror}{hint}") from None
     except OSError as error:
         raise DdcliError(f"{file} cannot be read: {error.strerror}") from None
-    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise DdcliError(f"{file} is UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    if wide := wide_encoding(content):
+        raise DdcliError(f"{file} is {wide} text; make UTF-8 of it: `iconv -f {wide} -t utf-8`")
     return content
 
 
@@ -48,36 +47,67 @@ def check_utf8(option: str, text: str) -> None:
         raise DdcliError(f"{option} is not UTF-8 text") from None
 
 
+STDOUT = "/dev/stdout"  # which, written to by its name, would be emptied first
 Answer = tuple[bytes, dict[str, Any]]  # a text, and what is known of it
+
+
+# what a model is read from, and goes on from, in its folder
+OWN = {
+    *("config.json", "config.toml", "run.json", "generation_config.json", "manifest.json", "metrics.jsonl"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt"),
+}
+OWN_FOLDERS = {"checkpoints", "adapter"}
+NUMBERED = re.compile(r"\d{4,}\.(txt|json)")  # what is written into a folder
 
 
 def check_output(output: str | None) -> None:
     """DdcliError, before any work is done, for an output that could not be written."""
     if output == "":
         raise DdcliError("-o is empty; give a file, or a folder with a / at its end")
-    if output is None:
+    if output is None or output == STDOUT:
         return
-    path, folder = Path(output), output.endswith(("/", os.sep))
-    if not folder and not path.is_dir():
-        check_place(path)
-    file = next(filter(os.path.isfile, (path, *path.parents)), None)
-    if folder and file:
-        raise DdcliError(f"{output} cannot be made: {file} is a file")
+    if not _is_folder(output):
+        check_place(output)
+        return
+    there = next(filter(os.path.exists, (output, *map(str, Path(output).parents))), ".")
+    if os.path.isfile(there):
+        raise DdcliError(f"{output} cannot be made: {there} is a file")
+    check_folder(there, output)
 
 
-def check_apart(written: str | Path | None, model: str, *read: str | None) -> None:
+def _is_folder(output: str) -> bool:
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
+
+
+def check_apart(written: str | Path | None, model: str | None, *read: str | Path | None) -> None:
     """DdcliError, before any work is done, where what is written would take the place of what is read: of one
-    of some files, or of one in the folder of the model."""
-    if written is None or not os.path.isfile(written):
+    of some files (- is stdin), or of what a model is in its folder."""
+    if written is None or str(written) == STDOUT:
         return
     for file in read:
-        if file is not None and os.path.exists(file) and os.path.samefile(file, written):
-            raise DdcliError(
-                f"{written} is read, and would be replaced; give another file, or --in-place, which can keep "
-                "a copy (--backup)"
-            )
-    if Path(model).is_dir() and Path(written).resolve().is_relative_to(Path(model).resolve()):
-        raise DdcliError(f"{written} belongs to {model}, and would be replaced; give another file")
+        if file is not None and _replaces(str(written), str(file)):
+            raise DdcliError(f"{file} is read, and {written} would replace it; give another place")
+    if model is None or not os.path.isdir(model):
+        return
+    folder = Path(os.path.abspath(model))
+    folder = folder.parent.parent if folder.parent.name in OWN_FOLDERS else folder
+    for place, of in (os.path.abspath(written), folder), (os.path.realpath(written), folder.resolve()):
+        parts = Path(place).relative_to(of).parts if Path(place).is_relative_to(of) else ()
+        own = len(parts) == 1 and (parts[0] in OWN or parts[0].endswith(".safetensors"))
+        if own or (parts and parts[0] in OWN_FOLDERS):
+            raise DdcliError(f"{written} is a file of the model {model}; give another place")
+
+
+def _replaces(written: str, file: str) -> bool:
+    """Whether a file that is read is where something is written, or among what is written into a folder."""
+    try:
+        if _is_folder(written):
+            inside = os.path.samefile(os.path.dirname(os.path.abspath(file)), written)
+            return file != "-" and inside and NUMBERED.fullmatch(os.path.basename(file)) is not None
+        there = os.fstat(sys.stdin.fileno()) if file == "-" else os.stat(file)
+        return stat.S_ISREG(there.st_mode) and os.path.samestat(there, os.stat(written))
+    except (OSError, ValueError):  # one of them is not there
+        return False
 
 
 Answers = Callable[["OnFrame | None"], Iterator[Answer]]  # given who watches
@@ -126,15 +156,6 @@ def _traced(answers: Answers, path: Path, model: "TextModel", command: str, samp
     return followed
 
 
-def check_folder(path: Path | None) -> None:
-    """DdcliError, before any work is done, where there is no folder to write a file to."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise DdcliError(f"{path} cannot be written: it is a folder")
-    check_place(path)
-
-
 def deliver(
     answers: Iterable[Answer], output: str | None, as_json: bool, null: bool, *, line_end: bytes
 ) -> None:
@@ -145,10 +166,10 @@ def deliver(
             return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         return content + (b"\0" if null else line_end)
 
-    if output == "/dev/stdout":  # which, written to by its name, would be emptied first
+    if output == STDOUT:
         output = None
     between = b"" if as_json or null else (b"" if line_end else b"\n") + SEPARATOR.encode() + b"\n"
-    if output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir()):
+    if output is not None and _is_folder(output):
         folder, suffix = Path(output), ".json" if as_json else ".txt"
         for number, answer in enumerate(answers):
             try:

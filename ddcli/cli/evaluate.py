@@ -32,13 +32,14 @@ from .options import (
     settings_of,
 )
 
-FEW = 8  # clusters: the error of so many is known to a quarter of it
-
 if TYPE_CHECKING:
     from ..evaluation import Share
     from ..generative import TextFigures
     from ..replay import Replayed, SelfTest
     from ..report import Evaluation, Generative
+
+
+FEW = 8  # clusters: the error of so many is known to a quarter of it
 
 
 def evaluate(
@@ -188,11 +189,12 @@ def evaluate(
     lines = "\n".join(_lines(found, curve))
     answer(lines if told is None else json.dumps(told, ensure_ascii=False, indent=2))
     if save and not quiet:
-        best = found.budgets[report.BEST].name
-        most = max(point.settings.steps for point in found.frontier)
-        if found.budgets[report.BEST].settings.steps == most:
+        best = found.budgets[report.BEST]
+        swept = {point.settings.steps for point in found.frontier if point.paced}
+        most = max(swept, default=0)
+        if len(swept) > 1 and best.paced and best.settings.steps == most:
             tell(f"{counted(most, 'step')} are the most that were swept; more may be better still")
-        tell(f"{Path(model) / 'generation_config.json'} now says {best}, and holds the budgets;")
+        tell(f"{Path(model) / 'generation_config.json'} now says {best.name}, and holds the budgets;")
         tell(f"try: ddcli sample {quote(model)}, or ddcli sample {quote(model)} --budget fast; infill too")
 
 

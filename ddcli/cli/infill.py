@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DdcliError
+from ..files import check_place
 from .answers import (
     Answer,
     approximate,
     backed_up,
     check_apart,
     check_backup,
-    check_folder,
     check_output,
     close,
     deliver,
@@ -165,9 +165,11 @@ def infill(
     document = None if jsonl else gaps.document(text)
     kept = check_backup(file, backup)
     check_output(output)
-    check_folder(trace)
-    for written in (output, trace):
-        check_apart(written, model, file, prefix, suffix)
+    for written in (trace, file if in_place else None):
+        if written is not None:
+            check_place(written)
+    check_apart(output, model, file, prefix, suffix, trace)
+    check_apart(trace, model, file, prefix, suffix)
     loaded = load(model, device=device, precision=precision, allow_pickle=allow_pickle)
     if compiled:
         compile_first(context, loaded, tell)

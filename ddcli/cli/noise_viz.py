@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DdcliError, counted
-from .answers import answer, check_utf8, read, tell
+from .answers import answer, check_apart, check_utf8, read, tell
 from .completion import names_in
 from .options import AllowPickle, Quiet
 
@@ -73,6 +73,7 @@ def noise_viz(
         text = _text(file, text)
     if output is not None:
         format_of(output)  # what cannot be drawn is refused before a model runs
+        check_apart(output, model, file, trace)
     loaded = None if model is None else api.load(model, allow_pickle=allow_pickle)
     story = api.noise_viz(
         text,

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..errors import DdcliError
-from .answers import answer, check_folder
+from ..files import check_place
+from .answers import answer, check_apart
 from .options import Json
 
 
@@ -27,7 +28,9 @@ def report(
     from ..runlog import read_run
     from ..viz.runpage import write_report
 
-    check_folder(output)
+    if output is not None:
+        check_place(output)
+        check_apart(output, str(run))
     try:
         path = write_report(run, output)
     except OSError as error:

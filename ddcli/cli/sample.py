@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DdcliError
+from ..files import check_place
 from .answers import (
     Answer,
     approximate,
     check_apart,
-    check_folder,
     check_output,
     check_utf8,
     close,
@@ -110,16 +110,17 @@ def sample(
         if world.size > 1 and (live or trace or explain):
             raise DdcliError("--live, --trace and --explain are of one process; leave them out")
         check_output(output)
-        check_folder(trace)
-        for written in (output, trace):
-            check_apart(written, model)
+        if trace is not None:
+            check_place(trace)
+        check_apart(output, model, trace)
+        check_apart(trace, model)
         loaded = load_writer(model, device=device, precision=precision, allow_pickle=allow_pickle)
         if compiled:
             compile_first(context, loaded, tell)
         if trace and not isinstance(loaded, TextModel):
             raise DdcliError(f"{model} does not tell what it believes on its way; leave --trace out")
         how = loaded.choose(**settings_of(context))
-        if not quiet:
+        if world.leads and not quiet:
             say_unheeded(context, loaded, how, tell)
     seed = world.gather(fresh_seed() if seed is None else seed)[0]
     if explain:

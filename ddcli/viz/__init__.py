@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DdcliError, unknown
-from ..files import whole_file
+from ..files import check_place, whole_file
 from .packing import to_json
 from .parts import Story
 from .story import check_drawable, retell, tell
@@ -78,8 +78,7 @@ def format_of(path: str | Path) -> Format:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise unknown("picture format", path.suffix or path.name, FORMATS)
-    if not path.parent.is_dir():
-        raise DdcliError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    check_place(path)
     return FORMATS[path.suffix.lower()]
 
 
