@@ -91,10 +91,11 @@ def main() -> None:
     for steps, (one, many) in zip(asked.steps, each, strict=True):
         found = judged(model, asked, steps)
         print(f"| {Path(asked.run).name} | {steps} | {cells(found)} | {one:,.0f} | {many:,.0f} |", flush=True)
-    one, many = autoregressive
     for other in asked.others:
         found = judged(load(other), asked, None)
-        print(f"| {other} | | {cells(found)} | {one:,.0f} | {many:,.0f} |", flush=True)
+        print(f"| {Path(other).name} | | {cells(found)} | | |", flush=True)
+    one, many = autoregressive
+    print(f"| a GPT-2 of this shape, by `generate` | | | | | {one:,.0f} | {many:,.0f} |")
     print(f"| real text | | | {found.real.perplexity:.0f} | | | |\n\n{found.protocol}")
 
 
