@@ -76,6 +76,12 @@ def load_scorer(source: str, *, gguf: str | None = None, device: torch.device | 
     if not is_folder and (name.startswith((".", "/", "~")) or Path(name).exists()):
         raise DdcliError(f"{name} is no folder; --generative takes a folder of a causal model, or its name")
 
+    files = sorted(file.name for file in Path(name).glob("*.gguf")) if is_folder else []
+    if gguf is None and files and not (Path(name) / "config.json").is_file():
+        raise DdcliError(f"{name} holds no model but {files[0]}; give --generative-gguf {files[0]}")
+    if gguf is not None and is_folder and gguf not in files:
+        raise DdcliError(f"{name} holds no {gguf}{f'; it holds {files[0]}' if files else ''}")
+
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.peft_utils import find_adapter_config_file
 

@@ -187,8 +187,20 @@ def test_a_name_that_the_hub_does_not_give_is_asked_for_once_and_quietly(monkeyp
     assert hub.level == level
 
 
-def test_a_gguf_file_is_named_in_two_ways(tmp_path):
-    for source, gguf in ((f"{tmp_path}::x.gguf", None), (str(tmp_path), "x.gguf")):
+def test_a_gguf_file_is_named_in_two_ways_and_has_to_be_there(tmp_path):
+    asked = ((f"{tmp_path}::x.gguf", None), (str(tmp_path), "x.gguf"))
+    for source, gguf in asked:
+        with pytest.raises(DdcliError, match=r"holds no x\.gguf$"):
+            load_scorer(source, gguf=gguf)
+    (tmp_path / "other.gguf").write_bytes(b"")
+    with pytest.raises(DdcliError, match=r"holds no x\.gguf; it holds other\.gguf"):
+        load_scorer(*asked[0][:1])
+    with pytest.raises(
+        DdcliError, match=r"holds no model but other\.gguf; give --generative-gguf other\.gguf"
+    ):
+        load_scorer(str(tmp_path))
+    (tmp_path / "x.gguf").write_bytes(b"")
+    for source, gguf in asked:
         with pytest.raises(DdcliError, match="is no causal language model"):
             load_scorer(source, gguf=gguf)
 
