@@ -1492,7 +1492,7 @@ def test_text_that_is_not_utf8_but_twice_as_wide_is_named(refused, absorbing_run
     for coding in ("utf-16", "utf-32"):
         (tmp_path / "wide.txt").write_text("the [MASK:2] sat", encoding=coding)
         asked = ["infill", absorbing_run, tmp_path / "wide.txt"]
-        assert f"wide.txt is {coding} text; make UTF-8 of it: `iconv -f {coding} -t utf-8`" in refused(*asked)
+        assert f"the document is {coding} text; make UTF-8 of it: `iconv -f {coding} -t" in refused(*asked)
         assert f"`iconv -f {coding} -t utf-8`" in refused("eval", absorbing_run, "--data", asked[-1])
 
 
@@ -1516,3 +1516,29 @@ def test_a_number_of_steps_that_has_no_say_is_said_to_have_none(run, absorbing_r
     assert said in run(*asked, "first-hitting", **given)[2]
     assert "pace of its own" not in run(*asked, "first-hitting", "-q", **given)[2]
     assert "pace of its own" not in run(*asked, "ancestral", **given)[2]
+
+
+def test_figures_of_few_blocks_are_said_to_say_little(run, absorbing_run, text_file):
+    asked = ["eval", absorbing_run, "--data", text_file, "--draws", "1", "--limit"]
+    few, more = (run(*asked, limit)[1].decode() for limit in ("2", "9"))
+    assert "standard error over 2 clusters, so few that it says little itself" in few
+    assert "standard error over 9 clusters (" in more
+
+
+def test_a_sweep_whose_best_is_its_most_steps_says_so(run, absorbing_run, text_file, tmp_path, monkeypatch):
+    model = shutil.copytree(absorbing_run, tmp_path / "run")
+    asked = ["eval", model, "--data", text_file, "--limit", "2", "--draws", "1", "--save", "--sweep"]
+    said = "steps are the most that were swept; more may be better still"
+    for best, sweep, true in (
+        (-1, "steps=1,4 sampler=random", True),
+        (0, "steps=1,4 sampler=random", False),
+        (-1, "steps=4 sampler=random,confidence", False),
+        (-1, "steps=1,4 sampler=random,first-hitting", False),  # whose pace is its own
+    ):
+        monkeypatch.setattr(
+            "ddcli.report.budgets",
+            lambda frontier, within, best=best: dict.fromkeys(
+                ("quality", "balanced", "fast"), frontier[best]
+            ),
+        )
+        assert (f"4 {said}" in run(*asked, sweep)[2]) == true

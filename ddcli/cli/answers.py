@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import DdcliError, escaped, printable
-from ..files import check_folder, check_place, meant, wide_encoding
+from ..files import check_folder, check_place, meant
 
 if TYPE_CHECKING:
     from ..filling import Infilling
@@ -28,15 +28,12 @@ SEPARATOR = "-" * 40
 def read(file: str, otherwise: str = "") -> bytes:
     """otherwise: what else to do where there is no such file, nor one of a name like it."""
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except FileNotFoundError as error:
         hint = meant(file) or otherwise
         raise DdcliError(f"{file} cannot be read: {error.strerror}{hint}") from None
     except OSError as error:
         raise DdcliError(f"{file} cannot be read: {error.strerror}") from None
-    if wide := wide_encoding(content):
-        raise DdcliError(f"{file} is {wide} text; make UTF-8 of it: `iconv -f {wide} -t utf-8`")
-    return content
 
 
 def check_utf8(option: str, text: str) -> None:

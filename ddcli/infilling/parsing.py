@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from ..errors import DdcliError, shorten
+from ..files import wide_encoding
 from .document import (
     LONGEST,
     MAX_GAP,
@@ -81,6 +82,8 @@ def parse(
         gaps.append(Gap(found, match.start()))
         piece.clear()
     if not gaps:
+        if wide := wide_encoding(source):
+            raise DdcliError(f"the document is {wide} text; make UTF-8 of it: `iconv -f {wide} -t utf-8`")
         many = f", {example} for twelve" if example else ""
         raise DdcliError(f"the document has no gap to fill; write {marker} for one token{many}")
     return Document(source, (*pieces, bytes(piece + source[end:])), tuple(gaps))
