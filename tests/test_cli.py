@@ -1529,6 +1529,7 @@ def test_a_sweep_whose_best_is_its_most_steps_says_so(run, absorbing_run, text_f
     model = shutil.copytree(absorbing_run, tmp_path / "run")
     asked = ["eval", model, "--data", text_file, "--limit", "2", "--draws", "1", "--save", "--sweep"]
     said = "steps are the most that were swept; more may be better still"
+    names = ("quality", "balanced", "fast")
     for best, sweep, true in (
         (-1, "steps=1,4 sampler=random", True),
         (0, "steps=1,4 sampler=random", False),
