@@ -1538,8 +1538,6 @@ def test_a_sweep_whose_best_is_its_most_steps_says_so(run, absorbing_run, text_f
     ):
         monkeypatch.setattr(
             "ddcli.report.budgets",
-            lambda frontier, within, best=best: dict.fromkeys(
-                ("quality", "balanced", "fast"), frontier[best]
-            ),
+            lambda frontier, within, best=best: dict.fromkeys(names, frontier[best]),
         )
         assert (f"4 {said}" in run(*asked, sweep)[2]) == true
