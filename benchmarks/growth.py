@@ -3,7 +3,8 @@
 One size is changed at a time. The floor of the matrices is their operations over the rate that a product of
 large matrices reaches in the same run; that of memory is what has to be read and written of weights,
 gradients and moments over the bandwidth of a large copy. A slope is that of the logarithm of time over that
-of the size: 1 is in proportion. Eager, since each shape would be compiled anew.
+of the size: 1 is in proportion. Eager, since each shape would be compiled anew. Last, what one more block of
+a text costs where the keys and values of those before it are kept.
 
 python benchmarks/growth.py
 """
@@ -17,15 +18,18 @@ import bench
 import numpy as np
 import torch
 
+from ddcli.denoiser import Cached
 from ddcli.device import PRECISION_NAMES, pick_device, pick_precision
 from ddcli.weights import count
 
 STEP = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=8)
 DRAWN = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=2)
 STEPS = 16  # of sampling
+BLOCK = 16  # positions
+FINISHED = [256, 1024, 4096]  # positions before a block
 SIZES: dict[str, list[int]] = {
     "symbols": [256, 4096, 50_257],
-    "length": [128, 256, 512, 1024],
+    "length": [128, 256, 512, 1024, 4096],
     "width": [128, 256, 512],
     "sequences": [2, 4, 8, 16],
 }
@@ -79,6 +83,22 @@ def of_a_sample(machine: Machine, shape: bench.Shape, turns: int, steps: int = S
     )
 
 
+@torch.no_grad()
+def of_a_block(machine: Machine, finished: int, turns: int) -> Cost:
+    """One evaluation of the block behind so many positions, whose keys and values are there."""
+    shape = replace(DRAWN, length=finished + BLOCK, sequences=1)
+    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, block=BLOCK)
+    xt = torch.zeros(1, shape.length, dtype=torch.long, device=machine.device)
+    rows = torch.arange(shape.length, device=machine.device)[None] >= finished
+    cached = Cached(ours.denoiser, ours.state.network)
+    work = partial(cached, xt, rows.double() / 2, rows)
+    (taken,) = bench.by_turns([lambda: [work() for _ in range(8)]], turns, machine.device)
+    layers = 4 * sum(count(layer) for layer in ours.state.network.layers)
+    read = 2 * 4 * shape.layers * finished * shape.width  # keys and values
+    flops = shape.flops(1.0) / 3 * BLOCK
+    return Cost(taken / 8, flops / machine.flops, (layers + read) / machine.bandwidth)
+
+
 def slope(sizes: list[int], seconds: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
@@ -105,7 +125,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--turns", type=int, default=3, help="of which a figure is the median (default: 3)")
-    parser.add_argument("--only", choices=[*SIZES, "steps"], help="one of the sizes")
+    parser.add_argument("--only", choices=[*SIZES, "steps", "finished"], help="one of the sizes")
     parser.add_argument("--anyway", action="store_true", help="on a machine that others keep busy, too")
     asked = parser.parse_args()
     device = pick_device(asked.device)
@@ -138,6 +158,9 @@ def main() -> None:
             [8, 32, 128],
             lambda steps: of_a_sample(machine, DRAWN, asked.turns, steps),
         ):
+            print(line, flush=True)
+    if asked.only in (None, "finished"):
+        for line in rows("a block", "finished", FINISHED, lambda n: of_a_block(machine, n, asked.turns)):
             print(line, flush=True)
 
 

@@ -100,7 +100,8 @@ def memory(source: Path, folder: Path, width: int, layers: int) -> None:
 
 def count(width: int, layers: int, heads: int, vocabulary: int) -> int:
     """Parameters of an absorbing network."""
-    config = DiffusionTransformerConfig(vocab_size=vocabulary, width=width, layers=layers, heads=heads)
+    shape = {"vocab_size": vocabulary, "width": width, "layers": layers, "heads": heads}
+    config = DiffusionTransformerConfig(**shape, tie_word_embeddings=True)
     with torch.device("meta"):
         network = Transformer(config)
     return sum(weight.numel() for weight in network.parameters())
@@ -113,10 +114,10 @@ def reckoned() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, (width, layers, heads, vocabulary) in SHAPES.items():
         n = count(width, layers, heads, vocabulary)
-        layer = (n - 2 * vocabulary * width) / layers
-        shared = [20 * n / size + 2 * 4 * (layer + 2 * vocabulary * width) for size in (8, 64)]
+        layer = (n - vocabulary * width) / layers
+        shared = [20 * n / size + 2 * 4 * (layer + vocabulary * width) for size in (8, 64)]
         kept = [LENGTH * layers * 20 * width * 2, LENGTH * (layers * 4 * width + 20 * width * 2)]
-        flops = 6 * (n - vocabulary * width) + 12 * layers * LENGTH * width
+        flops = 6 * n + 12 * layers * LENGTH * width
         figures = [f"{x / GB:.1f} GB" for x in (20 * n, *shared)] + [f"{x / GB:.2f} GB" for x in kept]
         print(f"| {name} | {n / 1e6:,.0f}M | {' | '.join(figures)} | {flops / GB:.1f}e9 |")
     print()

@@ -95,7 +95,7 @@ class ObjectiveSettings(Section):
 
 class Model(Section):
     start: str | None = None  # what training starts from: a folder or hub name of a model, or a run folder
-    size: str = "small"  # tiny, mini, small or base: width, layers and heads
+    size: str = "mini"  # tiny, mini, small or base: width, layers and heads
     width: int | None = Field(None, ge=2, le=MOST_WIDTH)  # numbers that a position is
     layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
     heads: int | None = Field(None, ge=1)  # of attention, in each layer
@@ -113,7 +113,7 @@ class Model(Section):
 
 
 class Train(Section):
-    steps: int = Field(2000, ge=1)
+    steps: int = Field(4000, ge=1)
     minutes: float | None = Field(None, gt=0)  # if set, decides the number of steps
     batch_size: int = Field(8, ge=1)  # sequences per update, over all devices and micro-batches
     accumulate: int = Field(1, ge=1)  # micro-batches per update

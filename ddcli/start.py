@@ -16,7 +16,7 @@ import torch
 from .about import Beside
 from .adapted import about_adapted
 from .backbones.network import Network
-from .backbones.transformer import DiffusionTransformerConfig, Transformer
+from .backbones.transformer import TILE, DiffusionTransformerConfig, Transformer
 from .config import Config, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
 from .errors import DdcliError, needed
@@ -138,6 +138,8 @@ class Afresh:
                 **shape,
                 clock=config.model.clock,
                 self_conditioned=config.model.self_condition,
+                tie_word_embeddings=True,
+                pad_vocab_size_multiple=TILE,
                 **_of_data(config, data, process, about),
             )
         )
@@ -161,7 +163,7 @@ def _of_data(
 
 def _refuse_too_large(width: int, layers: int, entries: int) -> None:
     """DdcliError, before any memory is taken, for a network that the machine has no room for."""
-    size = 4 * width * (12 * width * layers + 2 * entries)  # bytes; what else there is counts for little
+    size = 4 * width * (12 * width * layers + entries)  # bytes; what else there is counts for little
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
     if size > there:
         raise DdcliError(
@@ -337,6 +339,8 @@ class FromRun:
                 mlp_ratio=own.mlp_ratio,
                 clock=own.clock,
                 self_conditioned=own.self_conditioned,
+                tie_word_embeddings=own.tie_word_embeddings,
+                pad_vocab_size_multiple=own.pad_vocab_size_multiple,
                 **_of_data(config, data, process, about),
             )
         )

@@ -224,11 +224,14 @@ BROKEN = {
     "weights cut short": (lambda run: truncate(run / "model.safetensors"), "damaged"),
     "weights empty": (edit_file("model.safetensors", b""), "damaged"),
     "weights no safetensors": (edit_file("model.safetensors", b"\x80\x04K\x01." * 99), "damaged"),
-    "a weight missing": (lambda run: edit_weights(run, lambda w: w.pop("head.weight")), "head.weight"),
+    "a weight missing": (
+        lambda run: edit_weights(run, lambda w: w.pop("embedding.weight")),
+        "embedding.weight",
+    ),
     "a weight too many": (lambda run: edit_weights(run, lambda w: w.update(a=torch.ones(2))), "first is a"),
     "a weight misshapen": (
-        lambda run: edit_weights(run, lambda w: w.update({"head.weight": torch.ones(2, 2)})),
-        "head.weight",
+        lambda run: edit_weights(run, lambda w: w.update({"embedding.weight": torch.ones(2, 2)})),
+        "embedding.weight",
     ),
     "no tokenizer": (remove("tokenizer.json"), "tokenizer"),
     "tokenizer broken": (edit_file("tokenizer.json", b"{}"), "tokenizer"),
@@ -276,7 +279,7 @@ def test_a_run_is_a_hugging_face_model_folder(kind, request):
     ids = torch.tensor(ours.tokenizer.encode(text))[None].long()
     clock = torch.tensor([[0.0, 0.5, 0.5, 0.0, 1.0]])
     with torch.no_grad():
-        expected = network.head(network.trunk(ids, clock, None))
+        expected = network.logits(ids, clock)
         for loaded in (ddcli.DiffusionTransformer, AutoModelForMaskedLM):
             theirs = loaded.from_pretrained(run).eval()
             assert torch.equal(theirs(ids, clock=clock).logits, expected)

@@ -163,8 +163,9 @@ def test_one_by_one_a_sequence_does_not_depend_on_its_neighbours_to_the_last_bit
 
 
 @torch.no_grad()
-def test_a_self_conditioned_network_is_told_what_it_last_believed_of_each_position():
-    net = network(self_conditioned=True)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_self_conditioned_network_is_told_what_it_last_believed_of_each_position(tied):
+    net = network(self_conditioned=True, tie_word_embeddings=tied, pad_vocab_size_multiple=8)
     plain = denoiser(net)
     xt, t, rows = inputs(2)
     t = t.clamp(min=0.1)
@@ -176,7 +177,7 @@ def test_a_self_conditioned_network_is_told_what_it_last_believed_of_each_positi
     first = plain(xt, t, asked, guess=nothing)
     torch.testing.assert_close(remembering(xt, t, rows), first[rows[asked]])
     guess = torch.zeros(2, L, 32)
-    guess[asked] = first.exp() @ net.embedding.weight
+    guess[asked] = first.exp() @ net.embedding.weight[:V]
     second = plain(xt, t, asked, guess=guess)
     torch.testing.assert_close(remembering(xt, t, rows), second[rows[asked]])
     assert not torch.allclose(first, second)
@@ -359,6 +360,42 @@ def test_matrices_that_are_rounded_once_for_all_parts_have_the_gradients_of_a_lo
     assert rows.sum() > 256
     for name, expected in whole.items():
         torch.testing.assert_close(parts[name], expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+
+
+def test_one_table_to_read_and_write_by_has_the_gradients_of_both(monkeypatch):
+    """Of all rows at once, and in parts; what is behind the vocabulary has none."""
+    monkeypatch.setitem(denoisers.AT_ONCE, "cpu", 1)
+    tied, untied = (network(tie_word_embeddings=t, pad_vocab_size_multiple=8) for t in (True, False))
+    untied.load_state_dict(tied.state_dict())
+    xt, t, rows = inputs(b=32)
+    for net in (tied, untied):
+        denoiser(net).total(
+            lambda logits, x0: logits[:, :V].log_softmax(-1)[:, 0], (xt,), xt, t, rows
+        ).backward()
+    assert tied.head.weight is tied.embedding.weight
+    assert tied.embedding.weight.shape == (16, 32)
+    of_both = untied.embedding.weight.grad + untied.head.weight.grad
+    assert of_both[:V].abs().min() > 0
+    assert not of_both[V:].any()
+    torch.testing.assert_close(
+        tied.embedding.weight.grad, of_both, rtol=0, atol=1e-5 * float(of_both.abs().max())
+    )
+
+
+@torch.no_grad()
+def test_a_network_begins_with_beliefs_that_hardly_tell_tokens_apart():
+    """But for that which stands there, where it is read and written by one table."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 300, "width": 64, "layers": 2, "heads": 2}
+    ids = inputs()[0]
+    tied, untied = (
+        Transformer(DiffusionTransformerConfig(**shape, tie_word_embeddings=t)) for t in (True, False)
+    )
+    assert not untied.logits(ids).any()
+    logits = tied.logits(ids)
+    others = logits.masked_fill(torch.nn.functional.one_hot(ids, 300).bool(), float("nan"))
+    assert 0.9 < others[~others.isnan()].std() < 1.1
+    assert (logits.argmax(-1) == ids).all()
 
 
 @torch.no_grad()

@@ -306,10 +306,10 @@ def test_a_run_that_is_a_link_itself_goes_on(run, text_file, tmp_path):
 HUGE = 2**48
 CLAIMS = {
     "a petabyte in the file": lambda run: (run / "model.safetensors").write_bytes(
-        as_safetensors({"head.weight": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4 * HUGE]}})
+        as_safetensors({"embedding.weight": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4 * HUGE]}})
     ),
     "a petabyte of nothing": lambda run: (run / "model.safetensors").write_bytes(
-        as_safetensors({"head.weight": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 0]}})
+        as_safetensors({"embedding.weight": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 0]}})
     ),
     "a header of an exabyte": lambda run: (run / "model.safetensors").write_bytes(struct.pack("<Q", 2**60)),
     "a wide network": lambda run: edit_json(run / "config.json", width=60_000),
@@ -462,12 +462,12 @@ def test_two_roles_for_one_token_are_refused(run):
 
 
 WEIGHTS = {
-    "missing": lambda w: w.pop("head.weight"),
+    "missing": lambda w: w.pop("embedding.weight"),
     "one more": lambda w: w.update({"head.bias": torch.zeros(3)}),
-    "of another shape": lambda w: w.update({"head.weight": w["head.weight"][:-1].clone()}),
-    "of another kind": lambda w: w.update({"head.weight": w["head.weight"].to(torch.int8)}),
-    "no number": lambda w: w["head.weight"].fill_(float("nan")),
-    "no number but infinite": lambda w: w["head.weight"][0, 0].fill_(float("inf")),
+    "of another shape": lambda w: w.update({"embedding.weight": w["embedding.weight"][:-1].clone()}),
+    "of another kind": lambda w: w.update({"embedding.weight": w["embedding.weight"].to(torch.int8)}),
+    "no number": lambda w: w["embedding.weight"].fill_(float("nan")),
+    "no number but infinite": lambda w: w["embedding.weight"][0, 0].fill_(float("inf")),
 }
 
 
@@ -476,7 +476,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(run, what):
     weights = load_file(run / "model.safetensors")
     WEIGHTS[what](weights)
     save_file(weights, run / "model.safetensors")
-    assert re.search(r"head\.(weight|bias)", refusal("sample", run))
+    assert re.search(r"embedding\.weight|head\.bias", refusal("sample", run))
 
 
 # -- checkpoints that somebody has changed ----------------------------------------------------------------

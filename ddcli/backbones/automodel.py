@@ -18,6 +18,7 @@ class DiffusionTransformer(Transformer, PreTrainedModel):
 
     def __init__(self, config: DiffusionTransformerConfig) -> None:
         PreTrainedModel.__init__(self, config)
+        self._tied_weights_keys = {"head.weight": "embedding.weight"}  # where the config says so
         self.build(config)
         self.post_init()
 

@@ -42,6 +42,8 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         block: int = 0,
         window: int = 0,
         self_conditioned: bool = False,
+        tie_word_embeddings: bool = False,
+        pad_vocab_size_multiple: int = 1,
         diffusion: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -55,9 +57,15 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         self.block = block  # positions that see each other, and all before them; 0: all see all
         self.window = window  # of so many blocks, its own included
         self.self_conditioned = self_conditioned  # reads what it last believed of each position
+        self.tie_word_embeddings = tie_word_embeddings  # one table for what tokens are read and written by
+        self.pad_vocab_size_multiple = pad_vocab_size_multiple  # of the rows of these tables
         self.diffusion = diffusion or {}
-        kwargs.setdefault("tie_word_embeddings", False)
         super().__init__(**kwargs)
+
+    @property
+    def rows(self) -> int:
+        """Of the tables of tokens: the vocabulary's entries, and behind them some that stand for nothing."""
+        return -(-self.vocab_size // self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
 
 
 torch.library.define("ddcli::rotary", "(Tensor position, int size) -> (Tensor, Tensor)")
@@ -201,26 +209,31 @@ class Transformer(Network):
 
     def build(self, config: DiffusionTransformerConfig) -> None:
         """Make the layers."""
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = nn.Embedding(config.rows, config.width)
         timed = config.clock == "time"
         self.clock = None if config.clock == "none" else Clock(config.width, timed)
         self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
         self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.head = Unembedding(config.width, config.vocab_size, bias=False)
+        self.head = Unembedding(config.width, config.rows, bias=False)
+        if config.tie_word_embeddings:
+            self.head.weight = self.embedding.weight
 
     def initialize(self, module: nn.Module) -> None:
         """Unit embeddings, fan-in scaled matrices, and zero where a branch or the head ends.
 
-        So at the start every layer is the identity and every belief uniform: the loss begins at ln V.
+        So at the start every layer is the identity and every belief uniform: the loss begins at ln V. Where
+        one table is embedding and head, and scaled by fan-in, what stands at a position has a high logit, and
+        all else one of unit variance.
         """
+        tied = self.config.tie_word_embeddings
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
+            nn.init.normal_(module.weight, std=self.config.width**-0.5 if tied else 1.0)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if isinstance(module, Last):
+        if isinstance(module, Last) and not (tied and isinstance(module, Unembedding)):
             nn.init.zeros_(module.weight)
 
     @property
@@ -301,7 +314,8 @@ class Transformer(Network):
 
     def expected(self, log_p0: Tensor) -> Tensor:
         """The mean embedding of a belief log p0 (N, V), (N, D): what a self-conditioned network is told."""
-        return log_p0.exp().to(self.embedding.weight) @ self.embedding.weight
+        table = self.embedding.weight[: log_p0.shape[1]]
+        return log_p0.exp().to(table) @ table
 
     def go_on(
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
