@@ -32,6 +32,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+HEAD = 64  # numbers of a width
 MOST_TOKENS = 1_000_000  # of a sequence
 MOST_WIDTH = 65_536
 MOST_TIMESTEPS = 100_000  # beyond, a step is shorter than float32 tells; that is continuous time
@@ -98,7 +99,7 @@ class Model(Section):
     size: str = "mini"  # tiny, mini, small or base: width, layers and heads
     width: int | None = Field(None, ge=2, le=MOST_WIDTH)  # numbers that a position is
     layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
-    heads: int | None = Field(None, ge=1)  # of attention, in each layer
+    heads: int | None = Field(None, ge=1)  # of attention, in each layer; of another width, each of some 64
     block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
     # what is told of each position; given: whether it is
     clock: Literal["auto", "none", "given", "time"] = "auto"
@@ -189,6 +190,9 @@ class Config(Section):
             raise unknown("model size", self.model.size, SIZES)
         chosen = {k: getattr(self.model, k) for k in ("width", "layers", "heads")}
         shape = SIZES[self.model.size] | {k: v for k, v in chosen.items() if v is not None}
+        if self.model.heads is None and self.model.width is not None:
+            wanted = range(max(1, round(self.model.width / HEAD)), 0, -1)
+            shape["heads"] = next((n for n in wanted if self.model.width % (2 * n) == 0), 1)
         if shape["width"] % (2 * shape["heads"]):
             raise DdcliError(
                 f"model.width ({shape['width']}) must be an even multiple of model.heads ({shape['heads']})"

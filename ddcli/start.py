@@ -17,7 +17,7 @@ from .about import Beside
 from .adapted import about_adapted
 from .backbones.network import Network
 from .backbones.transformer import TILE, DiffusionTransformerConfig, Transformer
-from .config import Config, flatten
+from .config import Config, Model, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
 from .errors import DdcliError, needed
 from .foreign.source import Source
@@ -138,11 +138,17 @@ class Afresh:
                 **shape,
                 clock=config.model.clock,
                 self_conditioned=config.model.self_condition,
-                tie_word_embeddings=True,
+                tie_word_embeddings=_one_table(config.model),
                 pad_vocab_size_multiple=TILE,
                 **_of_data(config, data, process, about),
             )
         )
+
+
+def _one_table(model: Model) -> bool:
+    """Whether tokens are read and written by one table, which learns faster: not where a network sees noisy
+    tokens, and is to say what the others make of them. It would begin by repeating them."""
+    return model.clock == "none" or model.predicts == "posterior"
 
 
 def _of_data(

@@ -226,6 +226,13 @@ def test_a_size_is_a_shape_of_which_each_number_can_be_set(size):
     assert wider == {"width": 96, "layers": SIZES[size]["layers"], "heads": 4}
 
 
+@pytest.mark.parametrize(
+    ("width", "heads"), [(64, 1), (128, 2), (512, 8), (96, 2), (250, 1), (66, 1), (1000, 10)]
+)
+def test_a_width_has_heads_of_some_64_if_nobody_says(width, heads):
+    assert load_config(None, [f"model.width={width}"]).shape()["heads"] == heads
+
+
 def test_an_unknown_size_is_refused_and_the_nearest_named():
     with pytest.raises(DdcliError, match="unknown model size 'smal'; did you mean 'small'"):
         load_config(None, ["model.size=smal"]).shape()

@@ -144,7 +144,7 @@ def recipe(text_file, tmp_path):
 
 def test_a_recipe_is_tried_but_for_the_training(recipe):
     found = ddcli.examine(recipe)
-    assert "2,000 steps of 8 sequences" in told(found, "recipe")[0].found
+    assert "4,000 steps of 8 sequences" in told(found, "recipe")[0].found
     assert "of 32 characters" in told(found, "data")[0].found
     assert told(found, "memory")[1].kind == "fine"
 

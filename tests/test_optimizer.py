@@ -162,7 +162,7 @@ def test_what_a_weight_is_made_of_is_turned_apart_and_all_else_is_left_to_adamw(
             assert stacked.pop(f"{layer}.modulation.weight") == 4
     assert not stacked
     rest = {names[id(weight)] for group in adamw.param_groups for weight in group["params"]}
-    assert {"embedding.weight", "head.weight"} <= rest
+    assert "embedding.weight" in rest
     for group in both.param_groups:  # which are theirs
         group["lr"] = 7.0
     assert {group["lr"] for part in both.parts for group in part.param_groups} == {7.0}

@@ -55,6 +55,7 @@ from ddcli.schedule import SCHEDULES, EvenTimes
 from ddcli.step import State, Task, given_spans, gradient_noise, learning_rate
 from ddcli.stopping import Stopped
 from ddcli.training import train
+from ddcli.weights import fill
 
 CPU = torch.device("cpu")
 
@@ -85,7 +86,7 @@ def symbols_of(plan):
 def test_an_absorbing_loss_starts_at_the_log_of_the_number_of_symbols(
     text_file, names_file, objective, schedule, lines
 ):
-    """Each masked token costs ln V, times the weight of its clock."""
+    """Each masked token costs ln V, times the weight of its clock, where all logits are 0."""
     source = names_file if lines else text_file
     config = tiny_config(
         source,
@@ -96,6 +97,7 @@ def test_an_absorbing_loss_starts_at_the_log_of_the_number_of_symbols(
         process__schedule=schedule,
     )
     plan = make_plan(config, None, Silent())
+    torch.nn.init.zeros_(plan.network.head.weight)
     task = task_of(plan)
     noised = task.noised(plan.data.train.batch(0, 16, 0), 0, CPU)
     masked = noised.xt == plan.data.tokenizer.mask_id
@@ -123,7 +125,7 @@ def test_a_uniform_loss_starts_at_the_log_of_the_number_of_symbols_in_the_mean(t
 
 @pytest.mark.parametrize("documents", [1, 30])
 def test_the_bound_before_training_is_the_log_of_the_number_of_symbols(tmp_path, documents):
-    """Of several documents, their end is a symbol like any other."""
+    """But for what small weights make of it. Of several documents, their end is a symbol like any other."""
     source = tmp_path / "data.jsonl"
     texts = [words(600 // documents, seed) for seed in range(documents)]
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -131,9 +133,9 @@ def test_the_bound_before_training_is_the_log_of_the_number_of_symbols(tmp_path,
     first = metrics(tmp_path / "run")[0]
     symbols = len(set("".join(texts))) + (documents > 1)
     assert first["step"] == 0
-    assert first["bound_nats_per_token"] == pytest.approx(math.log(symbols), rel=1e-6)
-    assert first["bound_stderr"] == pytest.approx(0, abs=1e-6)
-    assert first["bound_perplexity"] == pytest.approx(symbols, rel=1e-5)
+    assert first["bound_nats_per_token"] == pytest.approx(math.log(symbols), rel=0.02)
+    assert first["bound_stderr"] < 0.03
+    assert first["bound_perplexity"] == pytest.approx(math.exp(first["bound_nats_per_token"]))
 
 
 def test_metrics_are_json_even_where_an_error_cannot_be_estimated(tmp_path):
@@ -312,7 +314,7 @@ def test_validation_and_samples_leave_no_trace_in_the_weights(text_file, tmp_pat
 def test_the_same_seed_is_the_same_run_and_another_is_another(text_file, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train_tiny(tmp_path / name, text_file, train__seed=seed, train__steps=5)
-    a, b, c = (load_file(tmp_path / name / "model.safetensors")["head.weight"] for name in "abc")
+    a, b, c = (load_file(tmp_path / name / "model.safetensors")["embedding.weight"] for name in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
@@ -334,7 +336,7 @@ def test_the_bound_is_that_of_the_averaged_weights_which_are_the_ones_saved(text
     expected = (told["bound_nats_per_token"], told["bound_stderr"])
     assert measured() == pytest.approx(expected, rel=1e-5)
     raw = load_file(checkpoints(run)[-1][1] / "weights.safetensors")
-    model.denoiser.denoiser.network.load_state_dict(raw)
+    fill(model.denoiser.denoiser.network, raw)
     assert measured() != pytest.approx(expected, rel=2e-4)
 
 

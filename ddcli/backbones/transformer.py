@@ -222,18 +222,21 @@ class Transformer(Network):
     def initialize(self, module: nn.Module) -> None:
         """Unit embeddings, fan-in scaled matrices, and zero where a branch or the head ends.
 
-        So at the start every layer is the identity and every belief uniform: the loss begins at ln V. Where
-        one table is embedding and head, and scaled by fan-in, what stands at a position has a high logit, and
-        all else one of unit variance.
+        So at the start every layer is the identity and every belief uniform: the loss begins at ln V. One
+        table for both begins small, its logits next to 0; how large embeddings are is normed away. Beside a
+        clock it has to be seen, and is as large as a head: such a network begins by repeating what it reads.
         """
-        tied = self.config.tie_word_embeddings
+        config = self.config
+        if config.tie_word_embeddings and isinstance(module, (nn.Embedding, Unembedding)):
+            nn.init.normal_(module.weight, std=config.width ** (-1.0 if config.clock == "none" else -0.5))
+            return
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.width**-0.5 if tied else 1.0)
+            nn.init.normal_(module.weight)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if isinstance(module, Last) and not (tied and isinstance(module, Unembedding)):
+        if isinstance(module, Last):
             nn.init.zeros_(module.weight)
 
     @property
