@@ -93,10 +93,10 @@ def of_a_block(machine: Machine, finished: int, turns: int) -> Cost:
     cached = Cached(ours.denoiser, ours.state.network)
     work = partial(cached, xt, rows.double() / 2, rows)
     (taken,) = bench.by_turns([lambda: [work() for _ in range(8)]], turns, machine.device)
-    layers = 4 * sum(count(layer) for layer in ours.state.network.layers)
-    read = 2 * 4 * shape.layers * finished * shape.width  # keys and values
+    weights = 4 * count(ours.state.network)
+    kept = 2 * machine.dtype.itemsize * shape.layers * finished * shape.width  # keys and values
     flops = shape.flops(1.0) / 3 * BLOCK
-    return Cost(taken / 8, flops / machine.flops, (layers + read) / machine.bandwidth)
+    return Cost(taken / 8, flops / machine.flops, (weights + kept) / machine.bandwidth)
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:

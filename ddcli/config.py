@@ -190,9 +190,9 @@ class Config(Section):
             raise unknown("model size", self.model.size, SIZES)
         chosen = {k: getattr(self.model, k) for k in ("width", "layers", "heads")}
         shape = SIZES[self.model.size] | {k: v for k, v in chosen.items() if v is not None}
-        if self.model.heads is None and self.model.width is not None:
-            wanted = range(max(1, round(self.model.width / HEAD)), 0, -1)
-            shape["heads"] = next((n for n in wanted if self.model.width % (2 * n) == 0), 1)
+        if self.model.heads is None and (width := shape["width"]) != SIZES[self.model.size]["width"]:
+            wanted = range(max(1, round(width / HEAD)), 0, -1)
+            shape["heads"] = next((n for n in wanted if width % (2 * n) == 0), 1)
         if shape["width"] % (2 * shape["heads"]):
             raise DdcliError(
                 f"model.width ({shape['width']}) must be an even multiple of model.heads ({shape['heads']})"

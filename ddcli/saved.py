@@ -324,8 +324,8 @@ class _Described(Excerpt):
     block: int = Field(ge=0, le=MOST_TOKENS)
     window: int = Field(ge=0, le=MOST_TOKENS)
     self_conditioned: bool
-    tie_word_embeddings: bool
-    pad_vocab_size_multiple: int = Field(1, ge=1, le=1024)  # older runs have none
+    tie_word_embeddings: bool = False  # older runs say neither
+    pad_vocab_size_multiple: int = Field(1, ge=1, le=1024)
     mask_token_id: int = Field(ge=0)
     pad_token_id: int = Field(ge=0)
     eos_token_id: int = Field(ge=0)

@@ -76,7 +76,7 @@ def find_start(config: Config, device: torch.device, begun: Path | None = None) 
     """
     if config.model.start is None:
         _refuse_theirs(config, "a network that knows nothing yet")
-        return Afresh()
+        return Afresh(None if begun is None else _network_of(located(begun)[0]))
     source, weights = located(begun or config.model.start)
     source = replace(source, mend="make safetensors of it by transformers (from_pretrained, save_pretrained)")
     is_own = source.described().get("model_type") == DiffusionTransformerConfig.model_type
@@ -123,6 +123,10 @@ class Afresh:
     tokenizer = None
     tables = None
 
+    def __init__(self, begun: DiffusionTransformerConfig | None) -> None:
+        """begun: the network of a run that goes on, which may be of a time with other defaults."""
+        self.begun = begun
+
     def settled(self, config: Config) -> Config:
         config.shape()  # better refused before a long text is read
         return _settled(config, PEAK, ours=True)
@@ -130,24 +134,37 @@ class Afresh:
     def network(
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
     ) -> Network:
-        shape: dict[str, Any] = config.shape()
-        _refuse_too_large(shape["width"], shape["layers"], data.tokenizer.vocab_size)
+        shape = _shape_asked(config) if self.begun is None else _shape_of(self.begun)
+        made = DiffusionTransformerConfig(**shape, **_of_data(config, data, process, about))
+        _refuse_too_large(made)
         torch.manual_seed(config.train.seed)
-        return Transformer(
-            DiffusionTransformerConfig(
-                **shape,
-                clock=config.model.clock,
-                self_conditioned=config.model.self_condition,
-                tie_word_embeddings=_one_table(config.model),
-                pad_vocab_size_multiple=TILE,
-                **_of_data(config, data, process, about),
-            )
-        )
+        return Transformer(made)
+
+
+def _shape_asked(config: Config) -> dict[str, Any]:
+    """What a new network's config takes from settings."""
+    return {
+        **config.shape(),
+        "clock": config.model.clock,
+        "self_conditioned": config.model.self_condition,
+        "tie_word_embeddings": _one_table(config.model),
+        "pad_vocab_size_multiple": TILE,
+    }
+
+
+def _shape_of(own: DiffusionTransformerConfig) -> dict[str, Any]:
+    """The same, of a network that there is."""
+    keys = ("width", "layers", "heads", "mlp_ratio", "clock", "self_conditioned")
+    return {key: getattr(own, key) for key in (*keys, "tie_word_embeddings", "pad_vocab_size_multiple")}
+
+
+def _network_of(source: Source) -> DiffusionTransformerConfig:
+    return network_config_of(source.described(), source.folder / "config.json")
 
 
 def _one_table(model: Model) -> bool:
-    """Whether tokens are read and written by one table, which learns faster: not where a network sees noisy
-    tokens, and is to say what the others make of them. It would begin by repeating them."""
+    """Whether tokens are read and written by one table, which learns faster: not beside a clock, where a
+    network begins by repeating what it reads, unless its head is to put that out as well."""
     return model.clock == "none" or model.predicts == "posterior"
 
 
@@ -167,9 +184,10 @@ def _of_data(
     }
 
 
-def _refuse_too_large(width: int, layers: int, entries: int) -> None:
+def _refuse_too_large(made: DiffusionTransformerConfig) -> None:
     """DdcliError, before any memory is taken, for a network that the machine has no room for."""
-    size = 4 * width * (12 * width * layers + entries)  # bytes; what else there is counts for little
+    tables = (1 if made.tie_word_embeddings else 2) * made.rows
+    size = 4 * made.width * (12 * made.width * made.layers + tables)  # bytes; all else counts for little
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
     if size > there:
         raise DdcliError(
@@ -206,7 +224,7 @@ class FromOthers:
         self.name, self.kind = source.name, architecture(described)
         opened = described.get("is_causal") is False and not goes_on  # by a training before this one
         self.is_causal = described.get("model_type") in DECODERS and not opened
-        self._refuse(config)  # better than after gigabytes were read
+        self._refuse(config, goes_on)  # better than after gigabytes were read
         self.lora = None if config.model.lora is None else Lora.parse(config.model.lora)
         if self.lora:
             needed("peft", "--lora", "lora")
@@ -232,7 +250,7 @@ class FromOthers:
     def tokenizer(self) -> Tokenizer:
         return self.parts.tokenizer
 
-    def _refuse(self, config: Config) -> None:
+    def _refuse(self, config: Config, goes_on: bool) -> None:
         """DdcliError for settings that are the model's own affair."""
         usual = flatten(Config().model_dump())
         asked = flatten(config.model_dump())
@@ -244,6 +262,8 @@ class FromOthers:
             "model.clock": f"a {kind} is told no time",
             "model.self_condition": f"a {kind} is told no guess",
         }
+        if goes_on:
+            del reasons["model.size"]  # it may have been begun when another was usual
         if not self.is_causal:
             reasons["train.anneal"] = f"a {kind} is not causal"
         fine = {"model.clock": ("auto", "none")}
@@ -302,7 +322,7 @@ class FromRun:
         if source.is_remote and weights is not None:
             source.weights()
         self.name, self.weights = source.name, weights
-        self.config = network_config_of(source.described(), source.folder / "config.json")
+        self.config = _network_of(source)
         self.tokenizer = tokenizer_of(source.folder, self.config)
         self.tables = load_tables(source.folder)
 
@@ -326,7 +346,8 @@ class FromRun:
                 raise DdcliError(
                     f"{key} = {asked[key]} does not go with --from: {self.name} has {value}; leave it out"
                 )
-        for key in ("data.tokenizer", "model.size"):
+        # a run that goes on may have been begun when another size was usual
+        for key in ("data.tokenizer", "model.size") if self.weights else ("data.tokenizer",):
             if asked[key] != usual[key]:
                 raise DdcliError(f"{key} does not go with --from: {self.name} has its own; leave it out")
         length = config.data.length or (None if config.data.lines else about["length"])
@@ -336,20 +357,8 @@ class FromRun:
     def network(
         self, config: Config, data: TrainingData, process: Process, about: Mapping[str, Any]
     ) -> Network:
-        own = self.config
-        network = Transformer(
-            DiffusionTransformerConfig(
-                width=own.width,
-                layers=own.layers,
-                heads=own.heads,
-                mlp_ratio=own.mlp_ratio,
-                clock=own.clock,
-                self_conditioned=own.self_conditioned,
-                tie_word_embeddings=own.tie_word_embeddings,
-                pad_vocab_size_multiple=own.pad_vocab_size_multiple,
-                **_of_data(config, data, process, about),
-            )
-        )
+        made = DiffusionTransformerConfig(**_shape_of(self.config), **_of_data(config, data, process, about))
+        network = Transformer(made)
         if self.weights is not None:
             load_weights(network, self.weights)
         return network

@@ -283,6 +283,7 @@ def test_a_run_is_a_hugging_face_model_folder(kind, request):
         for loaded in (ddcli.DiffusionTransformer, AutoModelForMaskedLM):
             theirs = loaded.from_pretrained(run).eval()
             assert torch.equal(theirs(ids, clock=clock).logits, expected)
+            assert expected.shape[-1] == ours.tokenizer.vocab_size
             assert theirs.config.mask_token_id == ours.tokenizer.mask_id
 
 

@@ -62,8 +62,10 @@ def made_up():
         patch.setitem(AT_ONCE, far.NAME, AT_ONCE["mps"])
         patch.setattr(torch, "tensor", far.tensor)
         torch.__future__.set_swap_module_params_on_conversion(True)  # such that tied weights stay tied
-        yield far.NAME
-        torch.__future__.set_swap_module_params_on_conversion(False)
+        try:
+            yield far.NAME
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
 
 
 @pytest.fixture(scope="module", params=DEVICES)

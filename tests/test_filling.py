@@ -205,7 +205,11 @@ def alphabet_run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ring")
     (folder / "ring.txt").write_text(RING * 700)
     run = folder / request.param
-    quick = {"train__steps": 500, "train__lr": 4e-3, "train__optimizer": "adamw"}  # in so few steps it is
+    quick = {
+        "train__steps": 800,
+        "train__lr": 4e-3,
+        "train__optimizer": "adamw",
+    }  # in so few steps it is best
     train_tiny(run, folder / "ring.txt", process__name=request.param, **quick)
     return ddcli.load(run)
 

@@ -27,12 +27,14 @@ from tiny import (
 )
 
 import ddcli
+from ddcli import start as starts
 from ddcli.checkpoint import checkpoints
-from ddcli.config import load_config
+from ddcli.config import Config, load_config
 from ddcli.denoiser import AT_ONCE, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.optimizer import make_optimizer
 from ddcli.plan import Silent, dry_run, make_plan
+from ddcli.start import settle
 from ddcli.training import train
 from ddcli.weights import weights_of
 
@@ -398,6 +400,20 @@ def test_a_run_that_began_with_another_goes_on_without_it(own_run, text_file, tm
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert ddcli.load(tmp_path / "parts").sample(1, steps=2, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["own", "bert"])
+def test_a_run_that_was_begun_when_another_size_was_usual_goes_on(
+    kind, own_run, text_file, tmp_path, folders
+):
+    made = go_on_config(own_run, text_file) if kind == "own" else start_config(folders("bert"), text_file)
+    small = settle(made, model__size="small")
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(starts, "Config", lambda: settle(Config(), model__size="small"))
+        train(small, tmp_path / "run")
+    more = settle(small, train__steps=small.train.steps + 2)
+    train(more, tmp_path / "run", resume=True)
+    assert metrics(tmp_path / "run")[-1]["step"] == more.train.steps
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "blocks", "labels", "generator"])

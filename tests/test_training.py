@@ -38,7 +38,7 @@ from tiny import (
 )
 
 import ddcli
-from ddcli import training
+from ddcli import start, training
 from ddcli.checkpoint import checkpoints
 from ddcli.config import load_config
 from ddcli.data import StreamBlocks
@@ -133,7 +133,7 @@ def test_the_bound_before_training_is_the_log_of_the_number_of_symbols(tmp_path,
     first = metrics(tmp_path / "run")[0]
     symbols = len(set("".join(texts))) + (documents > 1)
     assert first["step"] == 0
-    assert first["bound_nats_per_token"] == pytest.approx(math.log(symbols), rel=0.02)
+    assert first["bound_nats_per_token"] == pytest.approx(math.log(symbols), rel=0.05)
     assert first["bound_stderr"] < 0.03
     assert first["bound_perplexity"] == pytest.approx(math.exp(first["bound_nats_per_token"]))
 
@@ -147,8 +147,11 @@ def test_metrics_are_json_even_where_an_error_cannot_be_estimated(tmp_path):
     assert first["bound_nats_per_token"] > 0
 
 
-def test_the_bound_of_a_uniform_model_before_training_is_the_same_but_for_its_error(uniform_run):
-    first = metrics(uniform_run)[0]
+def test_the_bound_of_a_uniform_model_before_training_is_the_same_but_for_its_error(text_file, tmp_path):
+    """If its head does not begin by repeating what it reads, as one of the posterior may."""
+    heads = {"process__name": "uniform", "model__predicts": "leave-one-out"}
+    train_tiny(tmp_path / "run", text_file, train__steps=1, **heads)
+    first = metrics(tmp_path / "run")[0]
     symbols = len(set(words(300)))
     assert abs(first["bound_nats_per_token"] - math.log(symbols)) < 4 * first["bound_stderr"]
 
@@ -645,6 +648,27 @@ def test_a_finished_run_goes_on_with_more_steps(text_file, tmp_path):
     assert [line["step"] for line in metrics(run)] == [0, 5, 10, 15, 20, 25, 30]
     assert tomllib.loads((run / "config.toml").read_text())["train"]["steps"] == 30
     assert "Trained for 30 of 30 steps" in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize("process", ["absorbing", "uniform"])
+def test_a_run_that_was_begun_by_other_defaults_goes_on_as_the_network_it_is(
+    text_file, tmp_path, monkeypatch, process
+):
+    """With two tables for tokens that are not padded, as all once had, and other heads than now."""
+    config, asked = tiny_config(text_file, process__name=process), start._shape_asked
+    other = {"heads": 4, "tie_word_embeddings": False, "pad_vocab_size_multiple": 1}
+    with monkeypatch.context() as before:
+        before.setattr(start, "_shape_asked", lambda config: asked(config) | other)
+        train(config, tmp_path / "whole")
+        stop_at(13, tmp_path / "parts", config)
+    for run in (tmp_path / "whole", tmp_path / "parts"):
+        edit_json(run / "config.json", pad_vocab_size_multiple=...)
+    train(config, tmp_path / "parts", resume=True)
+    assert {"embedding.weight", "head.weight"} <= load_file(tmp_path / "parts/model.safetensors").keys()
+    assert ddcli.load(tmp_path / "parts").denoiser.denoiser.network.config.heads == 4
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (
+        tmp_path / "parts/model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ positions) and a head (logits of chosen rows), so that vocabulary-sized work is 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,10 +82,11 @@ class Last(nn.Linear):
 
 
 class Unembedding(Last):
-    """The head: logits of every entry of a vocabulary, of whatever size, and on a GPU of a few that are none.
+    """The head: logits of every entry of a vocabulary, of whatever size, and of a few that are none.
 
-    Its fast kernels want rows whose length is a multiple of 8 numbers at least; with 50,258 entries others
-    are taken, which reach a third of the rate (docs/benchmarks.md). Who reads logits cuts off what is spare.
+    Fast kernels of GPUs want rows whose length is a multiple of 8 numbers at least; with 50,258 entries
+    others are taken, which reach a third of the rate (docs/benchmarks.md). So where the table itself is not
+    padded, it is here. Who reads logits cuts off what is spare.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,7 +217,8 @@ class Transformer(Network):
         self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
         self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.head = Unembedding(config.width, config.rows, bias=False)
+        with torch.device("meta") if config.tie_word_embeddings else nullcontext():
+            self.head = Unembedding(config.width, config.rows, bias=False)
         if config.tie_word_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -223,12 +226,13 @@ class Transformer(Network):
         """Unit embeddings, fan-in scaled matrices, and zero where a branch or the head ends.
 
         So at the start every layer is the identity and every belief uniform: the loss begins at ln V. One
-        table for both begins small, its logits next to 0; how large embeddings are is normed away. Beside a
-        clock it has to be seen, and is as large as a head: such a network begins by repeating what it reads.
+        table for both begins small, its logits next to 0; each use of it is normed. Beside a clock it has to
+        be seen, and is as large as a head: such a network begins by repeating what it reads.
         """
         config = self.config
         if config.tie_word_embeddings and isinstance(module, (nn.Embedding, Unembedding)):
-            nn.init.normal_(module.weight, std=config.width ** (-1.0 if config.clock == "none" else -0.5))
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=config.width ** (-1.0 if config.clock == "none" else -0.5))
             return
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight)
