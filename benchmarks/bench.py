@@ -29,7 +29,7 @@ from ddcli import denoiser as engine
 from ddcli.ahead import Ahead
 from ddcli.annealing import Annealing
 from ddcli.backbones import transformer
-from ddcli.backbones.transformer import TILE, DiffusionTransformerConfig, Transformer
+from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.config import Config, build_config
 from ddcli.data import Batch
 from ddcli.denoiser import Batched, NetworkDenoiser, find_head
@@ -112,7 +112,6 @@ class Ours:
                 block=block,
                 window=shape.length // block if block else 0,
                 tie_word_embeddings=True,
-                pad_vocab_size_multiple=TILE,
             )
         )
         torch.nn.Module.to(network, device)

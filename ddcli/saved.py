@@ -324,8 +324,7 @@ class _Described(Excerpt):
     block: int = Field(ge=0, le=MOST_TOKENS)
     window: int = Field(ge=0, le=MOST_TOKENS)
     self_conditioned: bool
-    tie_word_embeddings: bool = False  # older runs say neither
-    pad_vocab_size_multiple: int = Field(1, ge=1, le=1024)
+    tie_word_embeddings: bool = False  # the oldest runs do not say
     mask_token_id: int = Field(ge=0)
     pad_token_id: int = Field(ge=0)
     eos_token_id: int = Field(ge=0)

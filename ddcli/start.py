@@ -16,7 +16,7 @@ import torch
 from .about import Beside
 from .adapted import about_adapted
 from .backbones.network import Network
-from .backbones.transformer import TILE, DiffusionTransformerConfig, Transformer
+from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .config import Config, Model, flatten
 from .dataset import DEFAULT_LENGTH, TrainingData
 from .errors import DdcliError, needed
@@ -148,14 +148,13 @@ def _shape_asked(config: Config) -> dict[str, Any]:
         "clock": config.model.clock,
         "self_conditioned": config.model.self_condition,
         "tie_word_embeddings": _one_table(config.model),
-        "pad_vocab_size_multiple": TILE,
     }
 
 
 def _shape_of(own: DiffusionTransformerConfig) -> dict[str, Any]:
     """The same, of a network that there is."""
-    keys = ("width", "layers", "heads", "mlp_ratio", "clock", "self_conditioned")
-    return {key: getattr(own, key) for key in (*keys, "tie_word_embeddings", "pad_vocab_size_multiple")}
+    keys = ("width", "layers", "heads", "mlp_ratio", "clock", "self_conditioned", "tie_word_embeddings")
+    return {key: getattr(own, key) for key in keys}
 
 
 def _network_of(source: Source) -> DiffusionTransformerConfig:
@@ -186,7 +185,7 @@ def _of_data(
 
 def _refuse_too_large(made: DiffusionTransformerConfig) -> None:
     """DdcliError, before any memory is taken, for a network that the machine has no room for."""
-    tables = (1 if made.tie_word_embeddings else 2) * made.rows
+    tables = (1 if made.tie_word_embeddings else 2) * made.vocab_size
     size = 4 * made.width * (12 * made.width * made.layers + tables)  # bytes; all else counts for little
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
     if size > there:

@@ -654,15 +654,13 @@ def test_a_finished_run_goes_on_with_more_steps(text_file, tmp_path):
 def test_a_run_that_was_begun_by_other_defaults_goes_on_as_the_network_it_is(
     text_file, tmp_path, monkeypatch, process
 ):
-    """With two tables for tokens that are not padded, as all once had, and other heads than now."""
+    """With two tables for tokens, as all once had, and other heads than now."""
     config, asked = tiny_config(text_file, process__name=process), start._shape_asked
-    other = {"heads": 4, "tie_word_embeddings": False, "pad_vocab_size_multiple": 1}
+    other = {"heads": 4, "tie_word_embeddings": False}
     with monkeypatch.context() as before:
         before.setattr(start, "_shape_asked", lambda config: asked(config) | other)
         train(config, tmp_path / "whole")
         stop_at(13, tmp_path / "parts", config)
-    for run in (tmp_path / "whole", tmp_path / "parts"):
-        edit_json(run / "config.json", pad_vocab_size_multiple=...)
     train(config, tmp_path / "parts", resume=True)
     assert {"embedding.weight", "head.weight"} <= load_file(tmp_path / "parts/model.safetensors").keys()
     assert ddcli.load(tmp_path / "parts").denoiser.denoiser.network.config.heads == 4

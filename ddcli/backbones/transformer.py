@@ -44,7 +44,6 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         window: int = 0,
         self_conditioned: bool = False,
         tie_word_embeddings: bool = False,
-        pad_vocab_size_multiple: int = 1,
         diffusion: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -59,14 +58,8 @@ class DiffusionTransformerConfig(PreTrainedConfig):
         self.window = window  # of so many blocks, its own included
         self.self_conditioned = self_conditioned  # reads what it last believed of each position
         self.tie_word_embeddings = tie_word_embeddings  # one table for what tokens are read and written by
-        self.pad_vocab_size_multiple = pad_vocab_size_multiple  # of the rows of these tables
         self.diffusion = diffusion or {}
         super().__init__(**kwargs)
-
-    @property
-    def rows(self) -> int:
-        """Of the tables of tokens: the vocabulary's entries, and behind them some that stand for nothing."""
-        return -(-self.vocab_size // self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
 
 
 torch.library.define("ddcli::rotary", "(Tensor position, int size) -> (Tensor, Tensor)")
@@ -82,11 +75,10 @@ class Last(nn.Linear):
 
 
 class Unembedding(Last):
-    """The head: logits of every entry of a vocabulary, of whatever size, and of a few that are none.
+    """The head: logits of every entry of a vocabulary, of whatever size, and on a GPU of a few that are none.
 
-    Fast kernels of GPUs want rows whose length is a multiple of 8 numbers at least; with 50,258 entries
-    others are taken, which reach a third of the rate (docs/benchmarks.md). So where the table itself is not
-    padded, it is here. Who reads logits cuts off what is spare.
+    Its fast kernels want rows whose length is a multiple of 8 numbers at least; with 50,258 entries others
+    are taken, which reach a third of the rate (docs/benchmarks.md). Who reads logits cuts off what is spare.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,14 +203,14 @@ class Transformer(Network):
 
     def build(self, config: DiffusionTransformerConfig) -> None:
         """Make the layers."""
-        self.embedding = nn.Embedding(config.rows, config.width)
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
         timed = config.clock == "time"
         self.clock = None if config.clock == "none" else Clock(config.width, timed)
         self.told = None if config.clock == "none" else nn.Linear(TOLD, config.width, bias=False)
         self.recall = Last(config.width, config.width, bias=False) if config.self_conditioned else None
         self.blocks = nn.ModuleList(Layer(config) for _ in range(config.layers))
         with torch.device("meta") if config.tie_word_embeddings else nullcontext():
-            self.head = Unembedding(config.width, config.rows, bias=False)
+            self.head = Unembedding(config.width, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -321,8 +313,7 @@ class Transformer(Network):
 
     def expected(self, log_p0: Tensor) -> Tensor:
         """The mean embedding of a belief log p0 (N, V), (N, D): what a self-conditioned network is told."""
-        table = self.embedding.weight[: log_p0.shape[1]]
-        return log_p0.exp().to(table) @ table
+        return log_p0.exp().to(self.embedding.weight) @ self.embedding.weight
 
     def go_on(
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
