@@ -134,7 +134,7 @@ def test_the_bound_before_training_is_the_log_of_the_number_of_symbols(tmp_path,
     symbols = len(set("".join(texts))) + (documents > 1)
     assert first["step"] == 0
     assert first["bound_nats_per_token"] == pytest.approx(math.log(symbols), rel=0.05)
-    assert first["bound_stderr"] < 0.03
+    assert first["bound_stderr"] < 0.06
     assert first["bound_perplexity"] == pytest.approx(math.exp(first["bound_nats_per_token"]))
 
 
