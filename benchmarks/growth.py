@@ -13,12 +13,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import bench
 import numpy as np
 import torch
 
-from ddcli.denoiser import Cached
+from ddcli.denoiser import BlockNetwork, Cached
 from ddcli.device import PRECISION_NAMES, pick_device, pick_precision
 from ddcli.weights import count
 
@@ -90,7 +91,7 @@ def of_a_block(machine: Machine, finished: int, turns: int) -> Cost:
     ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, block=BLOCK)
     xt = torch.zeros(1, shape.length, dtype=torch.long, device=machine.device)
     rows = torch.arange(shape.length, device=machine.device)[None] >= finished
-    cached = Cached(ours.denoiser, ours.state.network)
+    cached = Cached(ours.denoiser, cast(BlockNetwork, ours.state.network))
     work = partial(cached, xt, rows.double() / 2, rows)
     (taken,) = bench.by_turns([lambda: [work() for _ in range(8)]], turns, machine.device)
     weights = 4 * count(ours.state.network)

@@ -100,8 +100,9 @@ def memory(source: Path, folder: Path, width: int, layers: int) -> None:
 
 def count(width: int, layers: int, heads: int, vocabulary: int) -> int:
     """Parameters of an absorbing network."""
-    shape = {"vocab_size": vocabulary, "width": width, "layers": layers, "heads": heads}
-    config = DiffusionTransformerConfig(**shape, tie_word_embeddings=True)
+    config = DiffusionTransformerConfig(
+        vocab_size=vocabulary, width=width, layers=layers, heads=heads, tie_word_embeddings=True
+    )
     with torch.device("meta"):
         network = Transformer(config)
     return sum(weight.numel() for weight in network.parameters())
