@@ -42,6 +42,7 @@ CELLS = {
     },
     "uniform, no time, reads its own guess": {
         "process__name": "uniform",
+        "train__steps": 400,  # it begins by repeating, which is not so bad
         "model__clock": "given",
         "model__self_condition": True,
     },

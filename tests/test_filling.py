@@ -206,7 +206,7 @@ def alphabet_run(request, tmp_path_factory):
     (folder / "ring.txt").write_text(RING * 700)
     run = folder / request.param
     quick = {
-        "train__steps": 800,
+        "train__steps": 1500,
         "train__lr": 4e-3,
         "train__optimizer": "adamw",
     }  # in so few steps it is best
