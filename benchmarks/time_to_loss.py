@@ -1,9 +1,10 @@
 """Print how long training takes to a bound on held-out text, beside the textbook loop, as a Markdown table.
 
 Both learn the same blocks of characters and are asked the same questions about the same held-out ones. Ours
-is `ddcli train` with nothing set but the time it is given; its clock runs from its first import, and counts
-compiling and validation. The textbook's runs only while it takes steps, at a constant learning rate after a
-warm-up, for each of the batch sizes and rates that are given. One after the other, on a machine at rest.
+is `ddcli train` with nothing set but the time it is given, and a size if one is asked for; its clock runs
+from its first import, and counts compiling and validation. The textbook's network has the same layers; its
+clock runs only while it takes steps, at a constant learning rate after a warm-up, for each of the batch sizes
+and rates that are given. One after the other, on a machine at rest.
 
 python benchmarks/time_to_loss.py text8.txt
 """
@@ -22,7 +23,7 @@ import textbook
 import torch
 from torch import Tensor
 
-from ddcli.config import Config, build_config
+from ddcli.config import Config, Model, build_config
 from ddcli.device import pick_device
 from ddcli.evaluation import bound
 from ddcli.plan import Plan, Silent, make_plan
@@ -36,6 +37,7 @@ def settings(text: Path, arguments: argparse.Namespace) -> dict[str, object]:
         "data.source": str(text),
         "data.tokenizer": "char",
         "data.length": arguments.length,
+        "model.size": arguments.size,
         "validation.sequences": arguments.sequences,
     }
 
@@ -124,6 +126,9 @@ def main() -> None:
         nargs="*",
         default=["8:1e-3", "16:1e-3", "16:3e-4"],
         help="batch sizes and learning rates of the textbook loop",
+    )
+    parser.add_argument(
+        "--size", default=Model().size, help=f"of both networks (default: {Model().size}, as of training)"
     )
     parser.add_argument("--length", type=int, default=256, help="characters of a block")
     parser.add_argument("--every", type=int, default=50, help="steps between ours's validations")

@@ -32,7 +32,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-HEAD = 64  # numbers of a width
+HEAD_WIDTH = 64  # numbers that a head of attention is, if nobody says
 MOST_TOKENS = 1_000_000  # of a sequence
 MOST_WIDTH = 65_536
 MOST_TIMESTEPS = 100_000  # beyond, a step is shorter than float32 tells; that is continuous time
@@ -99,7 +99,9 @@ class Model(Section):
     size: str = "mini"  # tiny, mini, small or base: width, layers and heads
     width: int | None = Field(None, ge=2, le=MOST_WIDTH)  # numbers that a position is
     layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
-    heads: int | None = Field(None, ge=1)  # of attention, in each layer; of another width, each of some 64
+    heads: int | None = Field(
+        None, ge=1
+    )  # of attention, in each layer; where only width is given, of some 64
     block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
     # what is told of each position; given: whether it is
     clock: Literal["auto", "none", "given", "time"] = "auto"
@@ -191,7 +193,7 @@ class Config(Section):
         chosen = {k: getattr(self.model, k) for k in ("width", "layers", "heads")}
         shape = SIZES[self.model.size] | {k: v for k, v in chosen.items() if v is not None}
         if self.model.heads is None and (width := shape["width"]) != SIZES[self.model.size]["width"]:
-            wanted = range(max(1, round(width / HEAD)), 0, -1)
+            wanted = range(max(1, round(width / HEAD_WIDTH)), 0, -1)
             shape["heads"] = next((n for n in wanted if width % (2 * n) == 0), 1)
         if shape["width"] % (2 * shape["heads"]):
             raise DdcliError(

@@ -221,13 +221,12 @@ class Transformer(Network):
         table for both begins small, its logits next to 0; each use of it is normed. Beside a clock it has to
         be seen, and is as large as a head: such a network begins by repeating what it reads.
         """
-        config = self.config
-        if config.tie_word_embeddings and isinstance(module, (nn.Embedding, Unembedding)):
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=config.width ** (-1.0 if config.clock == "none" else -0.5))
-            return
+        tied = self.config.tie_word_embeddings
+        if tied and isinstance(module, Unembedding):
+            return  # it has no weight of its own
         if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight)
+            small = self.config.width ** (-1.0 if self.clock is None else -0.5)
+            nn.init.normal_(module.weight, std=small if tied else 1.0)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:

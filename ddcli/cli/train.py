@@ -112,7 +112,9 @@ def train(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="tiny, mini, small or base.", autocompletion=names_in("config", "SIZES")),
+        typer.Option(
+            help="tiny, mini (the default), small or base.", autocompletion=names_in("config", "SIZES")
+        ),
     ] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a sequence.")] = None,
     block: Annotated[
