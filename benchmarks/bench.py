@@ -95,11 +95,11 @@ class Ours:
         dtype: torch.dtype,
         *,
         compiled: bool = True,
-        varies: bool = False,
+        draws: bool = False,
         block: int = 0,
         optimizer: str = "muon",
     ) -> None:
-        """varies: whether the number of sequences that the network is asked about does, as in sampling."""
+        """draws: whether it samples, not trains; of how many sequences it is asked about varies then."""
         vocabulary = Vocabulary(shape.symbols + 1, mask_id=shape.symbols, special_ids=(shape.symbols,))
         self.shape, self.device = shape, device
         self.process = Absorbing.over(vocabulary, Linear())
@@ -118,8 +118,10 @@ class Ours:
         self.denoiser = NetworkDenoiser(
             network, self.process, find_head("leave-one-out", self.process), dtype
         )
+        if draws:
+            self.denoiser.rounded()
         if compiled and can_compile():
-            self.denoiser.compile(lambda line: print(f"<!-- {line} -->"), varies=varies)
+            self.denoiser.compile(lambda line: print(f"<!-- {line} -->"), varies=draws)
         settled = {"train.steps": 10_000, "train.lr": PEAK, "train.optimizer": optimizer}
         self.config: Config = build_config({}, settled, "the benchmark")
         self.state = State.fresh(self.denoiser, self.config)
@@ -338,7 +340,7 @@ def sampling(shapes: dict[str, Shape], device: torch.device, dtype: torch.dtype,
     yield "| shape | sequences x length, steps | textbook, tokens/s | ours, tokens/s | ratio | evaluations |"
     yield "|---|---|---|---|---|---|"
     for name, shape in shapes.items():
-        ours, book = Ours(shape, device, dtype, varies=True), theirs(shape, device)
+        ours, book = Ours(shape, device, dtype, draws=True), theirs(shape, device)
         for n, length, steps in DRAWN[device.type]:
             few = max(1, steps // 32)  # the textbook's cost is the same in every step
             asked: list[float] = []
@@ -355,7 +357,7 @@ def in_order(shape: Shape, device: torch.device, dtype: torch.dtype, turns: int)
     and values and draws one token after the other. Speed alone: both are untrained."""
     yield "\n### Sampling, compiled, beside an autoregressive network of this shape that caches keys\n"
     yield "| sequences x length | transformers, tokens/s | ours, steps: tokens/s |\n|---|---|---|"
-    draw, ours = drawn_in_order(shape, device, dtype), Ours(shape, device, dtype, varies=True)
+    draw, ours = drawn_in_order(shape, device, dtype), Ours(shape, device, dtype, draws=True)
     for n in (1, 16):
         few = [shape.length // 16, shape.length // 4, shape.length]
         works = [partial(ours.sample, n, shape.length, steps, []) for steps in few]

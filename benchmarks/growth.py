@@ -18,10 +18,10 @@ from typing import cast
 import bench
 import numpy as np
 import torch
+from torch import nn
 
 from ddcli.denoiser import BlockNetwork, Cached
 from ddcli.device import PRECISION_NAMES, pick_device, pick_precision
-from ddcli.weights import count
 
 STEP = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=8)
 DRAWN = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=2)
@@ -60,11 +60,16 @@ class Cost:
     memory: float
 
 
+def held(module: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(map(bench.size_of, module.parameters()))
+
+
 def of_a_step(machine: Machine, shape: bench.Shape, turns: int) -> Cost:
     """Forward, back, AdamW and the weight average, where half of all positions are predicted."""
     ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, optimizer="adamw")
     (taken,) = bench.by_turns([ours.step], turns, machine.device)
-    weights = 4 * count(ours.state.network)
+    weights = held(ours.state.network)
     passes = 2 + 1 + 7 + 3  # read twice, their gradient written, what AdamW touches, what the average does
     flops = shape.flops(0.5) * shape.sequences * shape.length
     return Cost(taken, flops / machine.flops, passes * weights / machine.bandwidth)
@@ -72,13 +77,13 @@ def of_a_step(machine: Machine, shape: bench.Shape, turns: int) -> Cost:
 
 def of_a_sample(machine: Machine, shape: bench.Shape, turns: int, steps: int = STEPS) -> Cost:
     """All sequences from masks to text: one evaluation for each step that opens anything."""
-    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False)
+    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, draws=True)
     asked: list[float] = []
     work = partial(ours.sample, shape.sequences, shape.length, steps, asked)
     (taken,) = bench.by_turns([work], turns, machine.device)
     trunk = (shape.flops(0.0) / 3) * shape.length * asked[-1]
     head = 2 * shape.symbols * shape.width * shape.length  # once for each token
-    layers = 4 * sum(count(layer) for layer in ours.state.network.layers)
+    layers = sum(map(held, ours.state.network.layers))
     return Cost(
         taken, (trunk + head) * shape.sequences / machine.flops, layers * asked[-1] / machine.bandwidth
     )
@@ -88,13 +93,13 @@ def of_a_sample(machine: Machine, shape: bench.Shape, turns: int, steps: int = S
 def of_a_block(machine: Machine, finished: int, turns: int) -> Cost:
     """One evaluation of the block behind so many positions, whose keys and values are there."""
     shape = replace(DRAWN, length=finished + BLOCK, sequences=1)
-    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, block=BLOCK)
+    ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, draws=True, block=BLOCK)
     xt = torch.zeros(1, shape.length, dtype=torch.long, device=machine.device)
     rows = torch.arange(shape.length, device=machine.device)[None] >= finished
     cached = Cached(ours.denoiser, cast(BlockNetwork, ours.state.network))
     work = partial(cached, xt, rows.double() / 2, rows)
     (taken,) = bench.by_turns([lambda: [work() for _ in range(8)]], turns, machine.device)
-    weights = 4 * count(ours.state.network)
+    weights = held(ours.state.network)
     kept = 2 * machine.dtype.itemsize * shape.layers * finished * shape.width  # keys and values
     flops = shape.flops(1.0) / 3 * BLOCK
     return Cost(taken / 8, flops / machine.flops, (weights + kept) / machine.bandwidth)

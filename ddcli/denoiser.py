@@ -36,7 +36,7 @@ ROW_COUNT = 128
 MANY = 8192  # entries of a vocabulary
 AT_ONCE = {"cpu": 2**24, "cuda": 2**28, "mps": 2**24}  # logits that training holds at once, if it can
 
-# of what layers make, on a CPU: a quarter less memory for 2 % of a step's time
+# of what layers make, on a CPU and where logits are many: a quarter less memory for 2 % of a step's time
 KEPT = 0.6
 SLICE = 2**20  # numbers that are added up at once
 
@@ -299,11 +299,22 @@ class NetworkDenoiser:
         any on a CPU, which pays where there are many logits.
         """
         network = self.network
-        spares = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
+        own = isinstance(network, Transformer) and network.embedding.weight.device.type == "cpu"
+        spares = own and self.process.vocabulary.size >= MANY
         made = CompiledForMany if varies else Compiled
         self.trunk = made(network.trunk, log, kept=KEPT if spares else 1.0, any_length=("chosen",))
         if isinstance(self.process, Masking):
             self._price = Compiled(price, log)
+
+    def rounded(self) -> "NetworkDenoiser":
+        """Itself, with matrices of layers rounded once and for all to the precision in which they are
+        multiplied: for a network that is not trained any more, and not saved. It answers as before."""
+        if isinstance(self.network, Transformer):
+            for layer in self.network.layers:
+                for module in layer.modules():
+                    if isinstance(module, nn.Linear):
+                        module.weight.data = module.weight.data.to(self.dtype)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -452,8 +463,8 @@ class BlockNetwork(Backbone, Protocol):
     ) -> tuple[Tensor, list[KeysValues]]:
         """Hidden states of the whole blocks (B, n) that begin at position `start`, after what is in `past`.
 
-        past: keys and values of each layer, of the positions just before `start`. Returns them with those of
-        the new positions added, which is of use once these are clean.
+        past: keys and values of each layer, of the positions just before `start`. Returns those of the new
+        positions, which are of use once these are clean.
         """
 
 
@@ -497,8 +508,9 @@ class Cached:
             first = before if known else 0
             clock = torch.zeros(ids[:, first:].shape, device=ids.device)
             _, present = self.denoiser.go_on(ids[:, first:], clock, first, known)
-            far = (window - 1) * block
-            self._held[key] = [(k[:, :, -far:], v[:, :, -far:]) for k, v in present]
+            if known is not None:
+                present = [followed(*pair) for pair in zip(known, present, strict=True)]
+            self._held[key] = [held(layer, slice(-(window - 1) * block, None)) for layer in present]
             while len(self._held) > self.room:
                 self._held.pop(next(iter(self._held)))
         return self._held[key]
@@ -506,6 +518,17 @@ class Cached:
     @staticmethod
     def _key(ids: Tensor) -> tuple[int, bytes]:
         return len(ids), ids.cpu().numpy().tobytes()
+
+
+def held(layer: KeysValues, some: slice) -> KeysValues:
+    """Keys and values of some positions, laid out as they are read, again and again."""
+    keys, values = (x[:, :, some].contiguous() for x in layer)
+    return keys, values
+
+
+def followed(past: KeysValues, new: KeysValues) -> KeysValues:
+    keys, values = (torch.cat(both, 2) for both in zip(past, new, strict=True))
+    return keys, values
 
 
 class PrefixCached:
@@ -536,7 +559,7 @@ class PrefixCached:
         length, past = self._held.get(sequence, (-1, None))
         if past is None or length != start:
             hidden, present = self.denoiser.go_on(xt, t, 0, None)
-            self._held[sequence] = start, [(k[:, :, :start], v[:, :, :start]) for k, v in present]
+            self._held[sequence] = start, [held(layer, slice(start)) for layer in present]
             hidden = hidden[:, start:]
         else:
             hidden, _ = self.denoiser.go_on(xt[:, start:], t[:, start:], start, past)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcli import denoiser as denoisers
+from ddcli.backbones import transformer
 from ddcli.backbones.automodel import DiffusionTransformer
 from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.compiled import padded, room_for
@@ -135,6 +136,85 @@ def test_attention_is_the_same_by_either_way_of_computing_it(monkeypatch):
     plain = net.logits(xt, valid=valid)
     monkeypatch.setattr("ddcli.backbones.transformer.SHORT", 0)
     torch.testing.assert_close(net.logits(xt, valid=valid)[valid], plain[valid], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_attention_by_products_has_the_gradients_of_its_formula(bounded, biased):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    seen = torch.rand(2, 1, 1, 5) < 0.6
+    seen[..., 0] = True
+    bias = transformer.bias_of(seen) if biased else None
+    upstream = torch.randn(2, 3, 5, 8)
+
+    def slopes(attention):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        mixed = attention(*leaves)
+        return [mixed.detach(), *torch.autograd.grad(mixed, leaves, upstream)]
+
+    def formula(q, k, v):
+        scores = q @ k.mT * 8**-0.5
+        return (scores if bias is None else scores + bias).softmax(-1) @ v
+
+    found = slopes(lambda *x: transformer.attend(*x, bias, None, bounded=bounded))
+    torch.testing.assert_close(found, slopes(formula), rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("clock", ["none", "time"])
+def test_matrices_that_are_rounded_once_answer_as_those_that_are_rounded_each_time(clock):
+    process = Uniform(Vocabulary(V), Linear())
+    beliefs = []
+    for once in (False, True):
+        found = NetworkDenoiser(network(clock), process, HEADS["leave-one-out"], torch.bfloat16)
+        beliefs.append((found.rounded() if once else found)(*inputs()))
+    assert torch.equal(*beliefs)
+    assert found.network.layers[0].up.weight.dtype == torch.bfloat16
+    assert found.network.head.weight.dtype == torch.float32
+
+
+def test_attention_that_is_not_bounded_bears_any_score():
+    q = torch.full((1, 1, 2, 4), 100.0)
+    k = torch.stack([q[0, 0, 0], -q[0, 0, 0]])[None, None]
+    v = torch.tensor([[[[1.0], [5.0]]]])
+    assert (transformer.attend(q, k, v, None, None) == 1).all()
+
+
+@torch.no_grad()
+def test_who_is_shown_nothing_reads_nothing():
+    nothing = transformer.bias_of(torch.zeros(1, 1, 1, 4, dtype=torch.bool))
+    q, k, v = torch.randn(3, 1, 2, 4, 8).unbind()
+    assert (transformer.attend(q, k, v, nothing, None, bounded=True) == 0).all()
+
+
+COMPILED = pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+
+
+@pytest.mark.filterwarnings("default")  # of the compiler about itself
+@pytest.mark.parametrize(
+    ("shape", "compiled"),
+    [
+        ({}, False),
+        ({"causal": True, "bos_token_id": 0}, False),
+        ({"block": 6, "window": 4}, False),
+        pytest.param({}, True, marks=COMPILED),
+    ],
+)
+def test_a_first_layer_that_reads_a_little_table_is_the_one_that_reads_each_token(
+    shape, compiled, monkeypatch
+):
+    net = network(tie_word_embeddings=True, **shape)
+    xt, t, _ = inputs()
+    upstream = torch.randn(*xt.shape, 32)
+
+    def found(trunk):
+        hidden = trunk(xt, t.float())
+        return [hidden.detach(), *torch.autograd.grad(hidden, list(net.parameters()), upstream)]
+
+    by_table = found(torch.compile(net.trunk) if compiled else net.trunk)
+    monkeypatch.setattr(transformer, "LITTLE", 0)
+    torch.testing.assert_close(by_table, found(net.trunk), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -410,7 +490,7 @@ def test_of_a_trunk_in_bf16_logits_are_as_fine_as_float32():
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("default")  # of the compiler about itself
-@pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+@COMPILED
 def test_a_network_is_compiled_once_for_one_sequence_and_once_for_any_other_number():
     net = network()
     plain, compiled, heard = denoiser(net), denoiser(net), []

@@ -23,6 +23,7 @@ from .transformer import (
     Rotation,
     attend,
     bias_of,
+    going_on,
     in_blocks,
     noisy_and_clean,
     rotate,
@@ -145,11 +146,11 @@ class BlockDDiT(DDiT):
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
         """As of a `denoiser.BlockNetwork`."""
-        held = 0 if past is None else past[0][0].shape[2]
-        key = torch.arange(start - held, start + input_ids.shape[1], device=input_ids.device)
-        seen = bias_of(in_blocks(key[held:], key, self.block, self.window))
+        position = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
+        seen = going_on(position, past, self.block, self.window)
+        bias = None if seen is None else bias_of(seen)
         present: list[KeysValues] = []
-        hidden = self._layers(input_ids, self._untold(input_ids), key[held:], seen, past, present)
+        hidden = self._layers(input_ids, self._untold(input_ids), position, bias, past, present)
         return hidden, present
 
     def _untold(self, ids: Tensor) -> Tensor:
@@ -198,15 +199,13 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation, bias: Bias | None, told: Tensor, past: KeysValues | None
     ) -> tuple[Tensor, KeysValues]:
-        """x (B, L, D), told (B, C). Returns keys and values too, those that are past included."""
+        """x (B, L, D), told (B, C). Returns keys and values too, without those that are past."""
         b, n, d = x.shape
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(told)[:, None].chunk(6, -1)
         parts = self.attn_qkv(self.norm1(x) * (1 + scale) + shift)
         q, k, v = parts.view(b, n, 3, self.heads, d // self.heads).unbind(2)
         q, k, v = (y.transpose(1, 2) for y in (rotate(q, rotation), rotate(k, rotation), v))
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        mixed = attend(q, k, v, bias)
+        mixed = attend(q, k, v, bias, past)
         x = x + gate * self.attn_out(mixed.transpose(1, 2).reshape(b, n, d))
         return x + mlp_gate * self.mlp(self.norm2(x) * (1 + mlp_scale) + mlp_shift), (k, v)
 

@@ -22,6 +22,7 @@ from .network import Network, Shape
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
 TILE = 64  # numbers
+LITTLE = 512  # entries of a vocabulary, for each of which the first layer's products pay, not for each token
 FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix stands on the left (docs/log.md)
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
@@ -63,6 +64,7 @@ class DiffusionTransformerConfig(PreTrainedConfig):
 
 
 torch.library.define("ddcli::rotary", "(Tensor position, int size) -> (Tensor, Tensor)")
+torch.library.define("ddcli::added_up", "(Tensor x, Tensor rows, SymInt entries) -> Tensor")
 
 Rotation = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]  # (B, H, n, D / H) each
@@ -98,17 +100,24 @@ class Attention(nn.Module):
         self.out = Last(config.width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, bias: Bias | None, past: KeysValues | None
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        bias: Bias | None,
+        past: KeysValues | None,
+        chosen: Tensor | None,
+        ids: Tensor | None,
     ) -> tuple[Tensor, KeysValues]:
-        b, n, d = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
+        """What is read at positions (B, L), or at the `chosen` of them; and all keys and values but the past.
+        x (B, L, D); or (V, D), of which positions have the rows `ids` (B, L)."""
+        qkv = self.qkv(x) if ids is None else rows_of(self.qkv(x), ids)
+        b, n, d = qkv.shape[0], qkv.shape[1], x.shape[-1]
+        qkv = qkv.view(b, n, 3, self.heads, d // self.heads)
         cos, sin = (r[:, None] for r in rotation)
         q, k = rotate(rms_norm(qkv[:, :, :2]), (cos, sin)).unbind(2)
         q, k, v = (y.transpose(1, 2) for y in (q, k, qkv[:, :, 2]))
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        mixed = attend(q, k, v, bias)
-        return self.out(mixed.transpose(1, 2).reshape(b, n, d)), (k, v)
+        mixed = attend(q, k, v, bias, past, bounded=True)
+        return self.out(_at_chosen(mixed.transpose(1, 2).reshape(b, n, d), chosen)), (k, v)
 
 
 class Layer(nn.Module):
@@ -137,14 +146,17 @@ class Layer(nn.Module):
         past: KeysValues | None,
         present: list[KeysValues] | None,
         chosen: Tensor | None = None,
+        table: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Its two branches, the second at the `chosen` of all positions. Keys and values are added to what is
-        `present`, where that is kept."""
+        """Its two branches, at the `chosen` of all positions, for which all are read. Keys and values are
+        added to what is `present`, where that is kept. table: where x is rows of a small one, and no clock is
+        told, that table (V, D) and which rows (B, L)."""
         steer, steer_mlp = self._steering(told, chosen)
-        mixed, keys_values = self.attention(steer(rms_norm(x)), rotation, bias, past)
+        read, ids = (x, None) if table is None else table
+        mixed, keys_values = self.attention(steer(rms_norm(read)), rotation, bias, past, chosen, ids)
         if present is not None:
             present.append(keys_values)
-        x = _at_chosen(x + mixed, chosen)
+        x = _at_chosen(x, chosen) + mixed
         return x + self.down(F.relu(self.up(steer_mlp(rms_norm(x)))).square())
 
     def _steering(self, told: Tensor | None, chosen: Tensor | None) -> tuple[Steer, Steer]:
@@ -159,7 +171,7 @@ class Layer(nn.Module):
 
 def _at_chosen(x: Tensor, chosen: Tensor | None) -> Tensor:
     """x (B, L, D) at N of all positions, counted through, (N, D); all of it where none are chosen."""
-    return x if chosen is None else x.flatten(0, 1).index_select(0, chosen)
+    return x if chosen is None else rows_of(x.flatten(0, 1), chosen)
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -289,7 +301,7 @@ class Transformer(Network):
         position = torch.arange(n, device=input_ids.device)
         if self.config.causal:  # what position i is asked about is its own token
             input_ids = F.pad(input_ids[:, :-1], (1, 0), value=self.config.bos_token_id)
-        seen, tiles = self._seen(position, position), None
+        seen, tiles = self._seen(position), None
         if clean is not None:
             assert seen is not None, "a network without blocks has no use for a clean copy"
             input_ids = torch.cat([input_ids, clean], 1)
@@ -318,18 +330,26 @@ class Transformer(Network):
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
         """As of a `denoiser.BlockNetwork`; and of whole texts, where all see all."""
-        held = 0 if past is None else past[0][0].shape[2]
-        key = torch.arange(start - held, start + input_ids.shape[1], device=input_ids.device)
-        seen = self._seen(key[held:], key)
+        position = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
+        block, window = self.config.block, self.config.window
+        seen = going_on(position, past, block, window) if block else None
         present: list[KeysValues] = []
-        hidden = self._layers(input_ids, clock, key[held:], seen, past or [None] * len(self.blocks), present)
+        hidden = self._layers(input_ids, clock, position, seen, past or [None] * len(self.blocks), present)
         return hidden, present
 
-    def _seen(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """Which positions see which, (n, m) bool; None where all see all."""
+    @property
+    def _reads_a_little_table(self) -> bool:
+        """Whether what goes into the first layer is one of a few rows, such that its first product is made of
+        those, and not of every position."""
+        of_cpu = self.embedding.weight.device.type == "cpu"
+        return of_cpu and self.clock is None and self.config.vocab_size <= LITTLE
+
+    def _seen(self, position: Tensor) -> Tensor | None:
+        """Which positions (n,) see which, (n, n) bool; None where all see all."""
         if self.config.causal:
-            return key <= query[:, None]
-        return in_blocks(query, key, self.config.block, self.config.window) if self.config.block else None
+            return position <= position[:, None]
+        block, window = self.config.block, self.config.window
+        return in_blocks(position, position, block, window) if block else None
 
     def _layers(
         self,
@@ -342,26 +362,63 @@ class Transformer(Network):
         guess: Tensor | None = None,
         chosen: Tensor | None = None,
     ) -> Tensor:
-        x = self.embedding(input_ids)
+        embeddings, told = self.embedding.weight, None
+        table = None
+        if self._reads_a_little_table and guess is None:
+            embeddings = rms_norm(embeddings)
+            table = embeddings, input_ids
+        x = rows_of(embeddings, input_ids)
         if guess is not None and self.recall is not None:
             x = x + self.recall(guess)
-        told = None
         if self.clock is not None and self.told is not None:
             at_noise = torch.ones(input_ids.shape, device=x.device) if clock is None else clock
             told = self.clock(at_noise.to(x.dtype).expand(input_ids.shape))
             x = x + self.told(told)
-        x = rms_norm(x)
+        x = rms_norm(x) if table is None else x
         rotation = table_of_turns(position, self.config.width // self.config.heads)
         bias = bias_of(seen) if isinstance(seen, Tensor) else seen
-        *others, last = self.blocks
-        *earlier, latest = past
-        for block, before in zip(others, earlier, strict=True):
-            x = block(x, rotation, bias, told, before, present)
-        return rms_norm(last(x, rotation, bias, told, latest, present, chosen))
+        for i, (block, before) in enumerate(zip(self.blocks, past, strict=True)):
+            is_first, is_last = i == 0, i + 1 == len(self.blocks)
+            only, of = chosen if is_last else None, table if is_first else None
+            x = block(x, rotation, bias, told, before, present, only, of)
+        return rms_norm(x)
 
     def logits(self, input_ids: Tensor, clock: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """Logits (B, L, V) everywhere; arguments as those of the trunk."""
         return self.head(self.trunk(input_ids, clock, valid))[..., : self.config.vocab_size]
+
+
+def rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows (..., D) of a table (N, D). Compiled for a CPU, their gradients are added up by an operator into
+    which the compiler does not look: it would add number by number (docs/log.md)."""
+    if table.device.type == "cpu" and torch.compiler.is_compiling():
+        return cast(Tensor, Rows.apply(table, ids))
+    return F.embedding(ids, table)
+
+
+class Rows(torch.autograd.Function):
+    """Of a table (N, D), by ids."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.entries = len(table)
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        (ids,) = ctx.saved_tensors
+        slope = upstream[0].flatten(0, -2)
+        return torch.ops.ddcli.added_up(slope, ids.flatten(), ctx.entries).to(slope.dtype), None
+
+
+def added_up(x: Tensor, rows: Tensor, entries: int) -> Tensor:
+    """Sums of the rows of x (N, D) that belong to each entry, (entries, D) float32."""
+    total = torch.zeros(entries, x.shape[-1], device=x.device)
+    return total.index_add_(0, rows, x.float())
+
+
+torch.library.impl("ddcli::added_up", "CompositeExplicitAutograd", added_up)
 
 
 def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
@@ -369,6 +426,16 @@ def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
     of the blocks before it, within a window of blocks."""
     behind = query[:, None] // block - key // block
     return (behind >= 0) & (behind < window)
+
+
+def going_on(position: Tensor, past: Sequence[KeysValues] | None, block: int, window: int) -> Tensor | None:
+    """Which of whole blocks, at positions (n,), see which of the past and each other, (n, m) bool; None where
+    all see all."""
+    held = 0 if past is None else past[0][0].shape[2]
+    if len(position) == block and held <= (window - 1) * block:
+        return None
+    earlier = torch.arange(-held, 0, device=position.device) + position[0]
+    return in_blocks(position, torch.cat([earlier, position]), block, window)
 
 
 def noisy_and_clean(n: int, block: int, window: int, device: torch.device) -> Tensor:
@@ -391,14 +458,63 @@ def by_tiles(device: torch.device) -> bool:
     return device.type == "cuda" and torch.compiler.is_compiling()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
-    """What each of n queries makes of m values, (B, H, n, D / H), by the fastest way there is for it."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, past: KeysValues | None, *, bounded: bool = False
+) -> Tensor:
+    """What each of n queries makes of m values, (B, H, n, D / H), by the fastest way there is for it.
+
+    past: keys and values before those. bounded: scores are at most the root of D / H, queries and keys being
+    normed.
+    """
     if isinstance(bias, BlockMask):
         return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
-    if q.device.type == "cpu" and q.shape[2] <= SHORT:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        return (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if q.device.type != "cpu" or q.shape[2] > SHORT:
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if past is None:
+        return cast(Tensor, Products.apply(q, k, v, bias, bounded))
+    scores = torch.cat([scaled(q) @ keys.mT for keys in (past[0], k)], -1)
+    weights, total = weighed(scores, bias, bounded)
+    earlier, own = weights.to(v.dtype).split([past[0].shape[2], k.shape[2]], -1)
+    return ((earlier @ past[1] + own @ v) / total).to(v.dtype)
+
+
+class Products(torch.autograd.Function):
+    """Attention by two products of matrices, all weights there at once: on a CPU, where texts are short.
+
+    Weights are divided by their sum when they have been used, where there are fewer numbers to divide; and
+    each gradient is made as it lies in memory, where that of a transposed factor would be copied.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, bounded: bool) -> Tensor:
+        weights, total = weighed(scaled(q) @ k.mT, bias, bounded)
+        weights = weights.to(v.dtype)
+        mixed = ((weights @ v) / total).to(v.dtype)
+        ctx.save_for_backward(q, k, v, weights, total, mixed)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        q, k, v, weights, total, mixed = ctx.saved_tensors
+        slope = upstream[0] / total
+        less = (slope * mixed).sum(-1, keepdim=True)
+        slope = slope.to(v.dtype)
+        of_scores = (scaled(weights * (slope @ v.mT - less), q.shape[-1])).to(v.dtype)
+        return of_scores @ k, of_scores.mT @ q, weights.mT @ slope, None, None
+
+
+def scaled(x: Tensor, size: int | None = None) -> Tensor:
+    """Queries, or gradients of scores, over the root of the size of a head."""
+    return x * (size or x.shape[-1]) ** -0.5
+
+
+def weighed(scores: Tensor, bias: Tensor | None, bounded: bool) -> tuple[Tensor, Tensor]:
+    """Weights (..., n, m) of scores, not divided by their sums (..., n, 1) yet; float32."""
+    scores = scores.float() if bias is None else scores.float() + bias
+    weights = (scores if bounded else scores - scores.amax(-1, keepdim=True)).exp()
+    return weights, weights.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def rms_norm(x: Tensor) -> Tensor:
