@@ -99,7 +99,7 @@ class Ours:
         block: int = 0,
         optimizer: str = "muon",
     ) -> None:
-        """draws: whether it samples, not trains; of how many sequences it is asked about varies then."""
+        """draws: whether it samples and does not train: it is asked about any number of sequences."""
         vocabulary = Vocabulary(shape.symbols + 1, mask_id=shape.symbols, special_ids=(shape.symbols,))
         self.shape, self.device = shape, device
         self.process = Absorbing.over(vocabulary, Linear())
@@ -119,7 +119,7 @@ class Ours:
             network, self.process, find_head("leave-one-out", self.process), dtype
         )
         if draws:
-            self.denoiser.rounded()
+            self.denoiser.round_layers()
         if compiled and can_compile():
             self.denoiser.compile(lambda line: print(f"<!-- {line} -->"), varies=draws)
         settled = {"train.steps": 10_000, "train.lr": PEAK, "train.optimizer": optimizer}

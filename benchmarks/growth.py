@@ -60,8 +60,8 @@ class Cost:
     memory: float
 
 
-def held(module: nn.Module) -> int:
-    """Bytes of its weights."""
+def size_in_bytes(module: nn.Module) -> int:
+    """Of its weights."""
     return sum(map(bench.size_of, module.parameters()))
 
 
@@ -69,7 +69,7 @@ def of_a_step(machine: Machine, shape: bench.Shape, turns: int) -> Cost:
     """Forward, back, AdamW and the weight average, where half of all positions are predicted."""
     ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, optimizer="adamw")
     (taken,) = bench.by_turns([ours.step], turns, machine.device)
-    weights = held(ours.state.network)
+    weights = size_in_bytes(ours.state.network)
     passes = 2 + 1 + 7 + 3  # read twice, their gradient written, what AdamW touches, what the average does
     flops = shape.flops(0.5) * shape.sequences * shape.length
     return Cost(taken, flops / machine.flops, passes * weights / machine.bandwidth)
@@ -83,7 +83,7 @@ def of_a_sample(machine: Machine, shape: bench.Shape, turns: int, steps: int = S
     (taken,) = bench.by_turns([work], turns, machine.device)
     trunk = (shape.flops(0.0) / 3) * shape.length * asked[-1]
     head = 2 * shape.symbols * shape.width * shape.length  # once for each token
-    layers = sum(map(held, ours.state.network.layers))
+    layers = sum(map(size_in_bytes, ours.state.network.layers))
     return Cost(
         taken, (trunk + head) * shape.sequences / machine.flops, layers * asked[-1] / machine.bandwidth
     )
@@ -99,7 +99,7 @@ def of_a_block(machine: Machine, finished: int, turns: int) -> Cost:
     cached = Cached(ours.denoiser, cast(BlockNetwork, ours.state.network))
     work = partial(cached, xt, rows.double() / 2, rows)
     (taken,) = bench.by_turns([lambda: [work() for _ in range(8)]], turns, machine.device)
-    weights = held(ours.state.network)
+    weights = size_in_bytes(ours.state.network)
     kept = 2 * machine.dtype.itemsize * shape.layers * finished * shape.width  # keys and values
     flops = shape.flops(1.0) / 3 * BLOCK
     return Cost(taken / 8, flops / machine.flops, (weights + kept) / machine.bandwidth)

@@ -122,7 +122,8 @@ def _load(
         raise DdcliError(f"{folder / TABLES} is missing or damaged: it holds no {missing}") from None
     process = process.in_steps(about["timesteps"])
     sampling = read_json(folder / "generation_config.json")
-    plain = NetworkDenoiser(found.network, process, head, dtype).rounded()
+    plain = NetworkDenoiser(found.network, process, head, dtype)
+    plain.round_layers()
     own = found.network if isinstance(found.network, Transformer) else None
     denoiser: Denoiser = Cached(plain, own) if own is not None and own.config.block else plain
     return TextModel(

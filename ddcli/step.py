@@ -294,12 +294,16 @@ class State:
         return loss_found, norm_found
 
     def _clipped(self, most: float) -> Tensor:
-        """The norm of the gradient, which is made `most` where it was more."""
-        weights = [weight for weight in self.network.parameters() if weight.grad is not None]
-        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        """The norm of the gradient, which is made `most` where it was more.
+
+        Most steps it is not, and nothing has to be read and written again; but to ask is to wait for a device
+        that works apart.
+        """
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         found = whole(norm)
-        if works_apart(found.device) or not found <= most:
-            nn.utils.clip_grads_with_norm_(weights, most, norm)
+        if works_apart(found.device) or found > most:
+            nn.utils.clip_grads_with_norm_(self.network.parameters(), most, norm)
         return found
 
     def _newest(self) -> list[Tensor]:

@@ -96,10 +96,11 @@ def test_no_block_sees_what_stands_behind_it():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("clock", ["time", "none"])
 @pytest.mark.parametrize("length", [L, 2 * L])
-def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length):
+def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length, clock):
     process = Uniform(Vocabulary(V), Linear())
-    net = network()
+    net = network(clock=clock)
     plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
     cached = Cached(plain, net)
     clean, noisy, t = texts(2, length)

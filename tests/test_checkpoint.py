@@ -148,7 +148,9 @@ def test_a_run_says_all_that_is_needed_to_use_it(kind, request):
 
 def test_float32_is_computed_by_sequence_and_bf16_by_batch(absorbing_run):
     assert isinstance(load_model(absorbing_run).denoiser, OneByOne)
-    assert isinstance(load_model(absorbing_run, precision="bf16").denoiser, Batched)
+    rounded = load_model(absorbing_run, precision="bf16")
+    assert isinstance(rounded.denoiser, Batched)
+    assert rounded.network.blocks[0].up.weight.dtype == torch.bfloat16
 
 
 def test_a_run_without_its_checkpoints_is_a_model_still(absorbing_run, tmp_path):

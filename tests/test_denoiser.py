@@ -27,6 +27,7 @@ from ddcli.schedule import Linear
 from ddcli.shaping import Shaped, Temperature, TopP, Without
 
 V, L = 11, 24
+COMPILED = pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
 
 
 def network(clock="none", seed=0, **shape):
@@ -168,7 +169,9 @@ def test_matrices_that_are_rounded_once_answer_as_those_that_are_rounded_each_ti
     beliefs = []
     for once in (False, True):
         found = NetworkDenoiser(network(clock), process, HEADS["leave-one-out"], torch.bfloat16)
-        beliefs.append((found.rounded() if once else found)(*inputs()))
+        if once:
+            found.round_layers()
+        beliefs.append(found(*inputs()))
     assert torch.equal(*beliefs)
     assert found.network.layers[0].up.weight.dtype == torch.bfloat16
     assert found.network.head.weight.dtype == torch.float32
@@ -181,14 +184,36 @@ def test_attention_that_is_not_bounded_bears_any_score():
     assert (transformer.attend(q, k, v, None, None) == 1).all()
 
 
-@torch.no_grad()
-def test_who_is_shown_nothing_reads_nothing():
+def test_who_is_shown_nothing_reads_nothing_and_teaches_nothing():
     nothing = transformer.bias_of(torch.zeros(1, 1, 1, 4, dtype=torch.bool))
-    q, k, v = torch.randn(3, 1, 2, 4, 8).unbind()
-    assert (transformer.attend(q, k, v, nothing, None, bounded=True) == 0).all()
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, 2, 4, 8).unbind())
+    mixed = transformer.attend(q, k, v, nothing, None, bounded=True)
+    assert (mixed == 0).all()
+    slopes = torch.autograd.grad(mixed, (q, k, v), torch.full_like(mixed, 1e6))
+    assert all((slope == 0).all() for slope in slopes)
 
 
-COMPILED = pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+@torch.no_grad()
+@pytest.mark.parametrize("short", [512, 0])
+@pytest.mark.parametrize("seen", ["all", "some"])
+def test_what_is_past_is_attended_to_as_if_it_were_not(short, seen, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(transformer, "SHORT", short)
+    q, k, v = torch.randn(3, 2, 3, 7, 8).unbind()
+    bias = None if seen == "all" else transformer.bias_of(torch.rand(4, 7) < 0.5)
+    past = k[:, :, :3], v[:, :, :3]
+    apart = transformer.attend(q[:, :, 3:], k[:, :, 3:], v[:, :, 3:], bias, past, bounded=True)
+    whole = transformer.attend(q[:, :, 3:], k, v, bias, None, bounded=True)
+    torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_behind_a_past_see_what_is_in_their_window():
+    past = [(torch.zeros(1, 1, 6, 4),) * 2]
+    position = torch.arange(6, 10)
+    seen = transformer.seen_with_past(position, past, 2, 3)
+    assert torch.equal(seen, transformer.in_blocks(position, torch.arange(10), 2, 3))
+    assert transformer.seen_with_past(position[:2], past, 2, 4) is None
+    assert not transformer.seen_with_past(position[:2], past, 2, 3).all()
 
 
 @pytest.mark.filterwarnings("default")  # of the compiler about itself
@@ -212,9 +237,57 @@ def test_a_first_layer_that_reads_a_little_table_is_the_one_that_reads_each_toke
         hidden = trunk(xt, t.float())
         return [hidden.detach(), *torch.autograd.grad(hidden, list(net.parameters()), upstream)]
 
+    read = []
+    net.blocks[0].attention.qkv.register_forward_pre_hook(lambda _, of: read.append(of[0].shape))
+    found(net.trunk)
     by_table = found(torch.compile(net.trunk) if compiled else net.trunk)
     monkeypatch.setattr(transformer, "LITTLE", 0)
     torch.testing.assert_close(by_table, found(net.trunk), rtol=1e-4, atol=1e-5)
+    assert read[0] == (V, 32)
+    assert read[-1] == (*xt.shape, 32)
+    net.trunk(xt[:1, : V - 1])
+    assert read[-1] == (1, V - 1, 32)  # of fewer tokens than entries
+
+
+@pytest.mark.filterwarnings("default")  # of the compiler about itself
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILED)])
+def test_gradients_of_many_tokens_of_few_symbols_lose_nothing_in_bf16(compiled):
+    """bf16 has 8 digits of two: a sum of 2,000 equal numbers would end at 256 of them."""
+    net = network(tie_word_embeddings=True)
+    chosen = torch.arange(0, 4096, 3)
+    xt = torch.zeros(16, 256, dtype=torch.long)
+    xt[:, ::5] = 1
+    upstream = torch.randn(len(chosen), 32).abs()
+
+    def slope(trunk, dtype):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            hidden = trunk(xt, chosen=chosen)
+        return torch.autograd.grad((hidden * upstream).sum(), net.blocks[0].attention.qkv.weight)[0]
+
+    exact = slope(net.trunk, torch.float32)
+    trunk = torch.compile(net.trunk, fullgraph=True) if compiled else net.trunk
+    error = (slope(trunk, torch.bfloat16) - exact).norm() / exact.norm()
+    assert error < 0.03
+
+
+@pytest.mark.filterwarnings("default")  # of the compiler about itself
+@COMPILED
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_gradients_are_the_eager_ones_for_any_number_of_sequences_and_rows(recompute):
+    net = network()
+    if recompute:
+        net.recompute()
+    trunk = torch.compile(net.trunk, fullgraph=True)
+    for sequences in (4, 3):
+        xt, t, rows = inputs(sequences)
+        chosen = rows.flatten().nonzero()[:, 0]
+        weights = [weight for name, weight in net.named_parameters() if name != "head.weight"]
+
+        def slopes(trunk, xt=xt, t=t, chosen=chosen, weights=weights):
+            hidden = trunk(xt, t.float(), chosen=chosen)
+            return torch.autograd.grad(hidden.square().sum(), weights)
+
+        torch.testing.assert_close(slopes(trunk), slopes(net.trunk), rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

@@ -1091,6 +1091,14 @@ def test_averaged_weights_are_lent_and_given_back():
     assert state.network.weight.item() == 1
 
 
+@pytest.mark.parametrize(("found", "left"), [(0.5, 0.5), (3.0, 1.0), (-3.0, -1.0)])
+def test_a_gradient_is_clipped_where_it_is_larger_and_else_left_as_it_is(found, left):
+    state, _ = state_of_one_weight()
+    state.network.weight.grad = torch.full((1, 1), found)
+    assert state._clipped(1.0).item() == abs(found)
+    assert state.network.weight.grad.item() == (left if found == left else pytest.approx(left, rel=1e-5))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_only_matrices_of_the_trunk_decay(name, text_file):
     config = tiny_config(text_file, process__name="uniform", train__optimizer=name)

@@ -23,10 +23,10 @@ from .transformer import (
     Rotation,
     attend,
     bias_of,
-    going_on,
     in_blocks,
     noisy_and_clean,
     rotate,
+    seen_with_past,
     table_of_turns,
 )
 
@@ -147,7 +147,7 @@ class BlockDDiT(DDiT):
     ) -> tuple[Tensor, list[KeysValues]]:
         """As of a `denoiser.BlockNetwork`."""
         position = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
-        seen = going_on(position, past, self.block, self.window)
+        seen = seen_with_past(position, past, self.block, self.window)
         bias = None if seen is None else bias_of(seen)
         present: list[KeysValues] = []
         hidden = self._layers(input_ids, self._untold(input_ids), position, bias, past, present)

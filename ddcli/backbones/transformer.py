@@ -22,8 +22,10 @@ from .network import Network, Shape
 
 TOLD = 64  # numbers by which each layer is told the clock of a position
 TILE = 64  # numbers
-LITTLE = 512  # entries of a vocabulary, for each of which the first layer's products pay, not for each token
+LITTLE = 512  # entries of a vocabulary, by each of which the first layer reads, if a text has as many tokens
+BOUNDED = 1024  # numbers of a head whose scores, normed, may be taken to powers of e as they are
 FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix stands on the left (docs/log.md)
+FAINT = 1e-30
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
@@ -111,7 +113,7 @@ class Attention(nn.Module):
         """What is read at positions (B, L), or at the `chosen` of them; and all keys and values but the past.
         x (B, L, D); or (V, D), of which positions have the rows `ids` (B, L)."""
         qkv = self.qkv(x) if ids is None else rows_of(self.qkv(x), ids)
-        b, n, d = qkv.shape[0], qkv.shape[1], x.shape[-1]
+        (b, n), d = qkv.shape[:2], x.shape[-1]
         qkv = qkv.view(b, n, 3, self.heads, d // self.heads)
         cos, sin = (r[:, None] for r in rotation)
         q, k = rotate(rms_norm(qkv[:, :, :2]), (cos, sin)).unbind(2)
@@ -146,17 +148,16 @@ class Layer(nn.Module):
         past: KeysValues | None,
         present: list[KeysValues] | None,
         chosen: Tensor | None = None,
-        table: tuple[Tensor, Tensor] | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
-        """Its two branches, at the `chosen` of all positions, for which all are read. Keys and values are
-        added to what is `present`, where that is kept. table: where x is rows of a small one, and no clock is
-        told, that table (V, D) and which rows (B, L)."""
+        """Its two branches, (B, L, D); at the `chosen` of all positions alone, (N, D), though all are read.
+        Keys and values are added to what is `present`, where that is kept. x (B, L, D); or (V, D), where no
+        clock is told, of which positions have the rows `ids` (B, L)."""
         steer, steer_mlp = self._steering(told, chosen)
-        read, ids = (x, None) if table is None else table
-        mixed, keys_values = self.attention(steer(rms_norm(read)), rotation, bias, past, chosen, ids)
+        mixed, keys_values = self.attention(steer(rms_norm(x)), rotation, bias, past, chosen, ids)
         if present is not None:
             present.append(keys_values)
-        x = _at_chosen(x, chosen) + mixed
+        x = _at_chosen(x if ids is None else rows_of(x, ids), chosen) + mixed
         return x + self.down(F.relu(self.up(steer_mlp(rms_norm(x)))).square())
 
     def _steering(self, told: Tensor | None, chosen: Tensor | None) -> tuple[Steer, Steer]:
@@ -295,7 +296,7 @@ class Transformer(Network):
         blocks: what stands in the blocks before each one, of which input_ids holds a noisy copy. `guess`
         (B, L, D), for a self-conditioned one, which has no blocks: `expected` of its last belief, 0 where
         there is none. `chosen` (N,) int64, of the B L positions, counted through: hidden states of these
-        alone, (N, D); the second branch of the last layer is then computed nowhere else.
+        alone, (N, D); what stands behind the last layer's attention is then computed nowhere else.
         """
         n = input_ids.shape[1]
         position = torch.arange(n, device=input_ids.device)
@@ -330,19 +331,13 @@ class Transformer(Network):
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
         """As of a `denoiser.BlockNetwork`; and of whole texts, where all see all."""
+        assert not self.config.causal, "positions would see what is behind them"
         position = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
         block, window = self.config.block, self.config.window
-        seen = going_on(position, past, block, window) if block else None
+        seen = seen_with_past(position, past, block, window) if block else None
         present: list[KeysValues] = []
         hidden = self._layers(input_ids, clock, position, seen, past or [None] * len(self.blocks), present)
         return hidden, present
-
-    @property
-    def _reads_a_little_table(self) -> bool:
-        """Whether what goes into the first layer is one of a few rows, such that its first product is made of
-        those, and not of every position."""
-        of_cpu = self.embedding.weight.device.type == "cpu"
-        return of_cpu and self.clock is None and self.config.vocab_size <= LITTLE
 
     def _seen(self, position: Tensor) -> Tensor | None:
         """Which positions (n,) see which, (n, n) bool; None where all see all."""
@@ -362,26 +357,27 @@ class Transformer(Network):
         guess: Tensor | None = None,
         chosen: Tensor | None = None,
     ) -> Tensor:
-        embeddings, told = self.embedding.weight, None
-        table = None
-        if self._reads_a_little_table and guess is None:
-            embeddings = rms_norm(embeddings)
-            table = embeddings, input_ids
-        x = rows_of(embeddings, input_ids)
+        told = rows = None
+        few = self.config.vocab_size <= min(LITTLE, input_ids.numel()) and input_ids.device.type == "cpu"
+        if few and self.clock is None and guess is None:
+            # the first layer reads one of few rows at each position, and its first product is made of those
+            x, rows = self.embedding.weight, input_ids
+        else:
+            x = self.embedding(input_ids)
         if guess is not None and self.recall is not None:
             x = x + self.recall(guess)
         if self.clock is not None and self.told is not None:
             at_noise = torch.ones(input_ids.shape, device=x.device) if clock is None else clock
             told = self.clock(at_noise.to(x.dtype).expand(input_ids.shape))
             x = x + self.told(told)
-        x = rms_norm(x) if table is None else x
+        x = rms_norm(x)
         rotation = table_of_turns(position, self.config.width // self.config.heads)
         bias = bias_of(seen) if isinstance(seen, Tensor) else seen
-        for i, (block, before) in enumerate(zip(self.blocks, past, strict=True)):
-            is_first, is_last = i == 0, i + 1 == len(self.blocks)
-            only, of = chosen if is_last else None, table if is_first else None
-            x = block(x, rotation, bias, told, before, present, only, of)
-        return rms_norm(x)
+        *others, last = self.blocks
+        *earlier, latest = past
+        for block, before in zip(others, earlier, strict=True):
+            x, rows = block(x, rotation, bias, told, before, present, None, rows), None
+        return rms_norm(last(x, rotation, bias, told, latest, present, chosen, rows))
 
     def logits(self, input_ids: Tensor, clock: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """Logits (B, L, V) everywhere; arguments as those of the trunk."""
@@ -389,15 +385,18 @@ class Transformer(Network):
 
 
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows (..., D) of a table (N, D). Compiled for a CPU, their gradients are added up by an operator into
-    which the compiler does not look: it would add number by number (docs/log.md)."""
-    if table.device.type == "cpu" and torch.compiler.is_compiling():
+    """Rows (..., D) of a table (N, D), by ids (...) int64.
+
+    On a CPU their gradients are added up in float32, by an operator into which the compiler does not look: it
+    would add number by number (docs/log.md).
+    """
+    if table.device.type == "cpu":
         return cast(Tensor, Rows.apply(table, ids))
     return F.embedding(ids, table)
 
 
 class Rows(torch.autograd.Function):
-    """Of a table (N, D), by ids."""
+    """What `rows_of` does on a CPU. Its gradient has none of its own."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
@@ -428,13 +427,15 @@ def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
     return (behind >= 0) & (behind < window)
 
 
-def going_on(position: Tensor, past: Sequence[KeysValues] | None, block: int, window: int) -> Tensor | None:
+def seen_with_past(
+    position: Tensor, past: Sequence[KeysValues] | None, block: int, window: int
+) -> Tensor | None:
     """Which of whole blocks, at positions (n,), see which of the past and each other, (n, m) bool; None where
     all see all."""
-    held = 0 if past is None else past[0][0].shape[2]
-    if len(position) == block and held <= (window - 1) * block:
+    before = 0 if past is None else past[0][0].shape[2]
+    if len(position) == block and before <= (window - 1) * block:
         return None
-    earlier = torch.arange(-held, 0, device=position.device) + position[0]
+    earlier = torch.arange(-before, 0, device=position.device) + position[0]
     return in_blocks(position, torch.cat([earlier, position]), block, window)
 
 
@@ -463,28 +464,32 @@ def attend(
 ) -> Tensor:
     """What each of n queries makes of m values, (B, H, n, D / H), by the fastest way there is for it.
 
-    past: keys and values before those. bounded: scores are at most the root of D / H, queries and keys being
-    normed.
+    past: keys and values that stand before those, and count among the m of a bias (..., n, m); None is of all
+    that see all. bounded: scores are at most the root of D / H, queries and keys being normed.
     """
     if isinstance(bias, BlockMask):
+        assert past is None
         return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
     if q.device.type != "cpu" or q.shape[2] > SHORT:
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    bounded = bounded and q.shape[-1] <= BOUNDED and q.dtype != torch.float16
     if past is None:
         return cast(Tensor, Products.apply(q, k, v, bias, bounded))
-    scores = torch.cat([scaled(q) @ keys.mT for keys in (past[0], k)], -1)
-    weights, total = weighed(scores, bias, bounded)
-    earlier, own = weights.to(v.dtype).split([past[0].shape[2], k.shape[2]], -1)
-    return ((earlier @ past[1] + own @ v) / total).to(v.dtype)
+    earlier_k, earlier_v = past
+    q = scaled(q)
+    weights, total = weighed(torch.cat([q @ earlier_k.mT, q @ k.mT], -1), bias, bounded)
+    earlier, own = weights.to(v.dtype).split([earlier_k.shape[2], k.shape[2]], -1)
+    return (((earlier @ earlier_v).to(total.dtype) + own @ v) / total).to(v.dtype)
 
 
 class Products(torch.autograd.Function):
     """Attention by two products of matrices, all weights there at once: on a CPU, where texts are short.
 
     Weights are divided by their sum when they have been used, where there are fewer numbers to divide; and
-    each gradient is made as it lies in memory, where that of a transposed factor would be copied.
+    each gradient is made as it lies in memory, where that of a transposed factor would be copied. Gradients
+    have none of their own.
     """
 
     @staticmethod
@@ -501,20 +506,22 @@ class Products(torch.autograd.Function):
         slope = upstream[0] / total
         less = (slope * mixed).sum(-1, keepdim=True)
         slope = slope.to(v.dtype)
-        of_scores = (scaled(weights * (slope @ v.mT - less), q.shape[-1])).to(v.dtype)
-        return of_scores @ k, of_scores.mT @ q, weights.mT @ slope, None, None
+        of_scores = (weights * (slope @ v.mT - less)).to(k.dtype)
+        return scaled(of_scores @ k), of_scores.mT @ scaled(q), weights.mT @ slope, None, None
 
 
-def scaled(x: Tensor, size: int | None = None) -> Tensor:
-    """Queries, or gradients of scores, over the root of the size of a head."""
-    return x * (size or x.shape[-1]) ** -0.5
+def scaled(x: Tensor) -> Tensor:
+    """x (..., D / H) over the root of the size of a head."""
+    return x * x.shape[-1] ** -0.5
 
 
 def weighed(scores: Tensor, bias: Tensor | None, bounded: bool) -> tuple[Tensor, Tensor]:
-    """Weights (..., n, m) of scores, not divided by their sums (..., n, 1) yet; float32."""
-    scores = scores.float() if bias is None else scores.float() + bias
+    """Weights (..., n, m) of scores, not divided by their sums (..., n, 1) yet; float32 or finer. The sum of
+    none is FAINT, by which anything may be divided."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores if bias is None else scores + bias
     weights = (scores if bounded else scores - scores.amax(-1, keepdim=True)).exp()
-    return weights, weights.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return weights, weights.sum(-1, keepdim=True).clamp(min=FAINT)
 
 
 def rms_norm(x: Tensor) -> Tensor:
