@@ -36,8 +36,8 @@ ROW_COUNT = 128
 MANY = 8192  # entries of a vocabulary
 AT_ONCE = {"cpu": 2**24, "cuda": 2**28, "mps": 2**24}  # logits that training holds at once, if it can
 
-# of what layers make, on a CPU and where logits are many: a third less memory for 2 % of a step's time at most.
-# Where they are few it would be 4 %.
+# of what layers make, on a CPU and where logits are many: a quarter less memory at least, for 2 % of a step's
+# time. Where they are few it would be 4 %.
 KEPT = 0.5
 SLICE = 2**20  # numbers that are added up at once
 
