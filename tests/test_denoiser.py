@@ -209,11 +209,11 @@ def test_what_is_past_is_attended_to_as_if_it_were_not(short, seen, monkeypatch)
 
 def test_blocks_behind_a_past_see_what_is_in_their_window():
     past = [(torch.zeros(1, 1, 6, 4),) * 2]
-    position = torch.arange(6, 10)
-    seen = transformer.seen_with_past(position, past, 2, 3)
-    assert torch.equal(seen, transformer.in_blocks(position, torch.arange(10), 2, 3))
-    assert transformer.seen_with_past(position[:2], past, 2, 4) is None
-    assert not transformer.seen_with_past(position[:2], past, 2, 3).all()
+    device = torch.device("cpu")
+    seen = transformer.seen_with_past(6, 4, past, 2, 3, device)
+    assert torch.equal(seen, transformer.in_blocks(torch.arange(6, 10), torch.arange(10), 2, 3))
+    assert transformer.seen_with_past(6, 2, past, 2, 4, device) is None
+    assert not transformer.seen_with_past(6, 2, past, 2, 3, device).all()
 
 
 @pytest.mark.filterwarnings("default")  # of the compiler about itself

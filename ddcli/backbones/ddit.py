@@ -146,8 +146,9 @@ class BlockDDiT(DDiT):
         self, input_ids: Tensor, clock: Tensor | None, start: int, past: Sequence[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
         """As of a `denoiser.BlockNetwork`."""
-        position = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
-        seen = seen_with_past(position, past, self.block, self.window)
+        n, device = input_ids.shape[1], input_ids.device
+        position = torch.arange(start, start + n, device=device)
+        seen = seen_with_past(start, n, past, self.block, self.window, device)
         bias = None if seen is None else bias_of(seen)
         present: list[KeysValues] = []
         hidden = self._layers(input_ids, self._untold(input_ids), position, bias, past, present)

@@ -332,9 +332,10 @@ class Transformer(Network):
     ) -> tuple[Tensor, list[KeysValues]]:
         """As of a `denoiser.BlockNetwork`; and of whole texts, where all see all."""
         assert not self.config.causal, "positions would see what is behind them"
-        position = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
+        n, device = input_ids.shape[1], input_ids.device
+        position = torch.arange(start, start + n, device=device)
         block, window = self.config.block, self.config.window
-        seen = seen_with_past(position, past, block, window) if block else None
+        seen = seen_with_past(start, n, past, block, window, device) if block else None
         present: list[KeysValues] = []
         hidden = self._layers(input_ids, clock, position, seen, past or [None] * len(self.blocks), present)
         return hidden, present
@@ -428,15 +429,15 @@ def in_blocks(query: Tensor, key: Tensor, block: int, window: int) -> Tensor:
 
 
 def seen_with_past(
-    position: Tensor, past: Sequence[KeysValues] | None, block: int, window: int
+    start: int, n: int, past: Sequence[KeysValues] | None, block: int, window: int, device: torch.device
 ) -> Tensor | None:
-    """Which of whole blocks, at positions (n,), see which of the past and each other, (n, m) bool; None where
-    all see all."""
+    """Which of n positions, in whole blocks from `start` on, see which of the past and of each other, (n, m)
+    bool; None where all see all."""
     before = 0 if past is None else past[0][0].shape[2]
-    if len(position) == block and before <= (window - 1) * block:
+    if n == block and before <= (window - 1) * block:
         return None
-    earlier = torch.arange(-before, 0, device=position.device) + position[0]
-    return in_blocks(position, torch.cat([earlier, position]), block, window)
+    key = torch.arange(start - before, start + n, device=device)
+    return in_blocks(key[before:], key, block, window)
 
 
 def noisy_and_clean(n: int, block: int, window: int, device: torch.device) -> Tensor:
