@@ -99,9 +99,8 @@ class Model(Section):
     size: str = "mini"  # tiny, mini, small or base: width, layers and heads
     width: int | None = Field(None, ge=2, le=MOST_WIDTH)  # numbers that a position is
     layers: int | None = Field(None, ge=1, le=MOST_LAYERS)
-    heads: int | None = Field(
-        None, ge=1
-    )  # of attention, in each layer; where only width is given, of some 64
+    # of attention, in each layer; where only width is given, of some 64
+    heads: int | None = Field(None, ge=1)
     block: int | None = Field(None, ge=1)  # block diffusion: positions denoised at once, after those before
     # what is told of each position; given: whether it is
     clock: Literal["auto", "none", "given", "time"] = "auto"

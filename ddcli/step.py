@@ -20,7 +20,7 @@ from .backbones.transformer import Transformer
 from .config import Config
 from .data import Batch
 from .denoiser import Head, NetworkDenoiser, guess_of
-from .device import asked_for, engine_of, sent, works_apart
+from .device import asked_for, engine_of, sent
 from .objective import Objective
 from .optimizer import make_optimizer
 from .process import Process
@@ -277,7 +277,7 @@ class State:
         Where one of them is no number, the weights stay as they are, and so does all that follows them. They
         are waited for only when a device that works apart has been given its update to do.
         """
-        norm = self._clipped(config.train.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), config.train.clip))
         found = torch.stack([loss, norm.to(loss.device).to(loss.dtype)])
         numbers = asked_for(found)
         for group in self.optimizer.param_groups:
@@ -292,19 +292,6 @@ class State:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return loss_found, norm_found
-
-    def _clipped(self, most: float) -> Tensor:
-        """The norm of the gradient, which is made `most` where it was more.
-
-        Most steps it is not, and nothing has to be read and written again; but to ask is to wait for a device
-        that works apart.
-        """
-        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        found = whole(norm)
-        if works_apart(found.device) or found > most:
-            nn.utils.clip_grads_with_norm_(self.network.parameters(), most, norm)
-        return found
 
     def _newest(self) -> list[Tensor]:
         """The weights, as they are averaged."""

@@ -115,6 +115,8 @@ def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length, cloc
             expected = plain(x, clock, own)
             torch.testing.assert_close(cached(x, clock, own), expected, rtol=1e-4, atol=1e-5)
     assert max(calls) == BLOCK  # never more than a block at a time
+    kept = [x for layers in cached._held.values() for layer in layers for x in layer]
+    assert all(x.is_contiguous() for x in kept)  # else each evaluation would lay them out anew
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ from ddcli.device import can_compile, memory_kept
 from ddcli.errors import DdcliError, RunFailed, counted, printable
 from ddcli.evaluation import bound
 from ddcli.objective import OBJECTIVES
-from ddcli.optimizer import OPTIMIZERS, make_optimizer
+from ddcli.optimizer import BETAS, OPTIMIZERS, make_optimizer
 from ddcli.pace import Pace
 from ddcli.plan import Silent, dry_run, make_plan
 from ddcli.randomness import Streams
@@ -1093,10 +1093,12 @@ def test_averaged_weights_are_lent_and_given_back():
 
 @pytest.mark.parametrize(("found", "left"), [(0.5, 0.5), (3.0, 1.0), (-3.0, -1.0)])
 def test_a_gradient_is_clipped_where_it_is_larger_and_else_left_as_it_is(found, left):
-    state, _ = state_of_one_weight()
+    state, config = state_of_one_weight(train__clip=1.0)
     state.network.weight.grad = torch.full((1, 1), found)
-    assert state._clipped(1.0).item() == abs(found)
-    assert state.network.weight.grad.item() == (left if found == left else pytest.approx(left, rel=1e-5))
+    _, norm = state.update(torch.zeros((), dtype=torch.float64), config)
+    assert norm == abs(found)
+    moment = state.optimizer.state[state.network.weight]["exp_avg"].item()
+    assert moment == pytest.approx((1 - BETAS[0]) * left, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -25,7 +25,9 @@ TILE = 64  # numbers
 LITTLE = 512  # entries of a vocabulary, by each of which the first layer reads, if a text has as many tokens
 BOUNDED = 1024  # numbers of a head whose scores, normed, may be taken to powers of e as they are
 FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix stands on the left (docs/log.md)
-FAINT = 1e-30
+FAINT = (
+    1e-30  # what weights of attention sum up to where nothing is seen, so that no quotient is beyond a float
+)
 SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
 
 
