@@ -177,6 +177,15 @@ def test_matrices_that_are_rounded_once_answer_as_those_that_are_rounded_each_ti
     assert found.network.head.weight.dtype == torch.float32
 
 
+def test_layers_are_made_again_on_the_way_back_where_logits_are_many_alone(monkeypatch):
+    few, many = denoiser(network()), denoiser(network())
+    few.compile(print)
+    monkeypatch.setattr(denoisers, "MANY", V)
+    many.compile(print)
+    assert few.trunk._kept == 1
+    assert many.trunk._kept == denoisers.KEPT < 1
+
+
 def test_attention_that_is_not_bounded_bears_any_score():
     q = torch.full((1, 1, 2, 4), 100.0)
     k = torch.stack([q[0, 0, 0], -q[0, 0, 0]])[None, None]
