@@ -177,6 +177,7 @@ def test_matrices_that_are_rounded_once_answer_as_those_that_are_rounded_each_ti
     assert found.network.head.weight.dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("default")  # of the compiler about itself
 def test_layers_are_made_again_on_the_way_back_where_logits_are_many_alone(monkeypatch):
     few, many = denoiser(network()), denoiser(network())
     few.compile(print)
