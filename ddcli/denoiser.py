@@ -471,15 +471,16 @@ class Cached:
     """A network of blocks, asked about one block at a time: what stands before it is computed only once.
 
     Exact: finished blocks never look at later ones, so their keys and values stay what they were. Kept by
-    the text of the blocks, so any number of sequences may take turns.
+    the text of each sequence, so any of them may be asked about in any company.
     """
 
     def __init__(self, denoiser: NetworkDenoiser, network: BlockNetwork, room: int = 256) -> None:
-        """`room`: how many calls' keys and values are kept at most."""
+        """`room`: how many sequences' keys and values are kept, unless more are asked about at once."""
         self.denoiser = denoiser
         self.network = network
         self.room = room
-        self._held: dict[tuple[int, bytes], list[KeysValues]] = {}
+        self._held: dict[bytes, list[KeysValues]] = {}  # of one sequence each, by its text
+        self._newest: tuple[list[bytes], list[KeysValues]] = [], []  # of those that were asked about last
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
@@ -497,26 +498,58 @@ class Cached:
 
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
         """Keys and values of finished blocks, (B, n), as far back as the next one looks."""
-        block, window, n = self.network.block, self.network.window, ids.shape[1]
-        if not n or window == 1:
+        n = ids.shape[1]
+        if not n or self.network.window == 1:
             return None
-        key = self._key(ids)
-        if key not in self._held:
-            before = n - block
-            known = self._held.pop(self._key(ids[:, :before]), None)
-            first = before if known else 0
-            clock = torch.zeros(ids[:, first:].shape, device=ids.device)
-            _, present = self.denoiser.go_on(ids[:, first:], clock, first, known)
-            if known is not None:
-                present = [followed(*pair) for pair in zip(known, present, strict=True)]
-            self._held[key] = [laid_out(layer, slice(-(window - 1) * block, None)) for layer in present]
-            while len(self._held) > self.room:
-                self._held.pop(next(iter(self._held)))
-        return self._held[key]
+        texts, before = _texts(ids), _texts(ids[:, : n - self.network.block])
+        new = [i for i, text in enumerate(texts) if text not in self._held]
+        followed_up = [i for i in new if before[i] in self._held]
+        others = [i for i in new if before[i] not in self._held]
+        if followed_up:
+            self._read(ids[followed_up], [texts[i] for i in followed_up], [before[i] for i in followed_up])
+        if others:
+            self._read(ids[others], [texts[i] for i in others], [])
+        found = self._of(texts)
+        while len(self._held) > max(self.room, len(ids)):
+            self._held.pop(next(iter(self._held)))
+        return found
 
-    @staticmethod
-    def _key(ids: Tensor) -> tuple[int, bytes]:
-        return len(ids), ids.cpu().numpy().tobytes()
+    def _read(self, ids: Tensor, texts: list[bytes], earlier: list[bytes]) -> None:
+        """Compute keys and values of finished blocks (B, n); behind those of `earlier` texts, if there are
+        any, which are kept no longer, of the last block alone."""
+        known = self._of(earlier) if earlier else None
+        first = ids.shape[1] - self.network.block if known else 0
+        clock = torch.zeros(ids[:, first:].shape, device=ids.device)
+        _, present = self.denoiser.go_on(ids[:, first:], clock, first, known)
+        if known is not None:
+            present = [followed(*pair) for pair in zip(known, present, strict=True)]
+        reach = slice(-(self.network.window - 1) * self.network.block, None)
+        found = [laid_out(layer, reach) for layer in present]
+        for text in earlier:
+            self._held.pop(text, None)
+        for i, text in enumerate(texts):
+            self._held[text] = [(keys[i : i + 1], values[i : i + 1]) for keys, values in found]
+        self._newest = texts, found
+
+    def _of(self, texts: list[bytes]) -> list[KeysValues]:
+        """Of sequences that are kept, in this order; copied only where that is another than it was."""
+        if texts != self._newest[0]:
+            layers = zip(*(self._held[text] for text in texts), strict=True)
+            self._newest = texts, [as_batch(layer) for layer in layers]
+        return self._newest[1]
+
+
+def _texts(ids: Tensor) -> list[bytes]:
+    """By which sequences (B, n) are known."""
+    return [one.tobytes() for one in ids.cpu().numpy()]
+
+
+def as_batch(some: Sequence[KeysValues]) -> KeysValues:
+    """Keys and values of one sequence each, as those of all of them."""
+    if len(some) == 1:
+        return some[0]
+    keys, values = (torch.cat(parts) for parts in zip(*some, strict=True))
+    return keys, values
 
 
 def laid_out(layer: KeysValues, some: slice) -> KeysValues:

@@ -13,7 +13,7 @@ from worlds import ExactBlocks, make, world
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.cli import main
-from ddcli.denoiser import HEADS, Cached, NetworkDenoiser
+from ddcli.denoiser import HEADS, Batched, Cached, NetworkDenoiser
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
 from ddcli.process import Uniform, Vocabulary
@@ -117,6 +117,33 @@ def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length, cloc
     assert max(calls) == BLOCK  # never more than a block at a time
     kept = [x for layers in cached._held.values() for layer in layers for x in layer]
     assert all(x.is_contiguous() for x in kept)  # else each evaluation would lay them out anew
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [L // BLOCK, 2])
+def test_the_cache_reads_each_block_once_whoever_else_is_asked_about(window):
+    """In most steps nothing opens in some of the texts, which are left out then."""
+    process = Uniform(Vocabulary(V), Linear())
+    net = network(window=window)
+    plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
+    cached = Cached(plain, net)
+    asked = Batched(cached)
+    clean, noisy, t = texts(4)
+    clean[1, :BLOCK] = clean[0, :BLOCK]
+    read = []
+    net.go_on, computed = lambda ids, *rest: read.append(ids.shape) or computed(ids, *rest), net.go_on
+    evaluations = 0
+    for start in range(0, L, BLOCK):
+        for some in ([0, 1, 2, 3], [0, 2], [3], [2, 0, 1], [1, 3], [0, 1, 2, 3]):
+            rows = torch.zeros(4, L, dtype=torch.bool)
+            rows[some, start : start + BLOCK] = True
+            x = torch.cat([clean[:, :start], noisy[:, start:]], 1)
+            clock = torch.cat([torch.zeros(4, start, dtype=F64), t[:, start:]], 1)
+            expected = plain(x, clock, rows)
+            torch.testing.assert_close(asked(x, clock, rows), expected, rtol=1e-4, atol=1e-5)
+            evaluations += len(some) * BLOCK
+    assert sum(rows * positions for rows, positions in read) == evaluations + 4 * (L - BLOCK)
+    assert len(cached._held) == 4
 
 
 @pytest.fixture(scope="module")

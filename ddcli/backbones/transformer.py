@@ -361,7 +361,7 @@ class Transformer(Network):
         chosen: Tensor | None = None,
     ) -> Tensor:
         told = rows = None
-        few = self.config.vocab_size <= min(LITTLE, input_ids.numel()) and input_ids.device.type == "cpu"
+        few = input_ids.device.type == "cpu" and self.config.vocab_size <= min(LITTLE, input_ids.numel())
         if few and self.clock is None and guess is None:
             # the first layer reads one of few rows at each position, and its first product is made of those
             x, rows = self.embedding.weight, input_ids
@@ -528,7 +528,8 @@ def weighed(scores: Tensor, bias: Tensor | None, bounded: bool) -> tuple[Tensor,
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],))
+    """As fine as x: under autocast for a GPU torch has made float32 of it since 2.12."""
+    return F.rms_norm(x, (x.shape[-1],)).to(x.dtype)
 
 
 def rotary(position: Tensor, size: int) -> Rotation:
