@@ -123,7 +123,7 @@ class Train(Section):
     optimizer: str = "auto"  # muon, for the matrices of layers, or adamw; auto: networks of our own by muon
     warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
     anneal: int = Field(0, ge=0)  # steps over which the causal mask of a decoder is opened
-    decay: float = Field(0.5, ge=0, le=1)  # share of the run over which lr falls linearly to 0
+    decay: float = Field(0.9, ge=0, le=1)  # share of the run over which lr falls linearly to 0
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
