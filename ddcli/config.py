@@ -33,6 +33,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 HEAD_WIDTH = 64  # numbers that a head of attention is, if nobody says
+PLATEAU = 1000  # steps after which the learning rate falls, if nobody says (docs/log.md)
 MOST_TOKENS = 1_000_000  # of a sequence
 MOST_WIDTH = 65_536
 MOST_TIMESTEPS = 100_000  # beyond, a step is shorter than float32 tells; that is continuous time
@@ -123,7 +124,8 @@ class Train(Section):
     optimizer: str = "auto"  # muon, for the matrices of layers, or adamw; auto: networks of our own by muon
     warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
     anneal: int = Field(0, ge=0)  # steps over which the causal mask of a decoder is opened
-    decay: float = Field(0.9, ge=0, le=1)  # share of the run over which lr falls linearly to 0
+    # share of the run over which lr falls linearly to 0: half, or all but PLATEAU steps, if that is more
+    decay: float | None = Field(None, ge=0, le=1)
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     ema: float = Field(0.02, gt=0, le=0.5)  # horizon of the weight average, as a share of the run
@@ -147,6 +149,11 @@ class Train(Section):
         """The learning rate after warm-up, of a plan, in which it is settled."""
         assert self.lr is not None, "make_plan settles what it starts with"
         return self.lr
+
+    @property
+    def falling(self) -> float:
+        """Share of a run of these steps over which the learning rate falls."""
+        return max(0.5, 1 - PLATEAU / self.steps) if self.decay is None else self.decay
 
 
 class Validation(Section):

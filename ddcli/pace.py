@@ -49,8 +49,8 @@ class Deadline:
     """When a run of minutes is to be over, and how many steps fit in until then.
 
     A plan is made again whenever AGAIN of the steps, or of the time, that it had left are gone, at the pace
-    of the steps since. So the first time is before the learning rate falls (but for a `train.decay` above
-    0.6), and what is still wrong later is a share of ever fewer steps; the rate is that of the plan at hand.
+    of the steps since. So what is still wrong later is a share of ever fewer steps; the learning rate is that
+    of the plan at hand.
     """
 
     pace: Pace

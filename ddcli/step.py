@@ -204,7 +204,7 @@ def learning_rate(step: int, config: Config) -> float:
     train = config.train
     warmup = min(train.warmup, train.steps // 10)
     rising = (step + 1) / (warmup + 1)
-    falling = (train.steps - step) / max(1.0, train.decay * train.steps)
+    falling = (train.steps - step) / max(1.0, train.falling * train.steps)
     return min(1.0, rising, falling)
 
 

@@ -1049,6 +1049,13 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing():
     assert rates[-1] == 1 / 500
 
 
+@pytest.mark.parametrize(("steps", "falls_from"), [(40, 20), (1000, 500), (4000, 1000), (20_000, 1000)])
+def test_if_nobody_says_the_rate_falls_over_half_of_a_short_run_and_most_of_a_long_one(steps, falls_from):
+    rates = learning_rates(train__steps=steps, train__warmup=10)
+    assert (rates[10 : falls_from + 1] == 1).all()
+    np.testing.assert_allclose(np.diff(rates[falls_from:]), -1 / (steps - falls_from))
+
+
 def test_warm_up_takes_a_tenth_of_a_short_run():
     rates = learning_rates(train__steps=50, train__warmup=100, train__decay=0)
     assert (rates < 1).sum() == 5

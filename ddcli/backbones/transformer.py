@@ -545,7 +545,7 @@ torch.library.impl("ddcli::rotary", "CompositeExplicitAutograd", rotary)
 
 def table_of_turns(position: Tensor, size: int) -> Rotation:
     """The same; compiled for a CPU, by an operator into which the compiler does not look. It would compute
-    cosines anew for every number that is turned (docs/benchmarks.md)."""
+    cosines anew for every number that is turned (docs/log.md)."""
     if position.device.type == "cpu" and torch.compiler.is_compiling():
         return cast(Rotation, torch.ops.ddcli.rotary(position, size))
     return rotary(position, size)
