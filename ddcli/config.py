@@ -33,7 +33,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 HEAD_WIDTH = 64  # numbers that a head of attention is, if nobody says
-PLATEAU = 1000  # steps after which the learning rate falls, if nobody says (docs/log.md)
+PLATEAU = 1000  # steps at the full learning rate in a long run, if nobody says (docs/log.md)
 MOST_TOKENS = 1_000_000  # of a sequence
 MOST_WIDTH = 65_536
 MOST_TIMESTEPS = 100_000  # beyond, a step is shorter than float32 tells; that is continuous time
@@ -124,7 +124,7 @@ class Train(Section):
     optimizer: str = "auto"  # muon, for the matrices of layers, or adamw; auto: networks of our own by muon
     warmup: int = Field(100, ge=0)  # steps, at most a tenth of the run
     anneal: int = Field(0, ge=0)  # steps over which the causal mask of a decoder is opened
-    # share of the run over which lr falls linearly to 0: half, or all but PLATEAU steps, if that is more
+    # share of the run over which lr falls linearly to 0: half, or all that follows 1,000 steps at its peak
     decay: float | None = Field(None, ge=0, le=1)
     weight_decay: float = Field(0.1, ge=0)  # of matrices
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
@@ -151,9 +151,16 @@ class Train(Section):
         return self.lr
 
     @property
-    def falling(self) -> float:
-        """Share of a run of these steps over which the learning rate falls."""
-        return max(0.5, 1 - PLATEAU / self.steps) if self.decay is None else self.decay
+    def rising_steps(self) -> int:
+        """Steps over which the learning rate rises."""
+        return min(self.warmup, self.steps // 10)
+
+    @property
+    def falling_share(self) -> float:
+        """Share of the run over which the learning rate falls."""
+        if self.decay is not None:
+            return self.decay
+        return max(0.5, 1 - (self.rising_steps + PLATEAU) / self.steps)
 
 
 class Validation(Section):

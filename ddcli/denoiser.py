@@ -470,17 +470,16 @@ class BlockNetwork(Backbone, Protocol):
 class Cached:
     """A network of blocks, asked about one block at a time: what stands before it is computed only once.
 
-    Exact: finished blocks never look at later ones, so their keys and values stay what they were. Kept by
-    the text of each sequence, so any of them may be asked about in any company.
+    Exact: finished blocks never look at later ones, so their keys and values stay what they were. Kept for
+    each sequence under its text, so that a call may ask about any of them; all in the same block, else the
+    whole network is asked.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, network: BlockNetwork, room: int = 256) -> None:
-        """`room`: how many sequences' keys and values are kept, unless more are asked about at once."""
+    def __init__(self, denoiser: NetworkDenoiser, network: BlockNetwork) -> None:
         self.denoiser = denoiser
         self.network = network
-        self.room = room
         self._held: dict[bytes, list[KeysValues]] = {}  # of one sequence each, by its text
-        self._newest: tuple[list[bytes], list[KeysValues]] = [], []  # of those that were asked about last
+        self._joined: tuple[list[bytes], list[KeysValues]] = [], []  # put together last, and of which texts
 
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
@@ -498,50 +497,44 @@ class Cached:
 
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
         """Keys and values of finished blocks, (B, n), as far back as the next one looks."""
-        n = ids.shape[1]
-        if not n or self.network.window == 1:
+        if not ids.shape[1] or self.network.window == 1:
             return None
-        texts, before = _texts(ids), _texts(ids[:, : n - self.network.block])
-        new = [i for i, text in enumerate(texts) if text not in self._held]
-        followed_up = [i for i in new if before[i] in self._held]
-        others = [i for i in new if before[i] not in self._held]
-        if followed_up:
-            self._read(ids[followed_up], [texts[i] for i in followed_up], [before[i] for i in followed_up])
-        if others:
-            self._read(ids[others], [texts[i] for i in others], [])
-        found = self._of(texts)
-        while len(self._held) > max(self.room, len(ids)):
-            self._held.pop(next(iter(self._held)))
-        return found
+        texts = [one.tobytes() for one in ids.cpu().numpy()]
+        new = {text: row for row, text in enumerate(texts) if text not in self._held}
+        if new:
+            self._read(ids, new)
+        return self._together(texts)
 
-    def _read(self, ids: Tensor, texts: list[bytes], earlier: list[bytes]) -> None:
-        """Compute keys and values of finished blocks (B, n); behind those of `earlier` texts, if there are
-        any, which are kept no longer, of the last block alone."""
-        known = self._of(earlier) if earlier else None
-        first = ids.shape[1] - self.network.block if known else 0
-        clock = torch.zeros(ids[:, first:].shape, device=ids.device)
-        _, present = self.denoiser.go_on(ids[:, first:], clock, first, known)
-        if known is not None:
-            present = [followed(*pair) for pair in zip(known, present, strict=True)]
-        reach = slice(-(self.network.window - 1) * self.network.block, None)
-        found = [laid_out(layer, reach) for layer in present]
-        for text in earlier:
-            self._held.pop(text, None)
-        for i, text in enumerate(texts):
-            self._held[text] = [(keys[i : i + 1], values[i : i + 1]) for keys, values in found]
-        self._newest = texts, found
+    def _read(self, ids: Tensor, new: Mapping[bytes, int]) -> None:
+        """Compute and keep those of new texts, each in a row of ids (B, n): of the last block alone, where
+        those of all before it are kept. They are for one block more: texts go from block to block together.
+        """
+        block, (_, n) = self.network.block, ids.shape
+        one_block = block * ids.element_size()  # bytes
+        gone_on = [text for text in new if text[:-one_block] in self._held]
+        for texts in (gone_on, [text for text in new if text not in gone_on]):
+            if not texts:
+                continue
+            past = self._together([text[:-one_block] for text in texts]) if texts is gone_on else None
+            first = n - block if past else 0
+            some = ids[[new[text] for text in texts], first:]
+            _, present = self.denoiser.go_on(some, torch.zeros(some.shape, device=ids.device), first, past)
+            if past is not None:
+                present = [followed(*pair) for pair in zip(past, present, strict=True)]
+            found = [laid_out(layer, slice(-(self.network.window - 1) * block, None)) for layer in present]
+            for i, text in enumerate(texts):
+                self._held[text] = [(keys[i : i + 1], values[i : i + 1]) for keys, values in found]
+            self._joined = texts, found
+        size = n * ids.element_size()
+        self._held = {text: kept for text, kept in self._held.items() if abs(len(text) - size) <= one_block}
 
-    def _of(self, texts: list[bytes]) -> list[KeysValues]:
-        """Of sequences that are kept, in this order; copied only where that is another than it was."""
-        if texts != self._newest[0]:
+    def _together(self, texts: list[bytes]) -> list[KeysValues]:
+        """Those of some texts as of a batch; copied, unless it is the batch that was put together last."""
+        if texts != self._joined[0]:
+            self._joined = [], []  # so that there is room
             layers = zip(*(self._held[text] for text in texts), strict=True)
-            self._newest = texts, [as_batch(layer) for layer in layers]
-        return self._newest[1]
-
-
-def _texts(ids: Tensor) -> list[bytes]:
-    """By which sequences (B, n) are known."""
-    return [one.tobytes() for one in ids.cpu().numpy()]
+            self._joined = texts, [as_batch(layer) for layer in layers]
+        return self._joined[1]
 
 
 def as_batch(some: Sequence[KeysValues]) -> KeysValues:

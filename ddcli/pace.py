@@ -49,8 +49,8 @@ class Deadline:
     """When a run of minutes is to be over, and how many steps fit in until then.
 
     A plan is made again whenever AGAIN of the steps, or of the time, that it had left are gone, at the pace
-    of the steps since. So what is still wrong later is a share of ever fewer steps; the learning rate is that
-    of the plan at hand.
+    of the steps since. So an error of pace is one of ever fewer steps; the learning rate follows the plan at
+    hand, and moves a little when there is another.
     """
 
     pace: Pace

@@ -238,6 +238,8 @@ def plan_of(config: Config, run: Path, saved: Config | None, reporter: Silent) -
         config = settle(config, data__tokenizer=saved.data.tokenizer)
     if config.train.optimizer == "auto":
         config = settle(config, train__optimizer=saved.train.optimizer)
+    if config.train.decay is None:
+        config = settle(config, train__decay=saved.train.decay)
     same_noise = saved.process == config.process
     tables = load_tables(run) if same_noise else None  # the file they were read from may be gone
     plan = make_plan(config, None if saved.model.start else Tokenizer.load(run), reporter, tables, run)

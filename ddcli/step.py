@@ -202,9 +202,8 @@ def hidden_prefixes(running: Tensor, share: float, rng: Streams) -> Tensor:
 def learning_rate(step: int, config: Config) -> float:
     """Share of the peak at a step: linear warm-up, a plateau, a linear decay to 0 at the end."""
     train = config.train
-    warmup = min(train.warmup, train.steps // 10)
-    rising = (step + 1) / (warmup + 1)
-    falling = (train.steps - step) / max(1.0, train.falling * train.steps)
+    rising = (step + 1) / (train.rising_steps + 1)
+    falling = (train.steps - step) / max(1.0, train.falling_share * train.steps)
     return min(1.0, rising, falling)
 
 

@@ -13,7 +13,7 @@ from worlds import ExactBlocks, make, world
 from ddcli.backbones import transformer
 from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
 from ddcli.cli import main
-from ddcli.denoiser import HEADS, Batched, Cached, NetworkDenoiser
+from ddcli.denoiser import HEADS, Batched, Cached, NetworkDenoiser, OneByOne
 from ddcli.errors import DdcliError
 from ddcli.likelihood import nelbo
 from ddcli.process import Uniform, Vocabulary
@@ -119,6 +119,14 @@ def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length, cloc
     assert all(x.is_contiguous() for x in kept)  # else each evaluation would lay them out anew
 
 
+def asked_in_blocks(clean, noisy, t, start, rows):
+    """What is asked about the block from `start` on of some texts, all blocks before it being finished."""
+    chosen = torch.zeros(clean.shape, dtype=torch.bool)
+    chosen[rows, start : start + BLOCK] = True
+    x = torch.cat([clean[:, :start], noisy[:, start:]], 1)
+    return x, torch.cat([torch.zeros(len(clean), start, dtype=F64), t[:, start:]], 1), chosen
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("window", [L // BLOCK, 2])
 def test_the_cache_reads_each_block_once_whoever_else_is_asked_about(window):
@@ -134,16 +142,27 @@ def test_the_cache_reads_each_block_once_whoever_else_is_asked_about(window):
     net.go_on, computed = lambda ids, *rest: read.append(ids.shape) or computed(ids, *rest), net.go_on
     evaluations = 0
     for start in range(0, L, BLOCK):
-        for some in ([0, 1, 2, 3], [0, 2], [3], [2, 0, 1], [1, 3], [0, 1, 2, 3]):
-            rows = torch.zeros(4, L, dtype=torch.bool)
-            rows[some, start : start + BLOCK] = True
-            x = torch.cat([clean[:, :start], noisy[:, start:]], 1)
-            clock = torch.cat([torch.zeros(4, start, dtype=F64), t[:, start:]], 1)
-            expected = plain(x, clock, rows)
-            torch.testing.assert_close(asked(x, clock, rows), expected, rtol=1e-4, atol=1e-5)
-            evaluations += len(some) * BLOCK
-    assert sum(rows * positions for rows, positions in read) == evaluations + 4 * (L - BLOCK)
-    assert len(cached._held) == 4
+        for rows in ([0, 2], [3], [0, 1, 2, 3], [2, 1, 0], [1, 3]):
+            question = asked_in_blocks(clean, noisy, t, start, rows)
+            torch.testing.assert_close(asked(*question), plain(*question), rtol=1e-4, atol=1e-5)
+            evaluations += len(rows) * BLOCK
+    # where two texts are the same so far, as behind a prompt, it is read once for both
+    assert sum(rows * positions for rows, positions in read) == evaluations + 4 * (L - BLOCK) - BLOCK
+    assert max(positions for _, positions in read) == BLOCK
+    assert len(cached._held) == 2 * 4
+
+
+@torch.no_grad()
+def test_what_is_believed_of_a_text_is_the_same_to_the_last_bit_beside_one_of_the_same_beginning():
+    process = Uniform(Vocabulary(V), Linear())
+    net = network()
+    plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
+    beside, alone = OneByOne(Cached(plain, net)), OneByOne(Cached(plain, net))
+    clean, noisy, t = texts(2)
+    clean[1, : 2 * BLOCK] = clean[0, : 2 * BLOCK]
+    for start in range(2 * BLOCK, L, BLOCK):
+        of_both = beside(*asked_in_blocks(clean, noisy, t, start, [0, 1]))
+        assert torch.equal(of_both[BLOCK:], alone(*asked_in_blocks(clean, noisy, t, start, [1])))
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,18 @@ def test_a_run_of_before_there_was_a_choice_goes_on_by_adamw(by, text_file, tmp_
     assert load_config(written).train.optimizer == "adamw"
 
 
+@pytest.mark.parametrize("by", ["command", "python"])
+def test_a_run_keeps_the_decay_that_it_was_begun_with(by, text_file, tmp_path):
+    """So do those of when the default was 0.5."""
+    train_tiny(tmp_path / "straight", text_file, train__decay=0.3)
+    stop_at(7, tmp_path / "run", tiny_config(text_file, train__decay=0.3))
+    if by == "command":
+        assert main(["train", "-q", "--resume", "--data", str(text_file), "-o", str(tmp_path / "run")]) == 0
+    else:
+        train(tiny_config(text_file), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
 def test_another_optimizer_is_refused(text_file, tmp_path):
     with pytest.raises(
         DdcliError, match=r"unknown optimizer 'muom'; did you mean 'muon'\? \(known: adamw, auto, muon\)"

@@ -528,7 +528,8 @@ def weighed(scores: Tensor, bias: Tensor | None, bounded: bool) -> tuple[Tensor,
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """As fine as x: under autocast for a GPU torch has made float32 of it since 2.12."""
+    """In the dtype of x, as queries, keys and values are to have one: under autocast for a GPU torch has made
+    float32 of it since 2.12."""
     return F.rms_norm(x, (x.shape[-1],)).to(x.dtype)
 
 
