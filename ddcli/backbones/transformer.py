@@ -28,7 +28,7 @@ FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix sta
 FAINT = (
     1e-30  # what weights of attention sum up to where nothing is seen, so that no quotient is beyond a float
 )
-SHORT = 512  # up to here plain matmul-softmax attention beats SDPA on a CPU
+SHORT = 1024  # up to here plain matmul-softmax attention beats SDPA on a CPU (docs/log.md)
 
 
 class DiffusionTransformerConfig(PreTrainedConfig):
@@ -473,7 +473,9 @@ def attend(
     if isinstance(bias, BlockMask):
         assert past is None
         return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
-    if q.device.type != "cpu" or q.shape[2] > SHORT:
+    # on a CPU SDPA is faster forward and alone, slower back and beside what is compiled (docs/log.md)
+    by_products = past is not None or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if q.device.type != "cpu" or q.shape[2] > SHORT or not by_products:
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
