@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,14 +130,21 @@ def test_padding_is_never_attended_to():
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
 def test_attention_is_the_same_by_either_way_of_computing_it(monkeypatch):
+    """By products of matrices in training, up to some length; by torch's SDPA elsewhere."""
+    name, calls, sdpa = "scaled_dot_product_attention", [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, name, lambda *inputs, **told: calls.append(1) or sdpa(*inputs, **told))
     net = network()
     xt = inputs()[0]
     valid = torch.arange(L)[None] < torch.tensor([L, 10, 15])[:, None]
-    plain = net.logits(xt, valid=valid)
-    monkeypatch.setattr("ddcli.backbones.transformer.SHORT", 0)
-    torch.testing.assert_close(net.logits(xt, valid=valid)[valid], plain[valid], rtol=1e-4, atol=1e-5)
+    trained = net.logits(xt, valid=valid)
+    assert not calls
+    with torch.no_grad():
+        torch.testing.assert_close(net.logits(xt, valid=valid)[valid], trained[valid], rtol=1e-4, atol=1e-5)
+    assert len(calls) == len(net.blocks)
+    monkeypatch.setattr(transformer, "SHORT", L - 1)
+    torch.testing.assert_close(net.logits(xt, valid=valid)[valid], trained[valid], rtol=1e-4, atol=1e-5)
+    assert len(calls) == 2 * len(net.blocks)
 
 
 @pytest.mark.parametrize("bounded", [True, False])

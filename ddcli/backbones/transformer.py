@@ -25,9 +25,7 @@ TILE = 64  # numbers
 LITTLE = 512  # entries of a vocabulary, by each of which the first layer reads, if a text has as many tokens
 BOUNDED = 1024  # numbers of a head whose scores, normed, may be taken to powers of e as they are
 FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix stands on the left (docs/log.md)
-FAINT = (
-    1e-30  # what weights of attention sum up to where nothing is seen, so that no quotient is beyond a float
-)
+FAINT = 1e-30  # what weights of attention sum up to where nothing is seen: no quotient is beyond a float
 SHORT = 1024  # up to here plain matmul-softmax attention beats SDPA on a CPU (docs/log.md)
 
 
