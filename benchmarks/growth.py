@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ddcli.denoiser import BlockNetwork, Cached
+from ddcli.denoiser import Batched, BlockNetwork, Cached
 from ddcli.device import PRECISION_NAMES, pick_device, pick_precision
 
 STEP = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=8)
@@ -96,7 +96,7 @@ def of_a_block(machine: Machine, finished: int, turns: int) -> Cost:
     ours = bench.Ours(shape, machine.device, machine.dtype, compiled=False, draws=True, block=BLOCK)
     xt = torch.zeros(1, shape.length, dtype=torch.long, device=machine.device)
     rows = torch.arange(shape.length, device=machine.device)[None] >= finished
-    cached = Cached(ours.denoiser, cast(BlockNetwork, ours.state.network))
+    cached = Cached(Batched(ours.denoiser), ours.denoiser, cast(BlockNetwork, ours.state.network))
     work = partial(cached, xt, rows.double() / 2, rows)
     (taken,) = bench.by_turns([lambda: [work() for _ in range(8)]], turns, machine.device)
     weights = size_in_bytes(ours.state.network)

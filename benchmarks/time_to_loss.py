@@ -6,11 +6,15 @@ from its first import, and counts compiling and validation. The textbook's netwo
 clock runs only while it takes steps, at a constant learning rate after a warm-up, for each of the batch sizes
 and rates that are given. One after the other, on a machine at rest.
 
+What takes the textbook hours can be looked at sooner (--hasten): of each stretch between two looks the first
+steps are its own and timed, and the others are computed in bf16, compiled, and counted as taking as long.
+
 python benchmarks/time_to_loss.py text8.txt
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +25,7 @@ from pathlib import Path
 import bench
 import textbook
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddcli.config import Config, Model, build_config
 from ddcli.device import pick_device
@@ -30,6 +34,7 @@ from ddcli.plan import Plan, Silent, make_plan
 
 Curve = list[tuple[float, float]]  # seconds, and the bound in bits/char then
 WARMUP = 200  # steps of the textbook loop
+TIMED = 20  # of its steps between two looks, where the others are hastened
 
 
 def settings(text: Path, arguments: argparse.Namespace) -> dict[str, object]:
@@ -54,8 +59,9 @@ def ours(text: Path, arguments: argparse.Namespace, run: Path) -> Curve:
     told = [part for name, value in own.items() for part in ("--set", f"{name}={value}")]
     begun = time.time()
     subprocess.run([sys.executable, "-m", "ddcli", "train", *told, "-o", str(run)], check=True)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    imports = time.time() - begun - lines[-1]["seconds"]
+    metrics = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    imports = metrics.stat().st_mtime - begun - lines[-1]["seconds"]
     return [(line["seconds"] + imports, line["bound_bits_per_char"]) for line in lines if _measured(line)]
 
 
@@ -76,6 +82,19 @@ class ByTheBook:
         return self.network(xt, t.amax(-1).float())[rows]
 
 
+class Hastened(nn.Module):
+    """A layer of the textbook in bf16, compiled, which hands on float32: the same steps in less time."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.compile()
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.layer(x, told).float()
+
+
 def by_the_book(
     plan: Plan, arguments: argparse.Namespace, batch: int, rate: float
 ) -> Iterator[tuple[float, float]]:
@@ -86,17 +105,26 @@ def by_the_book(
     network = textbook.Textbook(vocabulary.size, shape.width, shape.layers, shape.heads, vocabulary.mask_id)
     network.to(device)
     optimizer = textbook.make_optimizer(network, rate)
+    own = network.layers
+    hastened = nn.ModuleList(map(Hastened, own)) if arguments.hasten else own
     taken, step = 0.0, 0
     while taken < 60 * arguments.book_minutes:
         until = taken + 60 * arguments.book_minutes / arguments.looks
+        timed: list[float] = []
         while taken < until:
             begun = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / WARMUP)
             blocks = plan.data.train.batch(step, batch, seed=0)
             textbook.update(network, optimizer, torch.tensor(blocks.tokens, device=device))
-            taken += time.perf_counter() - begun
+            spent = time.perf_counter() - begun
+            if len(timed) < TIMED or not arguments.hasten:
+                timed.append(spent)
+            else:
+                network.layers, spent = hastened, statistics.median(timed)
+            taken += spent
             step += 1
+        network.layers = own
         found = bound(
             ByTheBook(network),
             plan.process,
@@ -126,6 +154,9 @@ def main() -> None:
         nargs="*",
         default=["8:1e-3", "16:1e-3", "16:3e-4"],
         help="batch sizes and learning rates of the textbook loop",
+    )
+    parser.add_argument(
+        "--hasten", action="store_true", help="reckon the textbook's seconds by those of some of its steps"
     )
     parser.add_argument(
         "--size", default=Model().size, help=f"of both networks (default: {Model().size}, as of training)"

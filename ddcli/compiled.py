@@ -68,11 +68,12 @@ class CompiledForMany(Compiled):
 
     def compiled(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
         by_kernels, by_graphs = torch.compile(plain), torch.compile(plain, mode="reduce-overhead")
-        recorded = set[tuple[int, ...]]()
+        recorded = set[tuple[object, ...]]()
 
         def call(*inputs: Any, **told: Any) -> Tensor:
             count, room = len(inputs[0]), room_for(len(inputs[0]))
-            shape = (room, *inputs[0].shape[1:])
+            given = *(x is not None for x in inputs), *sorted(told)  # each with a graph of its own
+            shape = room, *inputs[0].shape[1:], *given
             if inputs[0].device.type != "cuda" or (len(recorded) == GRAPHS and shape not in recorded):
                 return by_kernels(*of_any_number(inputs), **of_any_number(told))
             recorded.add(shape)

@@ -5,8 +5,8 @@ with the *leave-one-out* belief, what the other positions say about x_0; process
 A head's meaning is declared, and converted here, in log space.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -363,6 +363,25 @@ class NetworkDenoiser:
         between 16 and 32 is off by up to 1/16, and its probability by 6 %."""
         return sent(self.network.head(hidden.float()), engine_of(hidden.device))
 
+    def expected(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        """The mean embedding (N, D) of what is believed at each of the N positions of `rows`, by a network of
+        ours; arguments, and memory, as those of `total`."""
+        chosen = sent(rows.flatten().nonzero()[:, 0], xt.device)
+        hidden = self.hidden(xt, t, chosen, valid, **told)
+        parts = (x.split(self._at_once) for x in (hidden, xt.flatten()[chosen], t.flatten()[chosen]))
+        beliefs = (
+            self.head.belief(self.process, self.answer(h), x, s) for h, x, s in zip(*parts, strict=True)
+        )
+        return torch.cat([cast(Transformer, self.network).expected(log_p0) for log_p0 in beliefs])
+
+    @property
+    def _at_once(self) -> int:
+        """Positions whose logits there are at once in training; a multiple of ROW_COUNT."""
+        logits = AT_ONCE[self.device.type]
+        return max(ROW_COUNT, logits // self.process.vocabulary.size // ROW_COUNT * ROW_COUNT)
+
     def total(
         self,
         cost: Callable[..., Tensor],
@@ -386,8 +405,7 @@ class NetworkDenoiser:
         counts = sent(counts, xt.device)
         hidden = self.hidden(xt, t, chosen, valid, **told)
         of = [x.flatten()[chosen] for x in of]
-        at_once = AT_ONCE[hidden.device.type] // self.process.vocabulary.size
-        size = max(ROW_COUNT, at_once // ROW_COUNT * ROW_COUNT)
+        size = self._at_once
 
         self.process.vocabulary.barred_on(xt.device)  # which no compiler has to look for, then
         few = xt.device.type == "cpu" and self.process.vocabulary.size < MANY
@@ -437,13 +455,9 @@ class SelfConditioned:
         asked &= rows.any(-1, keepdim=True)  # a sequence that needs nothing is not computed
         log_p0 = self.denoiser(xt, t, asked, valid, guess=self.guess, **told)
         computed = rows.any(-1)[:, None, None]  # the others keep theirs; a position that is known has none
-        self.guess = guess_of(self.network, log_p0, asked, self.guess.masked_fill(computed, 0.0))
+        expected = self.network.expected(log_p0).to(self.guess)
+        self.guess = self.guess.masked_fill(computed, 0.0).masked_scatter(asked[..., None], expected)
         return log_p0[rows[asked]]
-
-
-def guess_of(network: Transformer, log_p0: Tensor, rows: Tensor, before: Tensor) -> Tensor:
-    """What is expected of each position, (B, L, D): of the N `rows` by their beliefs log p0 (N, V)."""
-    return before.masked_scatter(rows[..., None], network.expected(log_p0).to(before))
 
 
 class BlockNetwork(Backbone, Protocol):
@@ -470,18 +484,28 @@ class BlockNetwork(Backbone, Protocol):
 class Cached:
     """A network of blocks, asked about one block at a time: what stands before it is computed only once.
 
-    Exact: finished blocks never look at later ones, so their keys and values stay what they were. Kept for
-    each sequence under its text, so that a call may ask about any of them; all in the same block, else the
-    whole network is asked.
+    Exact: finished blocks never look at later ones, so their keys and values stay what they were. One run's.
+    Kept for each sequence under its text, as far as it is finished, so that a call may ask about any of them,
+    each in a block of its own if they are asked about one by one. Of those that are asked about together in
+    several blocks, the whole network is.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, network: BlockNetwork) -> None:
+    def __init__(self, how: "OneByOne | Batched", denoiser: NetworkDenoiser, network: BlockNetwork) -> None:
+        """how: sequences are asked about one by one, or together; whom it asks otherwise does not matter."""
+        self.how = how
         self.denoiser = denoiser
         self.network = network
+        self._run: Tensor  # all sequences, (B, L)
         self._held: dict[bytes, list[KeysValues]] = {}  # of one sequence each, by its text
         self._joined: tuple[list[bytes], list[KeysValues]] = [], []  # put together last, and of which texts
 
     def __call__(
+        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
+    ) -> Tensor:
+        self._run = xt
+        return replace(self.how, denoiser=self._belief)(xt, t, rows, valid, **told)
+
+    def _belief(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
         block = self.network.block
@@ -507,15 +531,14 @@ class Cached:
 
     def _read(self, ids: Tensor, new: Mapping[bytes, int]) -> None:
         """Compute and keep those of new texts, each in a row of ids (B, n): of the last block alone, where
-        those of all before it are kept. They are for one block more: texts go from block to block together.
-        """
+        those of all before it are kept."""
         block, (_, n) = self.network.block, ids.shape
-        one_block = block * ids.element_size()  # bytes
-        gone_on = [text for text in new if text[:-one_block] in self._held]
+        before = {text: text[: -block * ids.element_size()] for text in new}
+        gone_on = [text for text in new if before[text] in self._held]
         for texts in (gone_on, [text for text in new if text not in gone_on]):
             if not texts:
                 continue
-            past = self._together([text[:-one_block] for text in texts]) if texts is gone_on else None
+            past = self._together([before[text] for text in texts]) if texts is gone_on else None
             first = n - block if past else 0
             some = ids[[new[text] for text in texts], first:]
             _, present = self.denoiser.go_on(some, torch.zeros(some.shape, device=ids.device), first, past)
@@ -525,8 +548,15 @@ class Cached:
             for i, text in enumerate(texts):
                 self._held[text] = [(keys[i : i + 1], values[i : i + 1]) for keys, values in found]
             self._joined = texts, found
-        size = n * ids.element_size()
-        self._held = {text: kept for text, kept in self._held.items() if abs(len(text) - size) <= one_block}
+        self._leave({before[text] for text in gone_on})
+
+    def _leave(self, texts: Collection[bytes]) -> None:
+        """Forget texts behind which others went on, unless a sequence of the run is there still."""
+        rows = [row.tobytes() for row in self._run.cpu().numpy()]
+        for text in texts:
+            longer = tuple(one for one in self._held if len(one) > len(text))
+            if all(row.startswith(longer) for row in rows if row.startswith(text)):
+                del self._held[text]
 
     def _together(self, texts: list[bytes]) -> list[KeysValues]:
         """Those of some texts as of a batch; copied, unless it is the batch that was put together last."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,16 @@ from torch import Tensor
 
 from .backbones.transformer import Transformer
 from .config import MOST_TOKENS, Section
-from .denoiser import Denoiser, NetworkDenoiser, PrefixCached, SelfConditioned
+from .denoiser import (
+    Batched,
+    BlockNetwork,
+    Cached,
+    Denoiser,
+    NetworkDenoiser,
+    OneByOne,
+    PrefixCached,
+    SelfConditioned,
+)
 from .errors import DdcliError, printable, shorten, unknown
 from .generate import Frame, generate
 from .guidance import Blindfold, guided, without_label, without_prompt
@@ -340,7 +349,11 @@ class Model:
 
     def _asked(self, settings: SamplerSettings, possible: Shape = as_believed) -> Denoiser:
         """Who believes, with a memory of one run where there is any."""
-        asked: Denoiser = self._prefix_cached(settings) if settings.cache == "prefix" else self.denoiser
+        asked: Denoiser = self.denoiser
+        if settings.cache == "prefix":
+            asked = self._prefix_cached(settings)
+        elif self.block and self.plain is not None and isinstance(asked, OneByOne | Batched):
+            asked = Cached(asked, self.plain, cast(BlockNetwork, self.plain.network))
         if possible is not as_believed:
             asked = Shaped(asked, possible)
         if self.network is not None and self.network.config.self_conditioned:

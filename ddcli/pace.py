@@ -49,8 +49,8 @@ class Deadline:
     """When a run of minutes is to be over, and how many steps fit in until then.
 
     A plan is made again whenever AGAIN of the steps, or of the time, that it had left are gone, at the pace
-    of the steps since. So an error of pace is one of ever fewer steps; the learning rate follows the plan at
-    hand, and moves a little when there is another.
+    of the steps since. So an error of pace is one of ever fewer steps. The learning rate follows the plan at
+    hand: with another, it moves at once to where that has it, as far as the pace was misjudged.
     """
 
     pace: Pace

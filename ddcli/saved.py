@@ -20,7 +20,7 @@ from .backbones.network import Network
 from .backbones.transformer import DiffusionTransformerConfig, Transformer
 from .checkpoint import STEP, refuse_links
 from .config import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
-from .denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
+from .denoiser import Batched, NetworkDenoiser, OneByOne, find_head
 from .device import engine_of, in_reach, pick_device, pick_precision
 from .errors import DdcliError
 from .files import MANIFEST, read_json, sha256, verified, whole_file, write_text
@@ -125,11 +125,8 @@ def _load(
     plain = NetworkDenoiser(found.network, process, head, dtype)
     plain.round_layers()
     own = found.network if isinstance(found.network, Transformer) else None
-    denoiser: Denoiser = Cached(plain, own) if own is not None and own.config.block else plain
     return TextModel(
-        denoiser=OneByOne(denoiser)
-        if dtype == torch.float32 or not found.heeds_padding
-        else Batched(denoiser),
+        denoiser=OneByOne(plain) if dtype == torch.float32 or not found.heeds_padding else Batched(plain),
         process=process,
         tokenizer=tokenizer,
         length=about["length"],

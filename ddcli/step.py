@@ -19,7 +19,7 @@ from .backbones.network import Network
 from .backbones.transformer import Transformer
 from .config import Config
 from .data import Batch
-from .denoiser import Head, NetworkDenoiser, guess_of
+from .denoiser import Head, NetworkDenoiser
 from .device import asked_for, engine_of, sent
 from .objective import Objective
 from .optimizer import make_optimizer
@@ -89,7 +89,7 @@ class Task:
         if noised.ahead is not None:
             told["ahead"] = noised.ahead
         if self.self_conditioned:
-            told["guess"] = self._guess(denoiser, noised, rows.to(noised.xt.device), valid)
+            told["guess"] = self._guess(denoiser, noised, valid)
         cost, of = partial(self.cost, denoiser.head), (noised.x0, noised.xt, noised.clock)
         return denoiser.total(cost, of, noised.xt, noised.clock, rows, valid, **told)
 
@@ -99,23 +99,23 @@ class Task:
         return self.objective(self.process, log_p, x0, xt, t)
 
     @torch.no_grad()
-    def _guess(
-        self, denoiser: NetworkDenoiser, noised: "Noised", rows: Tensor, valid: Tensor | None
-    ) -> Tensor:
+    def _guess(self, denoiser: NetworkDenoiser, noised: "Noised", valid: Tensor | None) -> Tensor:
         """What the network expects before it is told any guess, (B, L, D); 0 in a share of the steps."""
         network = denoiser.network
         assert isinstance(network, Transformer)
         nothing = torch.zeros(*noised.xt.shape, network.config.width, device=noised.xt.device)
         if not noised.guessed:
             return nothing
-        log_p0 = denoiser(noised.xt, noised.clock, rows, valid, guess=nothing)
-        return guess_of(network, log_p0, rows, nothing)
+        expected = denoiser.expected(noised.xt, noised.clock, noised.asked, valid, guess=nothing)
+        rows = sent(noised.asked, nothing.device)
+        return nothing.masked_scatter(rows[..., None], expected.to(nothing))
 
 
 def gradient_noise(
     task: Task,
     denoiser: NetworkDenoiser,
     batches: Sequence[Batch],
+    step: int,
     device: torch.device,
     micro_batches: int = 1,
     world: World = ALONE,
@@ -124,14 +124,14 @@ def gradient_noise(
 
     Both unbiased: of the squared mean of n gradients, the n-th part of their variance is chance, and taken
     off, so the estimate may fall below 0. Their quotient is what ranges of time are compared by, whose losses
-    have different weights. Leaves no gradient behind. Of batches that are shared out, each process is given
-    its own rows.
+    have different weights. step: by which noise is drawn, that of the first batch. Leaves no gradient behind.
+    Of batches that are shared out, each process is given its own rows.
     """
     assert isinstance(denoiser.network, nn.Module)
     weights = [weight for weight in denoiser.network.parameters() if weight.requires_grad]
     total, squares = [torch.zeros_like(weight) for weight in weights], 0.0
     for i, batch in enumerate(batches):
-        noised = task.noised(batch, i, device)
+        noised = task.noised(batch, step + i, device)
         gradient = [torch.zeros_like(weight) for weight in weights]
         count = max(1, int(world.all(noised.count).sum()))
         for part in noised.split(micro_batches):

@@ -451,10 +451,12 @@ class _Run:
         train = self.config.train
         self.ahead.drop()  # it reads the same data
         batches = [self._batch(step + i) for i in range(GRADIENTS)]
+        if self.plan.data.train.place() != self.place:  # or steps to come would read all from the beginning
+            self.plan.data.train.go_to(self.place)
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
             task = replace(self.task, times=clip, annealing=Annealing(0, train.seed))  # as it will be used
             found = gradient_noise(
-                task, self.denoiser, batches, self.plan.engine, train.accumulate, self.world
+                task, self.denoiser, batches, step, self.plan.engine, train.accumulate, self.world
             )
             sums[:] = (before + more for before, more in zip(sums, found, strict=True))
         noise = [variance / mean if mean > 0 else math.inf for variance, mean in self.gradients]

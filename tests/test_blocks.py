@@ -102,7 +102,7 @@ def test_the_cache_is_exact_for_texts_of_any_length_that_take_turns(length, cloc
     process = Uniform(Vocabulary(V), Linear())
     net = network(clock=clock)
     plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
-    cached = Cached(plain, net)
+    cached = Cached(Batched(plain), plain, net)
     clean, noisy, t = texts(2, length)
     calls = []
     net.go_on, computed = lambda ids, *rest: calls.append(ids.shape[1]) or computed(ids, *rest), net.go_on
@@ -134,8 +134,7 @@ def test_the_cache_reads_each_block_once_whoever_else_is_asked_about(window):
     process = Uniform(Vocabulary(V), Linear())
     net = network(window=window)
     plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
-    cached = Cached(plain, net)
-    asked = Batched(cached)
+    cached = Cached(Batched(plain), plain, net)
     clean, noisy, t = texts(4)
     clean[1, :BLOCK] = clean[0, :BLOCK]
     read = []
@@ -144,12 +143,36 @@ def test_the_cache_reads_each_block_once_whoever_else_is_asked_about(window):
     for start in range(0, L, BLOCK):
         for rows in ([0, 2], [3], [0, 1, 2, 3], [2, 1, 0], [1, 3]):
             question = asked_in_blocks(clean, noisy, t, start, rows)
-            torch.testing.assert_close(asked(*question), plain(*question), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(cached(*question), plain(*question), rtol=1e-4, atol=1e-5)
             evaluations += len(rows) * BLOCK
     # where two texts are the same so far, as behind a prompt, it is read once for both
     assert sum(rows * positions for rows, positions in read) == evaluations + 4 * (L - BLOCK) - BLOCK
     assert max(positions for _, positions in read) == BLOCK
-    assert len(cached._held) == 2 * 4
+    assert len(cached._held) == 4  # of each the longest beginning alone
+
+
+@torch.no_grad()
+def test_texts_of_which_one_lags_behind_the_others_are_each_read_once():
+    """As a short one does, of whose steps fewer fall to a block."""
+    net = network()
+    plain = NetworkDenoiser(net, Uniform(Vocabulary(V), Linear()), HEADS["leave-one-out"], torch.float32)
+    cached = Cached(OneByOne(plain), plain, net)
+    clean, noisy, t = texts(3)
+    read = []
+    net.go_on, computed = lambda ids, *rest: read.append(ids.shape[1]) or computed(ids, *rest), net.go_on
+    evaluations = 0
+    for start in range(0, L, BLOCK):
+        starts = torch.tensor([start, start, max(0, start - 2 * BLOCK)])
+        x, clock = (torch.zeros_like(both) for both in (clean, t))
+        rows = torch.zeros_like(clean, dtype=torch.bool)
+        for i, begin in enumerate(starts.tolist()):
+            x[i], clock[i, begin:] = torch.cat([clean[i, :begin], noisy[i, begin:]]), t[i, begin:]
+            rows[i, begin : begin + BLOCK] = True
+        for _ in range(2):
+            torch.testing.assert_close(cached(x, clock, rows), plain(x, clock, rows), rtol=1e-4, atol=1e-5)
+            evaluations += len(starts)
+    assert set(read) == {BLOCK}
+    assert len(read) == evaluations + 2 * (L // BLOCK - 1) + L // BLOCK - 3
 
 
 @torch.no_grad()
@@ -157,7 +180,7 @@ def test_what_is_believed_of_a_text_is_the_same_to_the_last_bit_beside_one_of_th
     process = Uniform(Vocabulary(V), Linear())
     net = network()
     plain = NetworkDenoiser(net, process, HEADS["leave-one-out"], torch.float32)
-    beside, alone = OneByOne(Cached(plain, net)), OneByOne(Cached(plain, net))
+    beside, alone = (Cached(OneByOne(plain), plain, net) for _ in range(2))
     clean, noisy, t = texts(2)
     clean[1, : 2 * BLOCK] = clean[0, : 2 * BLOCK]
     for start in range(2 * BLOCK, L, BLOCK):

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 import ddcli
 from ddcli.cli import main
-from ddcli.denoiser import Batched, OneByOne
+from ddcli.denoiser import Batched
 from ddcli.errors import DdcliError
 from ddcli.process import posterior
 from ddcli.randomness import LOG_ZERO
@@ -237,10 +237,9 @@ def test_blocks_are_written_behind_what_parts_texts_from_what_is_kept_of_those_b
     monkeypatch.setattr(
         model.plain.network, "go_on", lambda ids, *rest: lengths.append(ids.shape[1]) or go_on(ids, *rest)
     )
-    monkeypatch.setattr(model.denoiser.denoiser, "_held", {})
     (kept,) = model.sample(**asked)
     assert max(lengths) <= 8  # the prompt's two blocks, and then never more than one
-    plain = replace(model, denoiser=OneByOne(model.plain))
+    plain = replace(model, plain=None)  # a model of which nothing can be kept
     assert plain.sample(**asked)[0].tokens == kept.tokens
     assert kept.text.startswith("The quick")
     with pytest.raises(DdcliError, match="a block model sees only what stands before a gap"):

@@ -12,7 +12,7 @@ from ddcli import denoiser as denoisers
 from ddcli.backbones import transformer
 from ddcli.backbones.automodel import DiffusionTransformer
 from ddcli.backbones.transformer import DiffusionTransformerConfig, Transformer
-from ddcli.compiled import padded, room_for
+from ddcli.compiled import Compiled, padded, room_for
 from ddcli.denoiser import (
     HEADS,
     Batched,
@@ -187,12 +187,37 @@ def test_matrices_that_are_rounded_once_answer_as_those_that_are_rounded_each_ti
 
 @pytest.mark.filterwarnings("default")  # of the compiler about itself
 def test_layers_are_made_again_on_the_way_back_where_logits_are_many_alone(monkeypatch):
+    kept = []
+
+    def noted(self, plain):
+        return lambda *inputs: kept.append(torch._functorch.config.activation_memory_budget) or plain(*inputs)
+
+    monkeypatch.setattr(Compiled, "compiled", noted)
     few, many = denoiser(network()), denoiser(network())
     few.compile(print)
     monkeypatch.setattr(denoisers, "MANY", V)
     many.compile(print)
-    assert few.trunk._kept == 1
-    assert many.trunk._kept == denoisers.KEPT < 1
+    xt, _, _ = inputs()
+    few.trunk(xt)
+    many.trunk(xt)
+    with torch.no_grad():
+        many.trunk(xt)
+    assert kept == [1, denoisers.KEPT, 1]
+    assert denoisers.KEPT < 1
+
+
+@torch.no_grad()
+def test_what_is_expected_of_many_positions_is_made_of_few_logits_at_a_time(monkeypatch):
+    net = network(self_conditioned=True)
+    found = denoiser(net)
+    xt, t, rows = inputs(40)
+    guess = torch.zeros(40, L, 32)
+    whole = net.expected(found(xt, t, rows, guess=guess))
+    monkeypatch.setitem(denoisers.AT_ONCE, "cpu", V * denoisers.ROW_COUNT)
+    made = []
+    net.head.register_forward_hook(lambda head, inputs, logits: made.append(len(logits)))
+    torch.testing.assert_close(found.expected(xt, t, rows, guess=guess), whole)
+    assert sum(made) == rows.sum() > 2 * max(made)
 
 
 def test_attention_that_is_not_bounded_bears_any_score():
@@ -211,8 +236,7 @@ def test_who_is_shown_nothing_reads_nothing_and_teaches_nothing():
     assert all((slope == 0).all() for slope in slopes)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("short", [512, 0])
+@pytest.mark.parametrize("short", [512, 0])  # by products, or not
 @pytest.mark.parametrize("seen", ["all", "some"])
 def test_what_is_past_is_attended_to_as_if_it_were_not(short, seen, monkeypatch):
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ import ddcli
 from ddcli import start, training
 from ddcli.checkpoint import checkpoints
 from ddcli.config import load_config
-from ddcli.data import StreamBlocks
+from ddcli.data import Lane, StreamBlocks
 from ddcli.denoiser import NetworkDenoiser
 from ddcli.device import can_compile, memory_kept
 from ddcli.errors import DdcliError, RunFailed, counted, printable
@@ -485,6 +485,18 @@ def test_what_is_made_ahead_changes_nothing(text_file, tmp_path, monkeypatch, st
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_a_stream_is_not_read_anew_where_times_are_chosen(text_file, tmp_path, monkeypatch):
+    """For which batches are looked at that belong to steps to come."""
+    rows = [{"text": line} for line in text_file.read_text().splitlines()]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    monkeypatch.setattr(StreamBlocks, "window", 20)
+    begun, go_to = [], Lane._go_to
+    monkeypatch.setattr(Lane, "_go_to", lambda lane, place: begun.append(place.window) or go_to(lane, place))
+    train(tiny_config("some/rows", train__times="clipped", data__streaming=True), tmp_path / "run")
+    assert begun == [0, 0, 3]  # to count tokens, to train, and behind the 80 blocks of 10 steps
+
+
 @pytest.mark.parametrize("damage", ["gone", "flipped", "unfinished"])
 def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(text_file, tmp_path, damage):
     train_tiny(tmp_path / "whole", text_file)
@@ -617,13 +629,13 @@ def test_the_noise_of_a_gradient_is_its_variance_and_its_squared_mean_less_chanc
     batches = [plan.data.train.batch(i, 4, 0) for i in range(5)]
     gradients = []
     for i, batch in enumerate(batches):
-        noised = plan.task.noised(batch, i, CPU)
+        noised = plan.task.noised(batch, 7 + i, CPU)
         loss = plan.task.loss(denoiser_of(plan), noised) / noised.running.sum()
         found = torch.autograd.grad(loss, list(plan.network.parameters()), allow_unused=True)
         gradients.append(torch.cat([g.flatten() for g in found if g is not None]).double())
     g = torch.stack(gradients)
     pairs = (g @ g.T).fill_diagonal_(0).sum() / 20  # mean of g . g' over different batches: no chance in it
-    found = gradient_noise(plan.task, denoiser_of(plan), batches, CPU)
+    found = gradient_noise(plan.task, denoiser_of(plan), batches, 7, CPU)
     assert found == pytest.approx((g.var(0).sum().item(), pairs.item()), rel=1e-4)
     assert all(weight.grad is None for weight in plan.network.parameters())
 

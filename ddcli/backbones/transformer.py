@@ -26,7 +26,7 @@ LITTLE = 512  # entries of a vocabulary, by each of which the first layer reads,
 BOUNDED = 1024  # numbers of a head whose scores, normed, may be taken to powers of e as they are
 FEW = 8  # rows: with so many a CPU multiplies faster where the large matrix stands on the left (docs/log.md)
 FAINT = 1e-30  # what weights of attention sum up to where nothing is seen: no quotient is beyond a float
-SHORT = 1024  # up to here plain matmul-softmax attention beats SDPA on a CPU (docs/log.md)
+SHORT = 1024  # up to here plain matmul-softmax attention beats SDPA where a CPU trains (docs/log.md)
 
 
 class DiffusionTransformerConfig(PreTrainedConfig):
@@ -471,20 +471,14 @@ def attend(
     if isinstance(bias, BlockMask):
         assert past is None
         return cast(Tensor, flex_attention(q, k, v, block_mask=bias))
+    if past is not None:
+        k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     # on a CPU SDPA is faster forward and alone, slower back and beside what is compiled (docs/log.md)
-    by_products = past is not None or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    by_products = torch.is_grad_enabled() or torch.compiler.is_compiling()
     if q.device.type != "cpu" or q.shape[2] > SHORT or not by_products:
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     bounded = bounded and q.shape[-1] <= BOUNDED and q.dtype != torch.float16
-    if past is None:
-        return cast(Tensor, Products.apply(q, k, v, bias, bounded))
-    earlier_k, earlier_v = past
-    q = scaled(q)
-    weights, total = weighed(torch.cat([q @ earlier_k.mT, q @ k.mT], -1), bias, bounded)
-    earlier, own = weights.to(v.dtype).split([earlier_k.shape[2], k.shape[2]], -1)
-    return (((earlier @ earlier_v).to(total.dtype) + own @ v) / total).to(v.dtype)
+    return cast(Tensor, Products.apply(q, k, v, bias, bounded))
 
 
 class Products(torch.autograd.Function):

@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..backbones.ddit import BlockDDiT
 from ..backbones.network import Network
-from ..denoiser import Batched, Cached, Denoiser, NetworkDenoiser, OneByOne, find_head
+from ..denoiser import Batched, NetworkDenoiser, OneByOne, find_head
 from ..device import engine_of, in_reach
 from ..errors import DdcliError
 from ..model import Origin
@@ -73,9 +72,8 @@ def open_foreign(source: Source, device: torch.device, dtype: torch.dtype, asked
     vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, parts.excluded)
     process = make_process(parts.process, parts.schedule, vocabulary)
     plain = NetworkDenoiser(parts.network, process, find_head(parts.predicts, process), dtype)
-    own: Denoiser = Cached(plain, parts.network) if isinstance(parts.network, BlockDDiT) else plain
     return TextModel(
-        denoiser=OneByOne(own) if dtype == torch.float32 or not parts.heeds_padding else Batched(own),
+        denoiser=OneByOne(plain) if dtype == torch.float32 or not parts.heeds_padding else Batched(plain),
         process=process,
         tokenizer=tokenizer,
         length=parts.length,

@@ -21,7 +21,23 @@ from ..schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SentOnce:
+    """Whose tensors are sent to a device only once: no step has to wait for them."""
+
+    _sent: dict[tuple[str, torch.device, torch.dtype | None], Tensor] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def on(self, device: torch.device, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor of it, by name, on a device; in a dtype of its own, or another."""
+        key = name, device, dtype
+        if key not in self._sent:
+            self._sent[key] = getattr(self, name).to(device, dtype)
+        return self._sent[key]
+
+
+@dataclass(frozen=True)
+class Vocabulary(SentOnce):
     """The ids a chain runs over: `size` of them, of which `special_ids` (mask included) are never text."""
 
     size: int
@@ -29,9 +45,6 @@ class Vocabulary:
     special_ids: tuple[int, ...] = ()
     pieces: Sequence[str] = field(default=(), compare=False)  # how each id is written; () where not known
     counts: np.ndarray | None = field(default=None, compare=False)  # (V,), of each id in the training text
-    _sent: dict[tuple[str, torch.device], Tensor] = field(
-        default_factory=dict, init=False, compare=False, repr=False
-    )
 
     @cached_property
     def text_ids(self) -> Tensor:
@@ -51,17 +64,12 @@ class Vocabulary:
         return torch.zeros(self.size).masked_fill(~self.is_text, LOG_ZERO)
 
     def text_on(self, device: torch.device) -> Tensor:
-        """`is_text` on a device, which is sent there only once: no step has to wait for it."""
-        return self._on(device, "is_text")
+        """`is_text` on a device."""
+        return self.on(device, "is_text")
 
     def barred_on(self, device: torch.device) -> Tensor:
-        """`barred` on a device, likewise."""
-        return self._on(device, "barred")
-
-    def _on(self, device: torch.device, name: str) -> Tensor:
-        if (name, device) not in self._sent:
-            self._sent[name, device] = getattr(self, name).to(device)
-        return self._sent[name, device]
+        """`barred` on a device."""
+        return self.on(device, "barred")
 
 
 Tables = Mapping[str, Tensor]

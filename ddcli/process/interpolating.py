@@ -20,6 +20,7 @@ from ..errors import DdcliError, no_parameter
 from ..randomness import LOG_ZERO, Streams, inverse_cdf
 from ..schedule import TINY, Gidd, Schedule, with_slope
 from .base import (
+    SentOnce,
     Tables,
     Vocabulary,
     clean_belief,
@@ -34,7 +35,7 @@ from .base import (
 
 
 @dataclass(frozen=True)
-class Interpolating(ABC):
+class Interpolating(SentOnce, ABC):
     """q(x_t | x_0) = alpha_t x_0 + m_t, m_t a mixture of fixed laws (GIDD, arXiv:2503.04482)."""
 
     vocabulary: Vocabulary
@@ -89,24 +90,25 @@ class Interpolating(ABC):
     def mix(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, m_t), (...) and (..., V) float64."""
         alpha, shares = self.shares(t)
-        return alpha, shares @ self.laws.to(t.device)
+        return alpha, shares @ self.on(t.device, "laws")
 
     def mix_at(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, m_t at the tokens x), (...) each."""
         alpha, shares = self.shares(t)
-        return alpha, (shares * self.laws.to(t.device)[:, x].movedim(0, -1)).sum(-1)
+        return alpha, (shares * self.on(t.device, "laws")[:, x].movedim(0, -1)).sum(-1)
 
     def log_mix(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         """ln m_t, (..., V). Scalars are float64 up to their logarithm: 1 - alpha loses digits in float32."""
         log_shares = log(self.shares(t)[1]).to(dtype)
-        log_laws = self._log_laws.to(t.device, dtype)
+        log_laws = self.on(t.device, "_log_laws", dtype)
         parts = (log_shares[..., i, None] + law for i, law in enumerate(log_laws))
         return reduce(torch.logaddexp, parts)
 
     def mean_of_noise(self, values: Tensor, t: Tensor) -> Tensor:
         """sum_j m_j values_j, (...), for values (..., V) that are finite."""
         shares = self.shares(t)[1].to(values)
-        return (shares * (values @ self.laws.T.to(values))).sum(-1)
+        laws = self.on(values.device, "laws", values.dtype)
+        return (shares * (values @ laws.T)).sum(-1)
 
     @cached_property
     def _orders(self) -> Tensor:
@@ -115,7 +117,7 @@ class Interpolating(ABC):
     def order(self, t: Tensor) -> Tensor:
         """sum_j m_j ln m_j, (...) float64: no token has two laws, so it is that of the shares and of each."""
         shares = self.shares(t)[1]
-        return (torch.xlogy(shares, shares) + shares * self._orders.to(t.device)).sum(-1)
+        return (torch.xlogy(shares, shares) + shares * self.on(t.device, "_orders")).sum(-1)
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """-alpha' / (1 - alpha), (...): how fast noise grows over the noise there is, per unit time."""
@@ -155,13 +157,13 @@ class Interpolating(ABC):
         alpha, shares = self.shares(t)
         xt = x0
         reached = alpha
-        for cumulative, share in zip(self._cumulative.to(x0.device), shares.unbind(-1), strict=True):
+        for cumulative, share in zip(self.on(x0.device, "_cumulative"), shares.unbind(-1), strict=True):
             xt = torch.where((which >= reached) & (share > 0), inverse_cdf(cumulative, drawn), xt)
             reached = reached + share
         return xt
 
     def unknown(self, xt: Tensor, t: Tensor) -> Tensor:
-        return self._drawn.to(xt.device)[xt] & (t > 0)
+        return self.on(xt.device, "_drawn")[xt] & (t > 0)
 
     def opening(self, xt: Tensor, s: Tensor, t: Tensor) -> Tensor:
         """A state that no text holds, such as a mask, is left at a pace that no belief about x_0 changes."""
