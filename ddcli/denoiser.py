@@ -351,13 +351,6 @@ class NetworkDenoiser:
         with self.precision():
             return network.go_on(sent(xt, self.device), sent(t.float(), self.device), start, past)
 
-    def logits(
-        self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
-    ) -> Tensor:
-        """(N, V) float32, whatever they stand for; arguments as those of a Denoiser."""
-        chosen = rows.flatten().nonzero()[:, 0]
-        return self.answer(self.hidden(xt, t, chosen, valid, **told))
-
     def answer(self, hidden: Tensor) -> Tensor:
         """Logits (N, V) float32 of hidden states (N, D), by a head that computes as finely: in bf16 a logit
         between 16 and 32 is off by up to 1/16, and its probability by 6 %."""
@@ -370,10 +363,8 @@ class NetworkDenoiser:
         ours; arguments, and memory, as those of `total`."""
         chosen = sent(rows.flatten().nonzero()[:, 0], xt.device)
         hidden = self.hidden(xt, t, chosen, valid, **told)
-        parts = (x.split(self._at_once) for x in (hidden, xt.flatten()[chosen], t.flatten()[chosen]))
-        beliefs = (
-            self.head.belief(self.process, self.answer(h), x, s) for h, x, s in zip(*parts, strict=True)
-        )
+        parts = zip(hidden.split(self._at_once), chosen.split(self._at_once), strict=True)
+        beliefs = (self.belief(part, xt, t, some) for part, some in parts)
         return torch.cat([cast(Transformer, self.network).expected(log_p0) for log_p0 in beliefs])
 
     @property
@@ -431,7 +422,21 @@ class NetworkDenoiser:
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
-        return self.head.belief(self.process, self.logits(xt, t, rows, valid, **told), xt[rows], t[rows])
+        chosen = rows.flatten().nonzero()[:, 0]
+        return self.belief(self.hidden(xt, t, chosen, valid, **told), xt, t, chosen)
+
+    def belief(self, hidden: Tensor, xt: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
+        """log p0 (N, V) of hidden states (N, D) of the `chosen` (N,) of B * L positions of xt and t (B, L).
+
+        By numbers, where nobody waits for a device to count how many there are.
+        """
+        at_chosen = (x.flatten().index_select(0, chosen) for x in (xt, t))
+        return self.head.belief(self.process, self.answer(hidden), *at_chosen)
+
+    def belief_at(self, hidden: Tensor, xt: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """log p0 (N, V) at the N positions of `rows` (B, L) bool, of hidden states (B, L, D) of all."""
+        chosen = rows.flatten().nonzero()[:, 0]
+        return self.belief(hidden.flatten(0, 1).index_select(0, sent(chosen, hidden.device)), xt, t, chosen)
 
 
 class SelfConditioned:
@@ -516,8 +521,7 @@ class Cached:
         now = slice(start, end)
         past = self._past(xt[:, :start])
         hidden, _ = self.denoiser.go_on(xt[:, now], t[:, now], start, past)
-        logits = self.denoiser.answer(hidden[sent(rows[:, now], hidden.device)])
-        return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
+        return self.denoiser.belief_at(hidden, xt[:, now], t[:, now], rows[:, now])
 
     def _past(self, ids: Tensor) -> list[KeysValues] | None:
         """Keys and values of finished blocks, (B, n), as far back as the next one looks."""
@@ -619,8 +623,7 @@ class PrefixCached:
             hidden = hidden[:, start:]
         else:
             hidden, _ = self.denoiser.go_on(xt[:, start:], t[:, start:], start, past)
-        logits = self.denoiser.answer(hidden[sent(rows[:, start:], hidden.device)])
-        return self.denoiser.head.belief(self.denoiser.process, logits, xt[rows], t[rows])
+        return self.denoiser.belief_at(hidden, xt[:, start:], t[:, start:], rows[:, start:])
 
 
 @dataclass(frozen=True)
@@ -653,7 +656,7 @@ class Batched:
     def __call__(
         self, xt: Tensor, t: Tensor, rows: Tensor, valid: Tensor | None = None, **told: Tensor
     ) -> Tensor:
-        asked = rows.any(-1)
+        asked = rows.any(-1).nonzero()[:, 0]
         some = {name: value[asked] for name, value in told.items()}
         return self.denoiser(
             xt[asked], t[asked], rows[asked], None if valid is None else valid[asked], **some

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ddit_reference import ORIGINALS
 from safetensors.torch import load_file, save_file
-from tiny import edit_json
+from tiny import edit_json, logits_at
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -93,7 +93,7 @@ def test_logits_are_those_of_the_published_network(kind, t, opened):
     wanted = reference.logits_of(
         weights, reference.HEADS, ids, ORIGINALS[kind].told(t), ORIGINALS[kind].block
     )
-    found = model.plain.logits(xt, clock, rows)
+    found = logits_at(model.plain, xt, clock, rows)
     assert len(ends) == 2 * ORIGINALS[kind].has_ends
     torch.testing.assert_close(
         found, wanted[len(ends.opening) :][: xt.shape[1]][rows[0]], atol=1e-4, rtol=1e-4
@@ -121,7 +121,7 @@ def test_bf16_is_close_and_asks_for_sequences_together(opened):
     assert isinstance(rough.denoiser, Batched)
     xt, rows = noisy(model)
     clock = rows * 0.6
-    wanted, found = (m.plain.logits(xt, clock, rows) for m in (model, rough))
+    wanted, found = (logits_at(m.plain, xt, clock, rows) for m in (model, rough))
     assert found.dtype == torch.float32
     assert 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
@@ -146,7 +146,7 @@ def test_beliefs_are_the_logits_without_the_mask(kind, opened):
     xt, rows = noisy(model)
     clock = torch.full(xt.shape, 0.6, dtype=torch.float64)
     belief = model.plain(xt, clock, rows)
-    for found, logits in zip(belief, model.plain.logits(xt, clock, rows), strict=True):
+    for found, logits in zip(belief, logits_at(model.plain, xt, clock, rows), strict=True):
         wanted = reference.subs(logits, model.tokenizer.mask_id)
         assert found[model.tokenizer.mask_id] <= LOG_ZERO / 2
         text = model.process.vocabulary.is_text
@@ -159,7 +159,7 @@ def test_scores_are_scaled_by_sigma(kind, t, opened):
     model, mask = opened(kind)[2], opened(kind)[2].tokenizer.mask_id
     xt, rows = noisy(model)
     clock = torch.full(xt.shape, t, dtype=torch.float64)
-    logits = model.plain.logits(xt, clock, rows)
+    logits = logits_at(model.plain, xt, clock, rows)
     found = model.plain.head.score(model.process, logits, xt[rows], clock[rows])
     sigma = -math.log(model.process.schedule.alpha(clock[0, 0]))
     assert sigma == pytest.approx(ORIGINALS[kind].told(t))
@@ -175,7 +175,7 @@ def test_a_step_is_their_posterior_with_the_softmax_in_the_place_of_the_text(kin
     model = opened(kind)[2]
     xt, rows = noisy(model)
     t, s = torch.full(xt.shape, 0.7, dtype=torch.float64), torch.full(xt.shape, 0.4, dtype=torch.float64)
-    logits = model.plain.logits(xt, t, rows).double()
+    logits = logits_at(model.plain, xt, t, rows).double()
     found = posterior(model.process, model.plain(xt, t, rows).double(), xt[rows], s[rows], t[rows]).exp()
     for own, theirs, token in zip(found, logits, xt[rows], strict=True):
         wanted = reference.uniform_step(theirs.softmax(-1), int(token), 1 - 0.4, 1 - 0.7)
@@ -219,7 +219,7 @@ def test_blocks_in_one_pass_are_those_of_a_pass_for_each(opened):
     rows = torch.arange(12)[None] % 3 != 1
     xt = masked(clean, rows, model)
     wanted = reference.block_logits(weights, reference.HEADS, xt[0].tolist(), clean[0].tolist(), 4)
-    found = model.plain.logits(xt, rows.double(), rows, clean=clean)
+    found = logits_at(model.plain, xt, rows.double(), rows, clean=clean)
     torch.testing.assert_close(found, wanted[rows[0]], atol=1e-4, rtol=1e-4)
 
 
@@ -279,7 +279,7 @@ def test_one_block_is_a_model_that_sees_both_sides(opened, tmp_path):
     assert (model.block, model.length) == (0, 31)
     xt, rows = noisy(model)
     wanted = reference.logits_of(weights, reference.HEADS, [model.tokenizer.bos_id, *xt[0].tolist()], 0.0)
-    found = model.plain.logits(xt, rows.double(), rows)
+    found = logits_at(model.plain, xt, rows.double(), rows)
     torch.testing.assert_close(found, wanted[1:][rows[0]], atol=1e-4, rtol=1e-4)
     assert model.infill("the [MASK:2] dog", steps=2, seed=1, score=False)[0].text.endswith(" dog")
 
@@ -480,8 +480,8 @@ def test_a_pickle_is_read_where_that_is_asked_for_alone(pickled, opened, capfd):
     found = ddcli.load(pickled, allow_pickle=True)
     xt, rows = noisy(found)
     clock = rows.double()
-    wanted = opened("mdlm")[2].plain.logits(xt, clock, rows)
-    assert torch.equal(found.plain.logits(xt, clock, rows), wanted)
+    wanted = logits_at(opened("mdlm")[2].plain, xt, clock, rows)
+    assert torch.equal(logits_at(found.plain, xt, clock, rows), wanted)
     arguments = ["sample", str(pickled), "--length", "4", "--steps", "1", "--seed", "1", "-q"]
     assert main(arguments) == 2
     assert "--allow-pickle" in capfd.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
-from tiny import edit_json, files
+from tiny import edit_json, files, logits_at
 
 import ddcli
 from ddcli.backbones.pretrained import PretrainedMaskedLM
@@ -58,7 +58,7 @@ def test_rows_have_the_logits_of_the_whole_model(folder):
     ids = torch.tensor([[*opening, *xt[0].tolist(), *closing]])
     with torch.no_grad():
         wanted = whole(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(opening) :]
-        found = model.plain.logits(xt, rows.double(), rows)
+        found = logits_at(model.plain, xt, rows.double(), rows)
     entries = whole.get_input_embeddings().num_embeddings
     assert model.plain.network.in_halves == (folder.name != "longformer")  # which pads in between
     assert found.shape == (int(rows.sum()), model.tokenizer.vocab_size)
@@ -395,7 +395,7 @@ def test_a_pickle_is_read_where_that_is_asked_for(copied):
     assert "give --allow-pickle" in refusal(copied)
     found = ddcli.load(copied, allow_pickle=True)
     xt, rows = noised(whole)
-    wanted, own = (model.plain.logits(xt, rows.double(), rows) for model in (whole, found))
+    wanted, own = (logits_at(model.plain, xt, rows.double(), rows) for model in (whole, found))
     assert torch.equal(own, wanted)
     assert found.origin.files[1].name == "pytorch_model.bin"
     torch.save({"a": Path("trap")}, copied / "pytorch_model.bin")

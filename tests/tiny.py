@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from torch import Tensor
 
 from ddcli import cli
 from ddcli.checkpoint import checkpoints
 from ddcli.config import Config, load_config
+from ddcli.denoiser import NetworkDenoiser
 from ddcli.plan import Silent
 from ddcli.stopping import Stopped
 from ddcli.training import Needs, train
@@ -200,6 +202,11 @@ def edit_json(path: Path, **changes: Any) -> None:
         else:
             target[key] = value
     path.write_text(json.dumps(content))
+
+
+def logits_at(plain: NetworkDenoiser, xt: Tensor, t: Tensor, rows: Tensor, **told: Tensor) -> Tensor:
+    """What a head puts out, (N, V), at the N positions of `rows` (B, L)."""
+    return plain.answer(plain.hidden(xt, t, rows.flatten().nonzero()[:, 0], **told))
 
 
 def files(folder: Path) -> dict[str, bytes]:
