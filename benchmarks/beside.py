@@ -3,8 +3,9 @@
 Quality: the perplexity of samples before a causal model of transformers, at the temperature (interpolated) at
 which they are as varied as real text. The autoregressive model may be given at several checkpoints, to see
 how much of its training comes as far; ours is sampled by ancestral steps and, if asked, by other samplers, in
-as many steps as they take. Speed: tokens a second of 1 and of 16 sequences, ours compiled; of the other
-`generate` of transformers, a GPT-2 of the same shape, which keeps keys and values. Medians of turns.
+as many steps as they take, or as the model does. Speed: tokens a second of 1 and of 16 sequences, ours
+compiled; of the other `generate` of transformers, a GPT-2 of the same shape, which keeps keys and values.
+Medians of turns.
 
 python benchmarks/beside.py runs/text8 runs/text8-autoregressive --scorer smollm2/ --data held-out.txt
 """

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ddcli.denoiser import Batched, BlockNetwork, Cached
-from ddcli.device import PRECISION_NAMES, pick_device, pick_precision
+from ddcli.device import PRECISION_NAMES, memory_kept, pick_device, pick_precision
 
 STEP = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=8)
 DRAWN = bench.Shape(symbols=4096, width=256, layers=6, heads=4, length=256, sequences=2)
@@ -124,6 +124,7 @@ def rows(what: str, name: str, sizes: list[int], measure: Callable[[int], Cost])
     )
 
 
+@memory_kept(torch.device("cpu"))  # as where it is trained and sampled
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -235,7 +235,6 @@ FREE_TO_CHANGE = (
     "train.minutes",
     "train.threads",
     "train.device",
-    "train.compile",  # another device has none
     "train.accumulate",  # sums are then rounded otherwise; memory decides it in any case
     "train.shard",
     "train.recompute",

@@ -249,7 +249,7 @@ def _recipe(name: str, data: str | None) -> Iterator[Finding]:
     yield from _tokenizer(plan.data.tokenizer)
     free = torch.cuda.mem_get_info(plan.device)[0] if plan.device.type == "cuda" else memory()[1]
     # on a CPU this process, with what it has imported and read, is beside it, and torch's compiler will be
-    beside = (peak_memory(plan.device) or 0) + COMPILER * (bool(train.compile) and can_compile())
+    beside = (peak_memory(plan.device) or 0) + COMPILER * (plan.compiles and can_compile())
     takes = plan.memory + (0 if plan.device.type == "cuda" else beside)
     needs = f"about {takes / GB:.1f} GB of memory to train"
     if free and plan.memory > free:  # this process has what it holds already

@@ -12,6 +12,7 @@ import torch
 
 from .data import Blocks
 from .denoiser import Denoiser
+from .device import memory_kept
 from .likelihood import BINS, nelbo
 from .model import Model
 from .process import Absorbing, Autoregressive, Process
@@ -104,6 +105,7 @@ def bound(denoiser: Denoiser, process: Process, blocks: Blocks, **options: Any) 
     return estimates(denoiser, process, blocks, **options).bound()
 
 
+@memory_kept(torch.device("cpu"))
 def estimates(
     denoiser: Denoiser,
     process: Process,

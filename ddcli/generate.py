@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .device import memory_kept
 from .process import Process, pure_noise
 from .randomness import Streams
 from .sampler import Draw, Sampler, Shape, Step, as_believed, by_chance
@@ -60,13 +61,14 @@ def generate(
     steps = len(times) - 1
     nobody, nothing = torch.zeros_like(frozen), torch.empty(0, process.vocabulary.size, device=canvas.device)
     yield Frame(x, clock, ~frozen, nfe, 0, steps, nobody, nothing)
-    for number, s in enumerate(times[1:], 1):
-        whether, what = rng.uniform(2, canvas.shape[1]).to(canvas.device).unbind(1)
-        step = Step(process, x, torch.where(frozen, 0.0, s), clock, whether, what, mix, shape, pen)
-        rows = sampler.rows(step)
-        log_p0 = nothing
-        if rows.any():
-            log_p0 = denoiser(x, sampler.clock(step), rows, valid)
-            nfe = nfe + evaluations * rows.any(-1).cpu()
-        previous, x, clock = x, sampler.move(step, log_p0, rows), step.s
-        yield Frame(x, clock, x != previous, nfe, number, steps, rows, log_p0)
+    with memory_kept(canvas.device):
+        for number, s in enumerate(times[1:], 1):
+            whether, what = rng.uniform(2, canvas.shape[1]).to(canvas.device).unbind(1)
+            step = Step(process, x, torch.where(frozen, 0.0, s), clock, whether, what, mix, shape, pen)
+            rows = sampler.rows(step)
+            log_p0 = nothing
+            if rows.any():
+                log_p0 = denoiser(x, sampler.clock(step), rows, valid)
+                nfe = nfe + evaluations * rows.any(-1).cpu()
+            previous, x, clock = x, sampler.move(step, log_p0, rows), step.s
+            yield Frame(x, clock, x != previous, nfe, number, steps, rows, log_p0)

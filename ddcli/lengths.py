@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .device import memory_kept
 from .infilling import FEW, Encoded
 from .model import Model
 from .process import Process, at, pure_noise
@@ -84,6 +85,7 @@ def ask(
     return replace(question, fits=fits)
 
 
+@memory_kept(torch.device("cpu"))
 def posterior(model: Model, denoiser: Denoiser, asked: Question, seed: int) -> Posterior:
     """The answer. Lengths that were GIVEN_UP on the way have no share in it.
 
@@ -120,6 +122,7 @@ def _log_fits(
     return torch.stack(each).sum()
 
 
+@memory_kept(torch.device("cpu"))
 def likeliest(model: Model, denoiser: Denoiser, asked: Question, answer: Posterior, seed: int) -> Posterior:
     """The answer cut to the length of the likeliest filling, with the evaluations it took to find that.
 

@@ -104,6 +104,11 @@ class Plan:
         return float(bits / valid.characters)
 
     @property
+    def compiles(self) -> bool:
+        """Whether its network is to be compiled, which depends on the device: a run may move to another."""
+        return bool(self.config.train.compile) and self.device.type in COMPILED
+
+    @property
     def task(self) -> Task:
         train = self.config.train
         return Task(
@@ -188,8 +193,6 @@ def make_plan(
     dtype = pick_precision(config.train.precision, device, for_training=True)
     start = find_start(config, device, begun)
     config = start.settled(config)
-    # which a run that was begun elsewhere may have had
-    config = settle(config, train__compile=bool(config.train.compile) and device.type in COMPILED)
     data = read_training_data(config.data, start.tokenizer or tokenizer, reporter.say)
     if not data.tokenizer.is_exact:
         reporter.say(

@@ -166,9 +166,9 @@ class _Run:
         self.config = plan.config
         self.task = plan.task
         self.denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, plan.dtype)
-        if self.config.train.compile and can_compile():
+        if plan.compiles and can_compile():
             self.denoiser.compile(self.reporter.say)
-        elif self.config.train.compile:
+        elif plan.compiles:
             self.reporter.say("no C++ compiler is found: not compiled, which is slower")
         self.state = State.fresh(self.denoiser, self.config, self.world)
         self.compiles = True  # in its next step, if at all
@@ -287,7 +287,7 @@ class _Run:
                 noised, self.place = ready.noised, ready.place
                 told = self.world.all(noised.count, ready.tokens)
                 count, tokens = (int(n) for n in told.sum(0))
-                with spared() if self.compiles and train.compile else nullcontext():
+                with spared() if self.compiles and self.plan.compiles else nullcontext():
                     loss = self.state.descend(self.task, noised, max(1, count), train.accumulate)
                 self.compiles = False
                 self.world.add_up([loss])
@@ -450,9 +450,9 @@ class _Run:
         """
         train = self.config.train
         self.ahead.drop()  # it reads the same data
+        self._read_on()
         batches = [self._batch(step + i) for i in range(GRADIENTS)]
-        if self.plan.data.train.place() != self.place:  # or steps to come would read all from the beginning
-            self.plan.data.train.go_to(self.place)
+        self._read_on()
         for sums, clip in zip(self.gradients, CLIPS, strict=True):
             task = replace(self.task, times=clip, annealing=Annealing(0, train.seed))  # as it will be used
             found = gradient_noise(
@@ -464,6 +464,11 @@ class _Run:
             self._clip(noise.index(min(noise)))
         told = ", ".join(f"[{c.low:g}, {c.high:g}] {n:.2f}" for c, n in zip(CLIPS, noise, strict=True))
         self.reporter.say(f"times from {told} (noise of the gradient): the least is taken")
+
+    def _read_on(self) -> None:
+        """From where the last step was: else a stream would be read from its beginning again."""
+        if self.plan.data.train.place() != self.place:
+            self.plan.data.train.go_to(self.place)
 
     def _clip(self, number: int) -> None:
         self.clip = number
@@ -620,7 +625,7 @@ def estimate(plan: Plan, reporter: Silent) -> Needs:
 
         try:
             pace = rehearsed()
-            if plan.config.train.compile and pace.warming > COLD:
+            if plan.compiles and pace.warming > COLD:
                 # what has been compiled now is found by the run that follows
                 torch.compiler.reset()
                 pace = rehearsed()

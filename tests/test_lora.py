@@ -16,6 +16,7 @@ from tiny import (
     command,
     copy_of,
     edit_json,
+    logits_at,
     metrics,
     start_config,
     stop_at,
@@ -120,7 +121,7 @@ def test_every_kind_of_matrix_is_merged(kind, folders, text_file, tmp_path):
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     denoiser = NetworkDenoiser(plan.network, plan.process, plan.head, torch.float32)
     with torch.no_grad():
-        torch.testing.assert_close(denoiser.logits(ids, ids.double(), everywhere), logits_of(model, ids))
+        torch.testing.assert_close(logits_at(denoiser, ids, ids.double(), everywhere), logits_of(model, ids))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tiny import (
     copy_of,
     edit_json,
     files,
+    logits_at,
     metrics,
     start_config,
     stop_at,
@@ -84,7 +85,7 @@ def masked(tokenizer, text, every=3):
 def logits_of(model, ids):
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
-        return model.plain.logits(ids, ids.double(), everywhere)
+        return logits_at(model.plain, ids, ids.double(), everywhere)
 
 
 # -- a run ------------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def test_training_begins_where_the_model_stands(folders, text_file):
     ids = masked(given.tokenizer, "the cat sat on a mat")
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
-        assert torch.equal(denoiser.logits(ids, ids.double(), everywhere), logits_of(given, ids))
+        assert torch.equal(logits_at(denoiser, ids, ids.double(), everywhere), logits_of(given, ids))
 
 
 def test_a_run_learns(bert_run):

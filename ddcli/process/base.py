@@ -31,6 +31,8 @@ class SentOnce:
     def on(self, device: torch.device, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor of it, by name, on a device; in a dtype of its own, or another."""
         key = name, device, dtype
+        if torch.compiler.is_compiling():  # what it makes is no tensor yet
+            return self._sent[key] if key in self._sent else getattr(self, name).to(device, dtype)
         if key not in self._sent:
             self._sent[key] = getattr(self, name).to(device, dtype)
         return self._sent[key]

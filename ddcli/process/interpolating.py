@@ -95,7 +95,11 @@ class Interpolating(SentOnce, ABC):
     def mix_at(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, m_t at the tokens x), (...) each."""
         alpha, shares = self.shares(t)
-        return alpha, (shares * self.on(t.device, "laws")[:, x].movedim(0, -1)).sum(-1)
+        return alpha, (shares * self._laws_at(x)).sum(-1)
+
+    def _laws_at(self, x: Tensor) -> Tensor:
+        """What each law has at the tokens x, (..., k)."""
+        return self.on(x.device, "laws")[:, x].movedim(0, -1)
 
     def log_mix(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         """ln m_t, (..., V). Scalars are float64 up to their logarithm: 1 - alpha loses digits in float32."""
@@ -145,8 +149,8 @@ class Interpolating(SentOnce, ABC):
 
     def into(self, xt: Tensor, t: Tensor) -> Tensor:
         """R_t(y -> xt), (...): the same from every other y, per unit time."""
-        (alpha, m), (alpha_slope, m_slope) = with_slope(lambda t: self.mix_at(xt, t), t)
-        return m_slope - alpha_slope / alpha * m
+        (alpha, shares), (alpha_slope, slopes) = with_slope(self.shares, t)
+        return ((slopes - (alpha_slope / alpha)[..., None] * shares) * self._laws_at(xt)).sum(-1)
 
     def rate(self, xt: Tensor, t: Tensor) -> Tensor:
         into = self.into(xt, t)[..., None]
