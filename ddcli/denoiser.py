@@ -492,8 +492,7 @@ class Cached:
     Exact: finished blocks never look at later ones, so their keys and values stay what they were. One run's.
     Kept for each sequence under its text, as far as it is finished, so that a call may ask about any of them,
     each in a block of its own if they are asked about one by one. Of those that are asked about together in
-    several blocks, the whole network is. A text is read from its beginning
-    again where it skips a block, which is given.
+    several blocks, the whole network is. A text that skips a block is read from its beginning again.
     """
 
     def __init__(self, how: "OneByOne | Batched", denoiser: NetworkDenoiser, network: BlockNetwork) -> None:

@@ -9,6 +9,7 @@ import torch
 from tiny import train_tiny
 
 import ddcli
+from ddcli import device
 from ddcli.denoiser import PrefixCached
 from ddcli.errors import DdcliError
 from ddcli.model import Canvas
@@ -236,6 +237,28 @@ def test_what_the_prefix_cache_computes_is_the_network_with_an_older_prefix(abso
     changed[:, 12] = 1
     t[:, 12], rows[:, 12] = 0, False
     assert not torch.allclose(cached(changed, t, rows), model.plain(changed, t, rows), atol=1e-6)
+
+
+def test_memory_is_kept_while_a_model_is_asked_and_no_longer(absorbing_run):
+    model, seen = ddcli.load(absorbing_run), []
+    model.sample(1, steps=2, on_frame=lambda frame: seen.append(device._keeping))
+    asked = model.denoiser
+
+    def noted(*question, **told):
+        seen.append(device._keeping)
+        return asked(*question, **told)
+
+    listening = replace(model, denoiser=noted, plain=None)
+    listening.score("abc")
+    listening.infill("ab[MASK:1-2]c")
+    assert seen[0] == 0  # pure noise
+    assert all(seen[1:])
+    assert device._keeping == 0
+    canvas = Canvas(np.zeros((1, 24), int), np.zeros((1, 24), bool), [24], [5])
+    frames = model.denoise(canvas, model.choose(steps=4))
+    assert [next(frames).step, next(frames).step, device._keeping] == [0, 1, 1]
+    frames.close()  # as where a live view is left
+    assert device._keeping == 0
 
 
 def test_the_prefix_cache_is_refused_where_it_has_no_use(absorbing_run):

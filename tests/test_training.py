@@ -485,16 +485,20 @@ def test_what_is_made_ahead_changes_nothing(text_file, tmp_path, monkeypatch, st
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_stream_is_not_read_anew_where_times_are_chosen(text_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("apart", [False, True])  # True: as for a GPU, for which one more batch has been read
+def test_a_stream_is_not_read_anew_where_times_are_chosen(apart, text_file, tmp_path, monkeypatch):
     """For which batches are looked at that belong to steps to come."""
+    monkeypatch.setattr(training, "works_apart", lambda device: apart)
     rows = [{"text": line} for line in text_file.read_text().splitlines()]
     stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
     monkeypatch.setattr(StreamBlocks, "window", 20)
     begun, go_to = [], Lane._go_to
     monkeypatch.setattr(Lane, "_go_to", lambda lane, place: begun.append(place.window) or go_to(lane, place))
-    train(tiny_config("some/rows", train__times="clipped", data__streaming=True), tmp_path / "run")
-    assert begun == [0, 0, 3]  # to count tokens, to train, and behind the 80 blocks of 10 steps
+    changes = {"train__times": "clipped", "validation__every": 12, "data__streaming": True}
+    train(tiny_config("some/rows", **changes), tmp_path / "run")
+    # to count tokens, to train, and behind the 96 blocks of 12 steps, of which the next reads two windows
+    assert begun == [0, 0, 4] + apart * [4]
 
 
 @pytest.mark.parametrize("damage", ["gone", "flipped", "unfinished"])

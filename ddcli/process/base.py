@@ -31,11 +31,12 @@ class SentOnce:
     def on(self, device: torch.device, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor of it, by name, on a device; in a dtype of its own, or another."""
         key = name, device, dtype
-        if torch.compiler.is_compiling():  # what it makes is no tensor yet
-            return self._sent[key] if key in self._sent else getattr(self, name).to(device, dtype)
-        if key not in self._sent:
-            self._sent[key] = getattr(self, name).to(device, dtype)
-        return self._sent[key]
+        found = self._sent.get(key)
+        if found is None:
+            found = getattr(self, name).to(device, dtype)
+            if not torch.compiler.is_compiling():  # to which it is no tensor yet
+                self._sent[key] = found
+        return found
 
 
 @dataclass(frozen=True)
